@@ -1,0 +1,77 @@
+//! Per-CPU counters of the programs: arrays of u64, indexed by these enums.
+
+macro_rules! counters {
+    ($(#[$meta:meta])* $name:ident, $count:ident { $($(#[$vmeta:meta])* $variant:ident => $text:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum $name { $($(#[$vmeta])* $variant,)* }
+
+        impl $name {
+            /// Every counter, in index order.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Index in the array map.
+            #[inline(always)]
+            pub const fn index(self) -> u32 {
+                self as u32
+            }
+
+            /// Name in reports: `snake_case`, stable.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        /// Entries of the map.
+        pub const $count: u32 = $name::ALL.len() as u32;
+    };
+}
+
+counters! {
+    /// Counters of tcpcopy's `tap` and `mirror` programs.
+    TapCounter, TAP_COUNTERS {
+        /// Packets that matched a transfer and were handed over.
+        Captured => "captured",
+        /// Packets to a target, skipped so that our own output is never captured again.
+        ToTarget => "to_target",
+        /// IP fragments, passed on untouched (they carry no or partial TCP headers).
+        Fragment => "fragment",
+        /// Captured bytes end inside a header.
+        Truncated => "truncated",
+        /// IP header contradicts itself.
+        BadIp => "bad_ip",
+        /// TCP data offset out of range.
+        BadTcp => "bad_tcp",
+        /// Matching packets lost because the ring of their CPU and worker was full.
+        RingFull => "ring_full",
+        /// Matching packets lost because the kernel could not copy their bytes.
+        LoadFailed => "load_failed",
+        /// Matching packets larger than all continuation records together.
+        TooLarge => "too_large",
+        /// Redirects refused (no socket on the queue: the packet goes to the stack).
+        RedirectFailed => "redirect_failed",
+    }
+}
+
+counters! {
+    /// Counters of intercept's `responses` program.
+    InterceptCounter, INTERCEPT_COUNTERS {
+        /// Responses handed over.
+        Captured => "captured",
+        /// Responses whose payload was trimmed off.
+        Trimmed => "trimmed",
+        /// IP fragments from a matching source address, passed to the stack.
+        Fragment => "fragment",
+        /// Captured bytes end inside a header.
+        Truncated => "truncated",
+        /// IP header contradicts itself.
+        BadIp => "bad_ip",
+        /// TCP data offset out of range.
+        BadTcp => "bad_tcp",
+        /// Trimming failed; the packet was handed over whole.
+        TrimFailed => "trim_failed",
+        /// Responses dropped because no socket served their queue.
+        RedirectFailed => "redirect_failed",
+    }
+}

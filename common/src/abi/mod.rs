@@ -1,0 +1,14 @@
+//! Memory layouts shared with BPF programs.
+//!
+//! Every type is `repr(C)`, without padding (bytemuck's derive refuses padding), with its size asserted
+//! at compile time on both sides, and has named integers where Rust would use an enum or a bool.
+
+mod counters;
+mod record;
+mod rules;
+
+pub use counters::{INTERCEPT_COUNTERS, InterceptCounter, TAP_COUNTERS, TapCounter};
+pub use record::{
+    MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RecordHeader, XdpMeta, record_flags,
+};
+pub use rules::{EndpointKey, MAX_ENDPOINTS, ProgramConfig, config_flags};

@@ -1,0 +1,62 @@
+//! What the programs match.
+
+use crate::packet::{Addr, Endpoint};
+use bytemuck::{Pod, Zeroable};
+
+/// Capacity of the endpoint hash maps (transfers, targets, responses). Entries cost about 100 bytes of
+/// kernel memory each and are not preallocated.
+pub const MAX_ENDPOINTS: u32 = 65_536;
+
+/// Key of the maps `TRANSFERS`, `TARGETS` (tcpcopy) and `RESPONSES` (intercept): an address and a port,
+/// the address [`Addr::ANY`] in rules that name only a port. Programs look up the exact key first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct EndpointKey {
+    /// Address or [`Addr::ANY`].
+    pub addr: Addr,
+    /// Port, host byte order.
+    pub port: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+const _: () = assert!(size_of::<EndpointKey>() == 20);
+
+impl EndpointKey {
+    /// Key for an endpoint.
+    #[inline(always)]
+    pub const fn new(e: Endpoint) -> Self {
+        Self { addr: e.addr, port: e.port, reserved: 0 }
+    }
+
+    /// Key for a port on any address.
+    #[inline(always)]
+    pub const fn any(port: u16) -> Self {
+        Self { addr: Addr::ANY, port, reserved: 0 }
+    }
+}
+
+/// Bits of [`ProgramConfig::flags`].
+pub mod config_flags {
+    /// Send a log record per packet through aya-log. Off: the branch costs one load.
+    pub const LOG_PACKETS: u32 = 1;
+    /// Write [`super::super::XdpMeta`] in front of redirected frames.
+    pub const XDP_META: u32 = 2;
+}
+
+/// The global `CONFIG` of every program, set before load and constant afterwards, so that the verifier
+/// prunes what is switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ProgramConfig {
+    /// Number of workers: modulus of the owner rule.
+    pub workers: u32,
+    /// [`config_flags`].
+    pub flags: u32,
+    /// Random value of this run, to tell our [`super::XdpMeta`] from stale frame contents.
+    pub cookie: u32,
+    /// Number of CPU slots in the ring array.
+    pub cpus: u32,
+}
+
+const _: () = assert!(size_of::<ProgramConfig>() == 16);

@@ -1,0 +1,19 @@
+//! The owner rule and the types that flow between stages.
+//!
+//! ```text
+//!  capture ──Captured──▶ worker ──ClientSegment──▶ session ──Segment──▶ transmit
+//!                          ▲                          ▲
+//!                          └── owner() says which     └──ResponseHeader── channel
+//! ```
+
+mod captured;
+mod owner;
+mod response;
+mod segment;
+mod time;
+
+pub use captured::{CaptureMeta, Captured, ClientSegment};
+pub use owner::{flow_hash, owner, shard};
+pub use response::ResponseHeader;
+pub use segment::{Cause, Segment};
+pub use time::Nanos;

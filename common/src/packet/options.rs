@@ -1,0 +1,125 @@
+//! TCP options (RFC 9293 section 3.2, RFC 7323, RFC 2018): what is read from peers and what we send.
+
+use super::SeqNumber;
+
+/// Most SACK blocks that fit beside timestamps (RFC 2018 section 3).
+pub const MAX_SACK_BLOCKS: usize = 4;
+/// Largest window shift (RFC 7323 section 2.3).
+const MAX_WINDOW_SHIFT: u8 = 14;
+
+/// TSval and TSecr (RFC 7323 section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Timestamps {
+    /// Sender's clock.
+    pub val: u32,
+    /// Echo of the peer's clock.
+    pub ecr: u32,
+}
+
+/// A received block `[left, right)` (RFC 2018 section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SackBlock {
+    /// First byte.
+    pub left: SeqNumber,
+    /// One past the last byte.
+    pub right: SeqNumber,
+}
+
+/// The options that the replay knows; all others are skipped when read and never sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct TcpOptions {
+    /// Maximum segment size (SYN only).
+    pub mss: Option<u16>,
+    /// Window shift (SYN only), at most 14.
+    pub window_scale: Option<u8>,
+    /// SACK permitted (SYN only).
+    pub sack_permitted: bool,
+    /// Timestamps.
+    pub timestamps: Option<Timestamps>,
+    /// SACK blocks, the first `sack_count` are valid.
+    pub sack: [SackBlock; MAX_SACK_BLOCKS],
+    /// Number of valid blocks.
+    pub sack_count: u8,
+}
+
+impl TcpOptions {
+    /// Reads an option area. Never fails and never loops: a malformed option (length below 2 or beyond
+    /// the area, RFC 9293 MUST-7) ends the reading, what came before it counts.
+    #[must_use]
+    pub fn parse(mut area: &[u8]) -> Self {
+        let mut out = Self::default();
+        loop {
+            match area {
+                [] | [0, ..] => return out,
+                [1, rest @ ..] => {
+                    area = rest;
+                    continue;
+                }
+                // By far the most frequent area: NOP NOP timestamps is handled by the arms here.
+                &[8, 10, a, b, c, d, e, f, g, h, ..] => {
+                    out.timestamps = Some(Timestamps {
+                        val: u32::from_be_bytes([a, b, c, d]),
+                        ecr: u32::from_be_bytes([e, f, g, h]),
+                    });
+                }
+                &[2, 4, a, b, ..] => out.mss = Some(u16::from_be_bytes([a, b])),
+                &[3, 3, shift, ..] => out.window_scale = Some(shift.min(MAX_WINDOW_SHIFT)),
+                [4, 2, ..] => out.sack_permitted = true,
+                [5, len, rest @ ..] => {
+                    let body = rest.get(..(*len as usize).saturating_sub(2)).unwrap_or_default();
+                    let (blocks, _) = body.as_chunks::<8>();
+                    for (slot, &[a, b, c, d, e, f, g, h]) in out.sack.iter_mut().zip(blocks) {
+                        *slot = SackBlock {
+                            left: SeqNumber(u32::from_be_bytes([a, b, c, d])),
+                            right: SeqNumber(u32::from_be_bytes([e, f, g, h])),
+                        };
+                    }
+                    out.sack_count = blocks.len().min(MAX_SACK_BLOCKS) as u8;
+                }
+                _ => {}
+            }
+            let Some(&len) = area.get(1) else { return out };
+            if len < 2 {
+                return out;
+            }
+            let Some(rest) = area.get(len as usize..) else { return out };
+            area = rest;
+        }
+    }
+
+    /// Writes the options in the order Linux uses, padded with NOPs to whole words; returns the number
+    /// of bytes, 0 to 40. SACK blocks are not written: we never have holes to report to a target.
+    pub fn emit(&self, area: &mut [u8; 40]) -> usize {
+        let mut n = 0;
+        let mut put = |bytes: &[u8]| {
+            if let Some(to) = area.get_mut(n..n + bytes.len()) {
+                to.copy_from_slice(bytes);
+                n += bytes.len();
+            }
+        };
+        if let Some(mss) = self.mss {
+            let [a, b] = mss.to_be_bytes();
+            put(&[2, 4, a, b]);
+        }
+        match (self.sack_permitted, self.timestamps.is_some()) {
+            (true, true) => put(&[4, 2]),
+            (true, false) => put(&[1, 1, 4, 2]),
+            (false, true) => put(&[1, 1]),
+            (false, false) => {}
+        }
+        if let Some(ts) = self.timestamps {
+            let [a, b, c, d] = ts.val.to_be_bytes();
+            let [e, f, g, h] = ts.ecr.to_be_bytes();
+            put(&[8, 10, a, b, c, d, e, f, g, h]);
+        }
+        if let Some(shift) = self.window_scale {
+            put(&[1, 3, 3, shift]);
+        }
+        n
+    }
+
+    /// Valid SACK blocks.
+    pub fn sack_blocks(&self) -> &[SackBlock] {
+        self.sack.get(..self.sack_count as usize).unwrap_or_default()
+    }
+}
