@@ -1,1 +1,28 @@
-//! ebpf-kit
+//! What both BPF objects share; runs in the kernel only.
+//!
+//! ```text
+//!  program ─▶ linear::Linear / skb::SkbBytes ─▶ common::packet::decode_*
+//!     │                                              │
+//!     ├─▶ config (.rodata, frozen at load)           ▼
+//!     └─▶ counters::Counters ◀── counter of a DecodeError
+//! ```
+#![no_std]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(unstable_features, reason = "inline assembly for BPF is not stable yet"),
+    feature(asm_experimental_arch)
+)]
+
+pub mod config;
+pub mod counters;
+pub mod linear;
+pub mod skb;
+pub mod xdp;
+
+/// Programs have no panicking path: if the compiler kept one, the verifier refuses this loop at load
+/// time, which the tests see.
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

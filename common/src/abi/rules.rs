@@ -42,6 +42,11 @@ pub mod config_flags {
     pub const LOG_PACKETS: u32 = 1;
     /// Write [`super::super::XdpMeta`] in front of redirected frames.
     pub const XDP_META: u32 = 2;
+    /// Some key of `TRANSFERS` or `RESPONSES` has the address [`super::Addr::ANY`]; without it the
+    /// second lookup is compiled out.
+    pub const ANY_RULES: u32 = 4;
+    /// The same for `TARGETS`.
+    pub const ANY_TARGETS: u32 = 8;
 }
 
 /// The global `CONFIG` of every program, set before load and constant afterwards, so that the verifier

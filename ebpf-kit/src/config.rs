@@ -1,0 +1,47 @@
+//! The `CONFIG` global.
+//!
+//! The loader writes it before load and the map is frozen, so the verifier knows every field as a
+//! constant and removes the branches that are off.
+
+use common::abi::{ProgramConfig, config_flags};
+
+/// Overridden by the loader, by this name.
+#[unsafe(no_mangle)]
+static CONFIG: ProgramConfig = ProgramConfig { workers: 1, flags: 0, cookie: 0, cpus: 1 };
+
+macro_rules! field {
+    ($(#[$meta:meta])* $name:ident) => {
+        $(#[$meta])*
+        #[inline(always)]
+        #[must_use]
+        pub fn $name() -> u32 {
+            // SAFETY: a valid static of plain integers. Volatile, since the compiler would else use
+            // the initialiser, which is not what the loaded object holds.
+            unsafe { (&raw const CONFIG.$name).read_volatile() }
+        }
+    };
+}
+
+field!(
+    /// Number of workers, at least 1.
+    workers
+);
+field!(
+    /// Value that marks our XDP metadata.
+    cookie
+);
+field!(
+    /// CPU slots of the ring array.
+    cpus
+);
+field!(
+    /// Bits of [`config_flags`].
+    flags
+);
+
+/// True if a log record per packet is wanted.
+#[inline(always)]
+#[must_use]
+pub fn log_packets() -> bool {
+    flags() & config_flags::LOG_PACKETS != 0
+}

@@ -1,0 +1,63 @@
+//! Direct packet access: the bytes between `data` and `data_end` of a context.
+
+use aya_ebpf::programs::{TcContext, XdpContext};
+use common::packet::Bytes;
+
+/// Largest offset that is read at. The verifier bounds a packet pointer's variable part by 65,535
+/// (`MAX_PACKET_OFF`, kernel/bpf/verifier.c); all headers together stay far below.
+const MAX_OFFSET_BYTES: usize = 0x7fff;
+
+/// The linear part of a packet. Invalid after any helper that moves packet data; make a new one then.
+#[derive(Clone, Copy)]
+pub struct Linear {
+    data: usize,
+    end: usize,
+}
+
+impl Linear {
+    /// Of an XDP buffer: its first fragment.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_xdp(ctx: &XdpContext) -> Self {
+        Self { data: ctx.data(), end: ctx.data_end() }
+    }
+
+    /// Of an skb: its head.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_skb(ctx: &TcContext) -> Self {
+        Self { data: ctx.data(), end: ctx.data_end() }
+    }
+}
+
+impl Bytes for Linear {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        if offset > MAX_OFFSET_BYTES {
+            return None;
+        }
+        let at = opaque(self.data + offset);
+        if at + N > self.end {
+            return None;
+        }
+        // SAFETY: `at..at + N` lies within the packet, by the comparison above, which is the form in
+        // which the verifier learns it; any alignment is fine for bytes.
+        Some(unsafe { (at as *const [u8; N]).read_unaligned() })
+    }
+}
+
+/// Hides from LLVM how a packet pointer was made. It would else rebuild the sum for the access by
+/// another association than for the bounds check, and the verifier, which follows registers and not
+/// values, would not connect the two.
+#[inline(always)]
+fn opaque(pointer: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut p = pointer;
+        // SAFETY: no instruction at all.
+        unsafe { core::arch::asm!("/* {0} */", inout(reg) p, options(nomem, nostack, preserves_flags)) };
+        p
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    core::hint::black_box(pointer)
+}

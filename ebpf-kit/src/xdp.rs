@@ -1,0 +1,55 @@
+//! What the XDP programs do to a packet before it is redirected.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::{
+    bpf_ktime_get_ns, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+};
+use aya_ebpf::programs::XdpContext;
+use common::abi::{XdpMeta, config_flags};
+
+use crate::config;
+
+/// Length of the whole packet in bytes, all fragments included.
+#[inline(always)]
+#[must_use]
+pub fn frame_len(ctx: &XdpContext) -> u64 {
+    // SAFETY: the context of the running program.
+    unsafe { bpf_xdp_get_buff_len(ctx.ctx) }
+}
+
+/// Cuts the packet behind `keep` bytes; false if the driver refuses. Packet pointers are invalid
+/// afterwards.
+#[inline(always)]
+#[must_use]
+pub fn trim(ctx: &XdpContext, frame_len: u64, keep: u64) -> bool {
+    let delta = keep as i64 - frame_len as i64;
+    // SAFETY: the context of the running program; the helper checks the amount.
+    unsafe { bpf_xdp_adjust_tail(ctx.ctx, delta as i32) == 0 }
+}
+
+/// Puts [`XdpMeta`] in front of the packet if that is switched on and the driver has room, else does
+/// nothing. Packet pointers are invalid afterwards.
+#[inline(always)]
+pub fn write_meta(ctx: &XdpContext, frame_len: u64) {
+    if config::flags() & config_flags::XDP_META == 0 {
+        return;
+    }
+    const SIZE: usize = size_of::<XdpMeta>();
+    // SAFETY: the context of the running program.
+    if unsafe { bpf_xdp_adjust_meta(ctx.as_ptr().cast(), -(SIZE as i32)) } != 0 {
+        return;
+    }
+    let (meta, data) = (ctx.metadata(), ctx.data());
+    if meta + SIZE > data {
+        return;
+    }
+    let value = XdpMeta {
+        // SAFETY: a helper without arguments.
+        captured_ns: unsafe { bpf_ktime_get_ns() },
+        frame_len: frame_len as u32,
+        cookie: config::cookie(),
+    };
+    // SAFETY: within the metadata area by the comparison above; 4-byte aligned by the kernel, so
+    // written unaligned.
+    unsafe { (meta as *mut XdpMeta).write_unaligned(value) };
+}

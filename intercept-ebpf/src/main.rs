@@ -1,0 +1,139 @@
+//! The black hole: responses of targets leave the host's receive path here and go to AF_XDP.
+//!
+//! ```text
+//!  XDP ─ source in RESPONSES? ─ no ─▶ XDP_PASS
+//!                │ yes
+//!                ▼
+//!        cut behind the headers ─▶ metadata ─▶ AF_XDP socket of the queue, none: XDP_DROP
+//! ```
+//! A response must never reach the stack: it could be forwarded to a real client. The payload is cut
+//! off in the kernel since only headers are needed (IP lengths stay as they were).
+#![no_std]
+#![no_main]
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::btf_maps::{HashMap, PerCpuArray, XskMap};
+use aya_ebpf::macros::{btf_map, xdp};
+use aya_ebpf::programs::XdpContext;
+use aya_log_ebpf::debug;
+use common::abi::{
+    EndpointKey, INTERCEPT_COUNTERS, InterceptCounter, MAX_ENDPOINTS, config_flags,
+};
+use common::packet::{
+    Addr, DecodeError, Endpoint, TcpPacket, decode_ethernet, decode_ip, decode_tcp, protocol,
+};
+use ebpf_kit::linear::Linear;
+use ebpf_kit::{config, counters, xdp};
+
+/// Receive queues that can have a socket; no NIC has more. An unused entry costs 8 bytes.
+const MAX_QUEUES: usize = 4096;
+
+/// Sources whose packets are taken, and with port 0 the bare addresses of those rules: fragments
+/// carry no port.
+#[btf_map]
+static RESPONSES: HashMap<
+    EndpointKey,
+    u32,
+    { MAX_ENDPOINTS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// By `InterceptCounter`.
+#[btf_map]
+static COUNTERS: PerCpuArray<u64, { INTERCEPT_COUNTERS as usize }> = PerCpuArray::new();
+
+/// Sockets by receive queue.
+#[btf_map]
+static XSKS: XskMap<MAX_QUEUES> = XskMap::new();
+
+/// No helper in use demands a GPL-compatible license.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 11] = *b"Apache-2.0\0";
+
+/// Entry point.
+#[xdp(frags)]
+pub fn responses(ctx: XdpContext) -> u32 {
+    match decode(&Linear::of_xdp(&ctx)) {
+        Ok(packet) if packet.tcp.sport != 0 && taken(packet.ip.src, packet.tcp.sport) => {
+            take(&ctx, &packet)
+        }
+        Ok(_) => XDP_PASS,
+        Err(error) => {
+            if let Some(counter) = counters::intercept_error(error) {
+                count(counter);
+            }
+            XDP_PASS
+        }
+    }
+}
+
+#[inline(always)]
+fn count(counter: InterceptCounter) {
+    counters::bump(&COUNTERS, counter.index());
+}
+
+/// `decode_frame` with a look at the source of fragments on the way.
+#[inline(always)]
+fn decode(bytes: &Linear) -> Result<TcpPacket, DecodeError> {
+    let ether = decode_ethernet(bytes)?;
+    let ip = decode_ip(bytes, ether.l3)?;
+    if ip.fragment {
+        if taken(ip.src, 0) {
+            count(InterceptCounter::Fragment);
+        }
+        return Err(DecodeError::Fragment);
+    }
+    if ip.protocol != protocol::TCP {
+        return Err(DecodeError::NotTcp);
+    }
+    let tcp = decode_tcp(bytes, &ip)?;
+    Ok(TcpPacket { ip, tcp })
+}
+
+/// True if a rule names this source.
+#[inline(always)]
+fn taken(src: Addr, port: u16) -> bool {
+    let mut key = EndpointKey::new(Endpoint::new(src, port));
+    if RESPONSES.get_ptr(&key).is_some() {
+        return true;
+    }
+    if config::flags() & config_flags::ANY_RULES == 0 {
+        return false;
+    }
+    key.addr = Addr::ANY;
+    RESPONSES.get_ptr(&key).is_some()
+}
+
+#[inline(always)]
+fn take(ctx: &XdpContext, p: &TcpPacket) -> u32 {
+    let queue = ctx.rx_queue_index();
+    if config::log_packets() {
+        debug!(
+            ctx,
+            "responses: [{:i}]:{} > [{:i}]:{} queue {}",
+            p.ip.src.0,
+            p.tcp.sport,
+            p.ip.dst.0,
+            p.tcp.dport,
+            queue
+        );
+    }
+    let (frame_len, headers) = (xdp::frame_len(ctx), p.tcp.payload as u64);
+    if frame_len > headers {
+        count(if xdp::trim(ctx, frame_len, headers) {
+            InterceptCounter::Trimmed
+        } else {
+            InterceptCounter::TrimFailed
+        });
+    }
+    xdp::write_meta(ctx, frame_len);
+    if let Ok(action) = XSKS.redirect(queue, u64::from(XDP_DROP)) {
+        count(InterceptCounter::Captured);
+        action
+    } else {
+        count(InterceptCounter::RedirectFailed);
+        XDP_DROP
+    }
+}

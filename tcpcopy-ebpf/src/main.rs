@@ -1,0 +1,20 @@
+//! Capture programs of tcpcopy, one object, one of them loaded at a time.
+//!
+//! ```text
+//!  tap     tcx ingress ─ match ─▶ ring [cpu][worker]      always TCX_NEXT     (production host)
+//!  mirror  XDP         ─ match ─▶ AF_XDP socket of queue  XDP_PASS on a miss  (mirror port)
+//! ```
+//! Both decode with `common::packet` and match with [`matching`].
+#![no_std]
+#![no_main]
+
+mod maps;
+mod matching;
+mod mirror;
+mod record;
+mod tap;
+
+/// No helper in use demands a GPL-compatible license.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 11] = *b"Apache-2.0\0";

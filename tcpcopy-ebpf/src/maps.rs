@@ -1,0 +1,51 @@
+//! Maps; user space finds them by name.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf, XskMap};
+use aya_ebpf::macros::btf_map;
+use common::abi::{EndpointKey, MAX_ENDPOINTS, TAP_COUNTERS};
+
+/// Sizes that the loader replaces: rings, workers.
+const SET_BY_LOADER: usize = 1;
+/// Smallest ring, for the template of the inner maps only (one page of any size up to 64 KiB).
+const TEMPLATE_RING_BYTES: usize = 65_536;
+/// Receive queues that can have a socket; no NIC has more. An unused entry costs 8 bytes.
+const MAX_QUEUES: usize = 4096;
+
+/// Online endpoints that are captured; the value is the index of the transfer.
+#[btf_map]
+pub static TRANSFERS: HashMap<
+    EndpointKey,
+    u32,
+    { MAX_ENDPOINTS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Targets, never captured.
+#[btf_map]
+pub static TARGETS: HashMap<
+    EndpointKey,
+    u32,
+    { MAX_ENDPOINTS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Rings of the tap, `cpu * workers + worker`.
+#[btf_map]
+pub static RINGS: ArrayOfMaps<Ring, SET_BY_LOADER> = ArrayOfMaps::new();
+
+/// One of them.
+pub type Ring = RingBuf<u8, TEMPLATE_RING_BYTES>;
+
+/// Set by a worker before it sleeps, taken by the program that wakes it. A cache line each, so that
+/// the producers of one worker do not slow those of another.
+#[btf_map]
+pub static SLEEP: Array<[u64; 8], SET_BY_LOADER> = Array::new();
+
+/// By `TapCounter`.
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { TAP_COUNTERS as usize }> = PerCpuArray::new();
+
+/// Sockets of the mirror by receive queue.
+#[btf_map]
+pub static XSKS: XskMap<MAX_QUEUES> = XskMap::new();

@@ -1,0 +1,50 @@
+//! `mirror`: matching packets go to the AF_XDP socket of their queue.
+
+use aya_ebpf::bindings::xdp_action::XDP_PASS;
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use aya_log_ebpf::debug;
+use common::abi::TapCounter;
+use common::packet::decode_frame;
+use ebpf_kit::linear::Linear;
+use ebpf_kit::{config, xdp};
+
+use crate::maps::XSKS;
+use crate::matching::{count, matches};
+
+/// Entry point.
+#[xdp(frags)]
+pub fn mirror(ctx: XdpContext) -> u32 {
+    let decoded = decode_frame(&Linear::of_xdp(&ctx));
+    if !matches(&decoded) {
+        return XDP_PASS;
+    }
+    let queue = ctx.rx_queue_index();
+    if config::log_packets()
+        && let Ok(p) = &decoded
+    {
+        debug!(
+            &ctx,
+            "mirror: [{:i}]:{} > [{:i}]:{} queue {}",
+            p.ip.src.0,
+            p.tcp.sport,
+            p.ip.dst.0,
+            p.tcp.dport,
+            queue
+        );
+    }
+    // Looked up first: without a socket the packet goes to the stack, and what may go there is not
+    // touched.
+    if XSKS.get(queue).is_none() {
+        count(TapCounter::RedirectFailed);
+        return XDP_PASS;
+    }
+    xdp::write_meta(&ctx, xdp::frame_len(&ctx));
+    if let Ok(action) = XSKS.redirect(queue, u64::from(XDP_PASS)) {
+        count(TapCounter::Captured);
+        action
+    } else {
+        count(TapCounter::RedirectFailed);
+        XDP_PASS
+    }
+}
