@@ -13,6 +13,8 @@
     feature(asm_experimental_arch)
 )]
 
+#[cfg(target_arch = "bpf")]
+pub mod atomic;
 pub mod config;
 pub mod counters;
 pub mod linear;

@@ -52,9 +52,8 @@ static XSKS: XskMap<MAX_QUEUES> = XskMap::new();
 #[unsafe(link_section = "license")]
 static LICENSE: [u8; 11] = *b"Apache-2.0\0";
 
-/// Entry point.
 #[xdp(frags)]
-pub fn responses(ctx: XdpContext) -> u32 {
+fn responses(ctx: XdpContext) -> u32 {
     match decode(&Linear::of_xdp(&ctx)) {
         Ok(packet) if packet.tcp.sport != 0 && taken(packet.ip.src, packet.tcp.sport) => {
             take(&ctx, &packet)

@@ -12,9 +12,8 @@ use ebpf_kit::{config, xdp};
 use crate::maps::XSKS;
 use crate::matching::{count, matches};
 
-/// Entry point.
 #[xdp(frags)]
-pub fn mirror(ctx: XdpContext) -> u32 {
+fn mirror(ctx: XdpContext) -> u32 {
     let decoded = decode_frame(&Linear::of_xdp(&ctx));
     if !matches(&decoded) {
         return XDP_PASS;

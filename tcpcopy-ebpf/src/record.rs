@@ -4,8 +4,6 @@
 //! class continue in further records of the same ring. Sizes given to `bpf_ringbuf_reserve` must be
 //! constants, hence one arm per class.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE};
 use aya_ebpf::helpers::generated::{
     bpf_ktime_get_ns, bpf_ringbuf_discard, bpf_ringbuf_query, bpf_ringbuf_reserve,
@@ -15,13 +13,17 @@ use aya_ebpf::programs::TcContext;
 use common::abi::{
     MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RecordHeader, TapCounter, record_flags,
 };
-use ebpf_kit::config;
+use ebpf_kit::{atomic, config};
 
 use crate::maps::{RINGS, Ring, SLEEP};
 use crate::matching::count;
 
 const HEADER_BYTES: u64 = size_of::<RecordHeader>() as u64;
-const [C0, C1, C2, C3, C4]: [usize; 5] = RECORD_CLASSES_BYTES;
+const C0: usize = RECORD_CLASSES_BYTES[0];
+const C1: usize = RECORD_CLASSES_BYTES[1];
+const C2: usize = RECORD_CLASSES_BYTES[2];
+const C3: usize = RECORD_CLASSES_BYTES[3];
+const C4: usize = RECORD_CLASSES_BYTES[4];
 
 /// Copies the whole packet, or counts why not.
 #[inline(always)]
@@ -160,8 +162,7 @@ fn wake_flags(worker: u32) -> u64 {
         return u64::from(BPF_RB_NO_WAKEUP);
     };
     // SAFETY: the first word of the worker's slot, 8-byte aligned, only accessed atomically.
-    let flag = unsafe { AtomicU64::from_ptr(slot.cast()) };
-    if flag.swap(0, Ordering::SeqCst) == 0 {
+    if unsafe { atomic::exchange(slot.cast(), 0) } == 0 {
         u64::from(BPF_RB_NO_WAKEUP)
     } else {
         u64::from(BPF_RB_FORCE_WAKEUP)

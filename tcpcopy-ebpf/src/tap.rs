@@ -12,9 +12,8 @@ use ebpf_kit::{config, skb};
 use crate::matching::matches;
 use crate::record::copy_packet;
 
-/// Entry point.
 #[classifier]
-pub fn tap(ctx: TcContext) -> i32 {
+fn tap(ctx: TcContext) -> i32 {
     let decoded = skb::decode(&ctx);
     if matches(&decoded)
         && let Ok(packet) = &decoded
