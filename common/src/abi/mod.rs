@@ -8,7 +8,5 @@ mod record;
 mod rules;
 
 pub use counters::{INTERCEPT_COUNTERS, InterceptCounter, TAP_COUNTERS, TapCounter};
-pub use record::{
-    MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RecordHeader, XdpMeta, record_flags,
-};
+pub use record::{MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RecordHeader, XdpMeta, record_flags};
 pub use rules::{EndpointKey, MAX_ENDPOINTS, ProgramConfig, config_flags};

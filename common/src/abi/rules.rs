@@ -26,13 +26,21 @@ impl EndpointKey {
     /// Key for an endpoint.
     #[inline(always)]
     pub const fn new(e: Endpoint) -> Self {
-        Self { addr: e.addr, port: e.port, reserved: 0 }
+        Self {
+            addr: e.addr,
+            port: e.port,
+            reserved: 0,
+        }
     }
 
     /// Key for a port on any address.
     #[inline(always)]
     pub const fn any(port: u16) -> Self {
-        Self { addr: Addr::ANY, port, reserved: 0 }
+        Self {
+            addr: Addr::ANY,
+            port,
+            reserved: 0,
+        }
     }
 }
 

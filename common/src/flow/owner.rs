@@ -63,7 +63,10 @@ mod tests {
             }
             let mean = 4 * (61000 - 32768) / workers;
             for c in count {
-                assert!(c.abs_diff(mean) < mean / 10, "{c} of mean {mean}, {workers} workers");
+                assert!(
+                    c.abs_diff(mean) < mean / 10,
+                    "{c} of mean {mean}, {workers} workers"
+                );
             }
         }
     }

@@ -29,7 +29,9 @@ impl ResponseHeader {
     pub fn from_packet(bytes: &[u8], packet: &TcpPacket, frame_len: usize) -> Self {
         let options_at = packet.ip.l4 + 20;
         let end = packet.tcp.payload.min(bytes.len());
-        let options = bytes.get(options_at..end).map_or_else(TcpOptions::default, TcpOptions::parse);
+        let options = bytes
+            .get(options_at..end)
+            .map_or_else(TcpOptions::default, TcpOptions::parse);
         Self {
             target: Endpoint::new(packet.ip.src, packet.tcp.sport),
             client: Endpoint::new(packet.ip.dst, packet.tcp.dport),

@@ -18,7 +18,9 @@ impl Addr {
     /// From the four bytes of an IPv4 header.
     #[inline(always)]
     pub const fn v4(b: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, b[0], b[1], b[2], b[3]])
+        Self([
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, b[0], b[1], b[2], b[3],
+        ])
     }
 
     /// The IPv4 bytes if this is an IPv4 address.

@@ -122,7 +122,11 @@ pub fn build_tcp_frame(
     tcp[0..2].copy_from_slice(&seg.src.port.to_be_bytes());
     tcp[2..4].copy_from_slice(&seg.dst.port.to_be_bytes());
     tcp[4..8].copy_from_slice(&seg.seq.0.to_be_bytes());
-    let ack = if seg.flags.has(TcpFlags::ACK) { seg.ack.0 } else { 0 };
+    let ack = if seg.flags.has(TcpFlags::ACK) {
+        seg.ack.0
+    } else {
+        0
+    };
     tcp[8..12].copy_from_slice(&ack.to_be_bytes());
     tcp[12] = ((20 + options_len) as u8 / 4) << 4;
     tcp[13] = seg.flags.0;
@@ -130,8 +134,7 @@ pub fn build_tcp_frame(
     tcp[16..20].copy_from_slice(&[0; 4]);
     tcp[20..20 + options_len].copy_from_slice(&options[..options_len]);
     tcp[20 + options_len..].copy_from_slice(seg.payload);
-    let pseudo =
-        checksum::pseudo_header(seg.src.addr, seg.dst.addr, protocol::TCP, tcp_len as u32);
+    let pseudo = checksum::pseudo_header(seg.src.addr, seg.dst.addr, protocol::TCP, tcp_len as u32);
     let sum = checksum::finish(checksum::add(pseudo, checksum::sum(tcp)));
     tcp[16..18].copy_from_slice(&sum.to_be_bytes());
     Ok(need)

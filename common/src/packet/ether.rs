@@ -62,5 +62,9 @@ pub fn decode_ethernet<B: Bytes + ?Sized>(bytes: &B) -> Result<Ether, DecodeErro
         l3 += VLAN_TAG_BYTES;
         vlan_tags += 1;
     }
-    Ok(Ether { ethertype, l3, vlan_tags })
+    Ok(Ether {
+        ethertype,
+        l3,
+        vlan_tags,
+    })
 }

@@ -108,9 +108,21 @@ fn decode_v6<B: Bytes + ?Sized>(bytes: &B, l3: usize) -> Result<Ip, DecodeError>
             break;
         }
     }
-    let total_len = if payload_len == 0 { 0 } else { payload_len + IPV6_HEADER_BYTES as u32 };
+    let total_len = if payload_len == 0 {
+        0
+    } else {
+        payload_len + IPV6_HEADER_BYTES as u32
+    };
     if total_len != 0 && l3 + (total_len as usize) < l4 {
         return Err(DecodeError::BadIp);
     }
-    Ok(Ip { src, dst, l3, l4, total_len, protocol: next, fragment })
+    Ok(Ip {
+        src,
+        dst,
+        l3,
+        l4,
+        total_len,
+        protocol: next,
+        fragment,
+    })
 }

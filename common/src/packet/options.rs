@@ -66,7 +66,9 @@ impl TcpOptions {
                 &[3, 3, shift, ..] => out.window_scale = Some(shift.min(MAX_WINDOW_SHIFT)),
                 [4, 2, ..] => out.sack_permitted = true,
                 [5, len, rest @ ..] => {
-                    let body = rest.get(..(*len as usize).saturating_sub(2)).unwrap_or_default();
+                    let body = rest
+                        .get(..(*len as usize).saturating_sub(2))
+                        .unwrap_or_default();
                     let (blocks, _) = body.as_chunks::<8>();
                     for (slot, &[a, b, c, d, e, f, g, h]) in out.sack.iter_mut().zip(blocks) {
                         *slot = SackBlock {
@@ -82,7 +84,9 @@ impl TcpOptions {
             if len < 2 {
                 return out;
             }
-            let Some(rest) = area.get(len as usize..) else { return out };
+            let Some(rest) = area.get(len as usize..) else {
+                return out;
+            };
             area = rest;
         }
     }
@@ -120,6 +124,8 @@ impl TcpOptions {
 
     /// Valid SACK blocks.
     pub fn sack_blocks(&self) -> &[SackBlock] {
-        self.sack.get(..self.sack_count as usize).unwrap_or_default()
+        self.sack
+            .get(..self.sack_count as usize)
+            .unwrap_or_default()
     }
 }

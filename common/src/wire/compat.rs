@@ -84,7 +84,10 @@ impl ClientRecord {
         let client = Endpoint::new(Addr::v4([c0, c1, c2, c3]), u16::from_be_bytes([cp0, cp1]));
         let target = Endpoint::new(Addr::v4([t0, t1, t2, t3]), u16::from_be_bytes([tp0, tp1]));
         if first && [c0, c1, c2, c3, cp0, cp1] == [0; 6] {
-            return Self::Hello { version: kind, extension: [t0, t1, t2, t3, tp0, tp1] };
+            return Self::Hello {
+                version: kind,
+                extension: [t0, t1, t2, t3, tp0, tp1],
+            };
         }
         match kind {
             TYPE_ADD => Self::Add { client, target },
@@ -104,7 +107,10 @@ pub fn encode_record(h: &ResponseHeader) -> Option<[u8; RECORD_BYTES]> {
     let mut options_len = options.emit(&mut area);
     if options_len > OPTION_BYTES {
         // Cannot happen with what `emit` writes (20 bytes); kept for options that it may learn.
-        options = TcpOptions { timestamps: options.timestamps, ..TcpOptions::default() };
+        options = TcpOptions {
+            timestamps: options.timestamps,
+            ..TcpOptions::default()
+        };
         area = [0; 40];
         options_len = options.emit(&mut area);
     }
@@ -142,7 +148,9 @@ fn emit_sack(options: &TcpOptions, area: &mut [u8; 40], at: usize) -> usize {
         return 0;
     }
     let len = 4 + blocks.len() * 8;
-    let Some(to) = area.get_mut(at..at + len) else { return 0 };
+    let Some(to) = area.get_mut(at..at + len) else {
+        return 0;
+    };
     let (head, body) = to.split_at_mut(4);
     head.copy_from_slice(&[1, 1, 5, (len - 2) as u8]);
     for (slot, b) in body.as_chunks_mut::<8>().0.iter_mut().zip(blocks) {
@@ -179,7 +187,9 @@ pub fn decode_record(r: &[u8; RECORD_BYTES]) -> Option<ResponseHeader> {
         flags: TcpFlags(r[33] & 0x3f),
         window: u16::from_be_bytes([r[34], r[35]]),
         payload_len: total.saturating_sub(ip_len + tcp_len) as u32,
-        options: r.get(40..options_end).map_or_else(TcpOptions::default, TcpOptions::parse),
+        options: r
+            .get(40..options_end)
+            .map_or_else(TcpOptions::default, TcpOptions::parse),
     })
 }
 
@@ -213,7 +223,11 @@ pub struct FrameDecoder {
 
 impl Default for FrameDecoder {
     fn default() -> Self {
-        Self { partial: [0; RECORD_BYTES], filled: 0, due: 0 }
+        Self {
+            partial: [0; RECORD_BYTES],
+            filled: 0,
+            due: 0,
+        }
     }
 }
 

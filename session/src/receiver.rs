@@ -1,0 +1,203 @@
+//! What the session answers to the target: acknowledgement number, window, timestamps echo.
+//!
+//! The answers themselves are not kept: the highest byte seen is acknowledged (holes included), so that
+//! the target never sends an answer again because a header was lost on the way to us.
+
+use crate::state::{Phase, Session};
+use crate::turn::Answered;
+use common::flow::{Nanos, ResponseHeader};
+use common::packet::{SeqNumber, TcpFlags};
+
+/// Window that is offered at least once the client's own window says nothing any more (its capture
+/// ended): 64 KiB, what the field can say without scaling.
+const FLOOR_BYTES: u32 = 65_535;
+/// A response so far from what is expected is of another connection or forged.
+const PLAUSIBLE_BYTES: i32 = 1 << 30;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Receiver {
+    /// Next sequence number expected (RCV.NXT), as the highest seen.
+    pub(crate) nxt: SeqNumber,
+    /// Newest TSval of the target (TS.Recent of RFC 7323 section 4.3).
+    pub(crate) ts_recent: u32,
+    /// Scaling is in force: the window field is the client's own.
+    pub(crate) scaled: bool,
+    pub(crate) answered: Answered,
+}
+
+/// What a response brought beside its acknowledgement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// New payload bytes.
+    pub(crate) bytes: u32,
+    /// The target must be acknowledged.
+    pub(crate) ack_due: bool,
+    /// Not of this connection.
+    pub(crate) implausible: bool,
+}
+
+impl Receiver {
+    pub(crate) fn established(&mut self, h: &ResponseHeader, scaled: bool) {
+        self.nxt = h.seq + 1;
+        self.scaled = scaled;
+        self.ts_recent = h.options.timestamps.map_or(0, |t| t.val);
+    }
+
+    /// Takes payload, FIN and timestamps of a response (RFC 9293 section 3.10.7.4, seventh and eighth
+    /// check). `full` is the payload of a full-sized segment.
+    pub(crate) fn take(&mut self, h: &ResponseHeader, full: u32, now: Nanos) -> Received {
+        let distance = h.seq.since(self.nxt);
+        if !(-PLAUSIBLE_BYTES..=PLAUSIBLE_BYTES).contains(&distance) {
+            return Received {
+                implausible: true,
+                ..Received::default()
+            };
+        }
+        if let Some(ts) = h.options.timestamps {
+            // Modular comparison, so that a clock that wraps keeps working.
+            if SeqNumber(ts.val).after(SeqNumber(self.ts_recent)) {
+                self.ts_recent = ts.val;
+            }
+        }
+        let data_end = h.seq + h.payload_len;
+        let fin = h.flags.has(TcpFlags::FIN);
+        let mut got = Received {
+            // Whatever does not just continue the stream wants an acknowledgement: data, FIN, a
+            // retransmission whose acknowledgement was lost, a keep-alive probe (RFC 9293 3.8.4).
+            ack_due: h.payload_len > 0 || fin || distance != 0,
+            ..Received::default()
+        };
+        if data_end.after(self.nxt) && !self.answered.fin {
+            got.bytes = data_end.since(self.nxt) as u32;
+            self.answered.bytes += u64::from(got.bytes);
+            self.nxt = data_end;
+        }
+        if h.payload_len > 0 {
+            self.answered.at = now;
+            if data_end == self.nxt {
+                self.answered.psh = h.flags.has(TcpFlags::PSH);
+                // Merged segments are whole multiples of the MSS but for the last.
+                self.answered.short = !h.payload_len.is_multiple_of(full.max(1));
+            }
+        }
+        if fin && !self.answered.fin && data_end == self.nxt {
+            self.answered.fin = true;
+            self.nxt += 1;
+        }
+        got
+    }
+}
+
+impl Session {
+    /// Window field for a segment: the client's own, translated where scaling was not agreed.
+    pub(crate) fn window_field(&self, flags: TcpFlags) -> u16 {
+        let shift = u32::from(self.offered.window_scale.unwrap_or(0));
+        if flags.has(TcpFlags::SYN) || flags.has(TcpFlags::RST) {
+            return self.client_window;
+        }
+        let mut bytes = u32::from(self.client_window) << shift;
+        if self.client_done || self.phase != Phase::Open || self.stream.finished() {
+            bytes = bytes.max(FLOOR_BYTES);
+        }
+        let field = if self.receiver.scaled {
+            bytes >> shift
+        } else {
+            bytes
+        };
+        field.min(u32::from(u16::MAX)) as u16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::packet::{Addr, Endpoint, TcpOptions, Timestamps};
+
+    const IRS: SeqNumber = SeqNumber(u32::MAX - 2);
+
+    fn header(seq: SeqNumber, len: u32, flags: TcpFlags) -> ResponseHeader {
+        let e = Endpoint::new(Addr::ANY, 1);
+        ResponseHeader {
+            target: e,
+            client: e,
+            seq,
+            ack: SeqNumber(1),
+            flags: TcpFlags::ACK.with(flags),
+            window: 100,
+            payload_len: len,
+            options: TcpOptions::default(),
+        }
+    }
+
+    fn open() -> Receiver {
+        let mut r = Receiver::default();
+        r.established(&header(IRS, 0, TcpFlags::SYN), false);
+        r
+    }
+
+    #[test]
+    fn the_highest_byte_is_acknowledged_and_holes_are_not_waited_for() {
+        let mut r = open();
+        let got = r.take(&header(IRS + 1001, 500, TcpFlags::PSH), 1000, Nanos(5));
+        assert_eq!(
+            got,
+            Received {
+                bytes: 1500,
+                ack_due: true,
+                implausible: false
+            }
+        );
+        assert_eq!(r.nxt, IRS + 1501);
+        let got = r.take(&header(IRS + 1, 1000, TcpFlags(0)), 1000, Nanos(6));
+        assert_eq!((got.bytes, got.ack_due), (0, true));
+        assert!(r.answered.psh && r.answered.short);
+    }
+
+    #[test]
+    fn keep_alive_probes_and_retransmissions_are_answered_pure_acks_not() {
+        let mut r = open();
+        assert!(
+            !r.take(&header(IRS + 1, 0, TcpFlags(0)), 1000, Nanos(5))
+                .ack_due
+        );
+        assert!(r.take(&header(IRS, 0, TcpFlags(0)), 1000, Nanos(5)).ack_due);
+        assert!(r.take(&header(IRS, 1, TcpFlags(0)), 1000, Nanos(5)).ack_due);
+        assert_eq!(r.nxt, IRS + 1);
+    }
+
+    #[test]
+    fn a_fin_counts_once() {
+        let mut r = open();
+        let fin = header(IRS + 1, 10, TcpFlags::FIN);
+        assert_eq!(r.take(&fin, 1000, Nanos(5)).bytes, 10);
+        assert_eq!(r.nxt, IRS + 12);
+        assert_eq!(r.take(&fin, 1000, Nanos(5)).bytes, 0);
+        assert_eq!(r.nxt, IRS + 12);
+        assert!(r.answered.fin);
+    }
+
+    #[test]
+    fn rfc7323_timestamps_are_compared_modulo_2_32() {
+        let mut r = open();
+        let at = |val| {
+            let mut h = header(IRS + 1, 0, TcpFlags(0));
+            h.options.timestamps = Some(Timestamps { val, ecr: 0 });
+            h
+        };
+        r.ts_recent = u32::MAX - 1;
+        r.take(&at(5), 1000, Nanos(1));
+        assert_eq!(r.ts_recent, 5);
+        r.take(&at(u32::MAX), 1000, Nanos(1));
+        assert_eq!(r.ts_recent, 5);
+    }
+
+    #[test]
+    fn another_connection_is_told_apart() {
+        let mut r = open();
+        assert!(
+            r.take(&header(IRS + (1 << 31), 5, TcpFlags(0)), 1000, Nanos(1))
+                .implausible
+        );
+        assert_eq!(r.nxt, IRS + 1);
+    }
+}

@@ -1,0 +1,274 @@
+//! A timer wheel: one timer per session, set and fired in constant time.
+//!
+//! ```text
+//!  near: 1024 slots of 1 ms   ◀── refilled from ──   far: 1024 slots of 1.024 s
+//! ```
+//! Slots are doubly linked lists through `nodes`, indexed by session, so nothing is allocated once the
+//! session slab has grown. A timer may fire early (its session then sets it again), never late by more
+//! than one tick beyond the caller's own delay.
+
+use common::flow::Nanos;
+
+/// Finest wait of the engine is the 2 ms quiet time of turn-taking; half of it is enough resolution.
+const TICK_NS: u64 = 1_000_000;
+const SLOTS: u64 = 1024;
+const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Copy)]
+struct Node {
+    prev: u32,
+    next: u32,
+    /// Tick when it is due; meaningful while linked.
+    due: u64,
+    /// Slot it is linked into (near: 0..1024, far: 1024..2048), or NONE.
+    slot: u32,
+}
+
+pub(crate) struct Wheel {
+    nodes: Vec<Node>,
+    heads: Vec<u32>,
+    /// One bit per slot that is not empty.
+    occupied: [u64; (2 * SLOTS / 64) as usize],
+    /// Last tick that was fired.
+    now: u64,
+}
+
+impl Wheel {
+    pub(crate) fn new() -> Self {
+        Self {
+            nodes: Vec::new(),
+            heads: vec![NONE; 2 * SLOTS as usize],
+            occupied: [0; (2 * SLOTS / 64) as usize],
+            now: 0,
+        }
+    }
+
+    /// Starts at the first time the engine hears of; before that `now` would be a boot ago.
+    pub(crate) fn start_at(&mut self, now: Nanos) {
+        if self.now == 0 {
+            self.now = now.0 / TICK_NS;
+        }
+    }
+
+    /// Sets the timer of `id`, unless it is set to an earlier time already: firing early costs one
+    /// look, moving a timer at every packet would cost more.
+    pub(crate) fn set(&mut self, id: u32, due: Nanos) {
+        let tick = due.0.div_ceil(TICK_NS).max(self.now + 1);
+        if self.nodes.len() <= id as usize {
+            self.nodes.resize(
+                id as usize + 1,
+                Node {
+                    prev: NONE,
+                    next: NONE,
+                    due: 0,
+                    slot: NONE,
+                },
+            );
+        }
+        match self.nodes.get(id as usize) {
+            Some(n) if n.slot != NONE && n.due <= tick => return,
+            Some(n) if n.slot != NONE => self.unlink(id),
+            _ => {}
+        }
+        self.link(id, tick);
+    }
+
+    pub(crate) fn cancel(&mut self, id: u32) {
+        if self.nodes.get(id as usize).is_some_and(|n| n.slot != NONE) {
+            self.unlink(id);
+        }
+    }
+
+    /// Appends every session whose timer is due to `fired`; their timers are unset.
+    pub(crate) fn advance(&mut self, now: Nanos, fired: &mut Vec<u32>) {
+        let until = now.0 / TICK_NS;
+        if self.occupied.iter().all(|w| *w == 0) {
+            self.now = self.now.max(until);
+            return;
+        }
+        while self.now < until {
+            self.now += 1;
+            if self.now.is_multiple_of(SLOTS) {
+                self.refill();
+            }
+            self.drain((self.now % SLOTS) as u32, |_, id| fired.push(id));
+        }
+    }
+
+    /// No timer fires before this. At most one far slot (1.024 s) early.
+    pub(crate) fn next_due(&self) -> Option<Nanos> {
+        let words = self.occupied.len() / 2;
+        let start = (self.now + 1) % SLOTS;
+        for step in 0..=words as u64 {
+            let word = ((start / 64 + step) % words as u64) as usize;
+            let mut bits = self.occupied.get(word).copied().unwrap_or(0);
+            if step == 0 {
+                bits &= u64::MAX << (start % 64);
+            } else if step == words as u64 {
+                bits &= !(u64::MAX << (start % 64));
+            }
+            if bits != 0 {
+                let slot = word as u64 * 64 + u64::from(bits.trailing_zeros());
+                let ahead = (slot + SLOTS - start) % SLOTS;
+                return Some(Nanos((self.now + 1 + ahead) * TICK_NS));
+            }
+        }
+        let far = self.occupied.iter().skip(words).any(|w| *w != 0);
+        far.then(|| Nanos((self.now / SLOTS + 1) * SLOTS * TICK_NS))
+    }
+
+    fn refill(&mut self) {
+        let slot = SLOTS as u32 + ((self.now / SLOTS) % SLOTS) as u32;
+        self.drain(slot, |wheel, id| {
+            let due = wheel.nodes.get(id as usize).map_or(0, |n| n.due);
+            // Due now is linked into the slot that is fired right after this.
+            wheel.link(id, due.max(wheel.now));
+        });
+    }
+
+    fn drain(&mut self, slot: u32, mut act: impl FnMut(&mut Self, u32)) {
+        let Some(head) = self.heads.get_mut(slot as usize) else {
+            return;
+        };
+        let mut id = std::mem::replace(head, NONE);
+        self.mark(slot, false);
+        while let Some(node) = self.nodes.get_mut(id as usize) {
+            let next = node.next;
+            *node = Node {
+                prev: NONE,
+                next: NONE,
+                due: node.due,
+                slot: NONE,
+            };
+            act(self, id);
+            id = next;
+        }
+    }
+
+    fn link(&mut self, id: u32, due: u64) {
+        let slot = if due - self.now < SLOTS {
+            (due % SLOTS) as u32
+        } else {
+            // Beyond the far wheel (17 min) it waits in the last slot and is linked again from there.
+            let epoch = (due / SLOTS).min(self.now / SLOTS + SLOTS - 1);
+            SLOTS as u32 + (epoch % SLOTS) as u32
+        };
+        let Some(head) = self.heads.get_mut(slot as usize) else {
+            return;
+        };
+        let next = std::mem::replace(head, id);
+        if let Some(n) = self.nodes.get_mut(next as usize) {
+            n.prev = id;
+        }
+        if let Some(n) = self.nodes.get_mut(id as usize) {
+            *n = Node {
+                prev: NONE,
+                next,
+                due,
+                slot,
+            };
+        }
+        self.mark(slot, true);
+    }
+
+    fn unlink(&mut self, id: u32) {
+        let Some(node) = self.nodes.get_mut(id as usize) else {
+            return;
+        };
+        let Node {
+            prev, next, slot, ..
+        } = *node;
+        node.slot = NONE;
+        if let Some(n) = self.nodes.get_mut(next as usize) {
+            n.prev = prev;
+        }
+        if let Some(p) = self.nodes.get_mut(prev as usize) {
+            p.next = next;
+        } else if let Some(head) = self.heads.get_mut(slot as usize) {
+            *head = next;
+            if next == NONE {
+                self.mark(slot, false);
+            }
+        }
+    }
+
+    fn mark(&mut self, slot: u32, full: bool) {
+        if let Some(word) = self.occupied.get_mut(slot as usize / 64) {
+            let bit = 1u64 << (slot % 64);
+            *word = if full { *word | bit } else { *word & !bit };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ms(n: u64) -> Nanos {
+        Nanos::from_millis(n)
+    }
+
+    #[test]
+    fn fires_in_time_and_once() {
+        let mut w = Wheel::new();
+        w.start_at(ms(5_000));
+        for (id, due) in [
+            (0, 5_001),
+            (1, 5_500),
+            (2, 6_024),
+            (3, 9_999),
+            (4, 5_000_000),
+        ] {
+            w.set(id, ms(due));
+        }
+        w.set(1, ms(5_400)); // earlier: moves
+        w.set(0, ms(7_000)); // later: stays
+        w.cancel(2);
+        let mut at = Vec::new();
+        for now in 5_001..5_100_000 {
+            let mut fired = Vec::new();
+            if let Some(due) = w.next_due()
+                && due > ms(now)
+            {
+                continue;
+            }
+            w.advance(ms(now), &mut fired);
+            at.extend(fired.into_iter().map(|id| (id, now)));
+        }
+        assert_eq!(at, [(0, 5_001), (1, 5_400), (3, 9_999), (4, 5_000_000)]);
+        assert_eq!(w.next_due(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_sorted_list(
+            start in 1u64..10_000_000,
+            ops in prop::collection::vec((0u32..40, 0u64..3_000_000, 0u64..5_000), 1..200),
+        ) {
+            let mut w = Wheel::new();
+            w.start_at(ms(start));
+            let mut now = start;
+            let mut due = std::collections::BTreeMap::<u32, u64>::new();
+            for (id, ahead, step) in ops {
+                let at = (now + ahead).max(now + 1);
+                w.set(id, ms(at));
+                let e = due.entry(id).or_insert(at);
+                *e = (*e).min(at);
+                now += step;
+                let mut fired = Vec::new();
+                w.advance(ms(now), &mut fired);
+                fired.sort_unstable();
+                let expected: Vec<u32> =
+                    due.iter().filter(|(_, d)| **d <= now).map(|(id, _)| *id).collect();
+                due.retain(|_, d| *d > now);
+                prop_assert_eq!(fired, expected);
+                match (w.next_due(), due.values().min()) {
+                    (None, None) => {}
+                    (Some(n), Some(d)) => prop_assert!(n <= ms(*d) && n > ms(now)),
+                    other => prop_assert!(false, "{:?}", other),
+                }
+            }
+        }
+    }
+}

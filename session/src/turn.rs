@@ -1,0 +1,278 @@
+//! Turn-taking: a request that the client sent after reading an answer must not reach the target before
+//! the target has given that answer.
+//!
+//! The client's acknowledgement numbers tell how many answer bytes it had read when it sent something.
+//! Data with a higher acknowledgement than the data before begins a new turn; `need` is the difference.
+//! Before it is sent the target must have answered the turn before. The rules, first that holds:
+//!
+//! 1. at least `need` bytes came and the last segment had PSH or was shorter than the MSS;
+//! 2. at least one byte came, the last segment had PSH, and then it was quiet for
+//!    max([`QUIET_MIN`], 2 x RTT): an answer of another length;
+//! 3. the target closed or reset;
+//! 4. the turn limit passed: the session goes on as captured, counted.
+
+use common::flow::Nanos;
+use common::packet::SeqNumber;
+
+/// Shortest silence that ends an answer. Below it, scheduling of a loaded target looks like silence.
+const QUIET_MIN: Nanos = Nanos::from_millis(2);
+/// Pieces of evidence before a session counts as full-duplex: one may be a capture that ran late.
+const DUPLEX_EVIDENCE: u8 = 3;
+/// Turns that may run into the limit in a row before a session is no longer held back: a protocol
+/// whose server side speaks by itself would otherwise wait for its full limit each time.
+const EXPIRED_IN_A_ROW: u8 = 2;
+
+/// What the target has answered so far, kept by the receiver.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Answered {
+    /// Payload bytes up to the highest seen, of the whole connection.
+    pub(crate) bytes: u64,
+    /// When the last payload came.
+    pub(crate) at: Nanos,
+    /// The last payload segment had PSH.
+    pub(crate) psh: bool,
+    /// The last payload segment was shorter than the MSS.
+    pub(crate) short: bool,
+    /// The target sent its FIN.
+    pub(crate) fin: bool,
+}
+
+/// Whether data may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Go,
+    /// Not before; ask again when something arrives, or at the given time.
+    Wait(Nanos),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Turns {
+    /// Acknowledgement number of the turn that is being sent.
+    ack: SeqNumber,
+    /// Answer bytes that were there when this turn began.
+    baseline: u64,
+    /// Since when the next turn waits.
+    waiting: Option<Nanos>,
+    expired_in_a_row: u8,
+    evidence: u8,
+    unlimited: bool,
+    /// Capture time and highest acknowledgement of client segments so far, for duplex evidence.
+    last_data_at: Option<Nanos>,
+    highest_ack: SeqNumber,
+}
+
+/// What [`Turns::gate`] found beside its verdict, for the totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TurnEvents {
+    /// A turn was given up.
+    pub(crate) expired: bool,
+    /// The session will not be held back any more.
+    pub(crate) became_duplex: bool,
+}
+
+impl Turns {
+    /// `ack` is the client's acknowledgement of production's SYN, as far as known.
+    pub(crate) fn new(ack: SeqNumber, unlimited: bool) -> Self {
+        Self {
+            ack,
+            baseline: 0,
+            waiting: None,
+            expired_in_a_row: 0,
+            evidence: 0,
+            unlimited,
+            last_data_at: None,
+            highest_ack: ack,
+        }
+    }
+
+    /// Sees each captured segment in capture order. A client that acknowledges new answer bytes sooner
+    /// after its own data than its round trip allows cannot be reading the answer to that data: both
+    /// sides talk at once. Returns true when that makes the session full-duplex.
+    pub(crate) fn observe(
+        &mut self,
+        at: Nanos,
+        ack: SeqNumber,
+        has_payload: bool,
+        client_rtt: Option<Nanos>,
+    ) -> bool {
+        let advanced = ack.after(self.highest_ack);
+        if advanced {
+            if let (false, Some(sent), Some(rtt)) = (has_payload, self.last_data_at, client_rtt)
+                && at.since(sent).0 < rtt.0 / 2
+            {
+                self.evidence = self.evidence.saturating_add(1);
+            }
+            self.highest_ack = ack;
+        }
+        if has_payload {
+            self.last_data_at = Some(at);
+        }
+        if self.evidence >= DUPLEX_EVIDENCE && !self.unlimited {
+            self.unlimited = true;
+            return true;
+        }
+        false
+    }
+
+    /// How far the client has read, as far as it said.
+    pub(crate) fn highest_ack(&self) -> SeqNumber {
+        self.highest_ack
+    }
+
+    /// May data that the client sent with acknowledgement number `ack` go now?
+    pub(crate) fn gate(
+        &mut self,
+        now: Nanos,
+        ack: SeqNumber,
+        answered: &Answered,
+        target_rtt: Nanos,
+        limit: Nanos,
+    ) -> (Gate, TurnEvents) {
+        let mut events = TurnEvents::default();
+        let need = ack.since(self.ack);
+        if need <= 0 {
+            return (Gate::Go, events);
+        }
+        let came = answered.bytes - self.baseline.min(answered.bytes);
+        let since = *self.waiting.get_or_insert(now);
+        let mut verdict = Gate::Go;
+        if self.unlimited || answered.fin {
+        } else if came >= need as u64 && (answered.psh || answered.short) {
+            self.expired_in_a_row = 0;
+        } else {
+            let expires = since + limit;
+            let quiet = answered.at + QUIET_MIN.max(Nanos(target_rtt.0.saturating_mul(2)));
+            let ended = came > 0 && answered.psh;
+            if ended && now >= quiet {
+                self.expired_in_a_row = 0;
+            } else if now >= expires {
+                events.expired = true;
+                self.expired_in_a_row += 1;
+                if self.expired_in_a_row >= EXPIRED_IN_A_ROW {
+                    self.unlimited = true;
+                    events.became_duplex = true;
+                }
+            } else {
+                verdict = Gate::Wait(if ended { quiet.min(expires) } else { expires });
+            }
+        }
+        if verdict == Gate::Go {
+            self.ack = ack;
+            self.baseline = answered.bytes;
+            self.waiting = None;
+        }
+        (verdict, events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Nanos = Nanos::from_secs(5);
+    const RTT: Nanos = Nanos::from_micros(300);
+    const PROD: SeqNumber = SeqNumber(u32::MAX - 10);
+
+    fn ms(n: u64) -> Nanos {
+        Nanos::from_millis(n)
+    }
+
+    fn answered(bytes: u64, at: u64, psh: bool) -> Answered {
+        Answered {
+            bytes,
+            at: ms(at),
+            psh,
+            short: false,
+            fin: false,
+        }
+    }
+
+    fn verdict(t: &mut Turns, now: u64, ack: SeqNumber, a: &Answered) -> Gate {
+        t.gate(ms(now), ack, a, RTT, LIMIT).0
+    }
+
+    #[test]
+    fn pipelined_data_is_one_turn() {
+        let mut t = Turns::new(PROD, false);
+        assert_eq!(verdict(&mut t, 1, PROD, &Answered::default()), Gate::Go);
+        assert_eq!(verdict(&mut t, 1, PROD, &Answered::default()), Gate::Go);
+    }
+
+    #[test]
+    fn rule_1_the_whole_answer_releases_at_once() {
+        let mut t = Turns::new(PROD, false);
+        assert_eq!(
+            verdict(&mut t, 10, PROD + 1000, &Answered::default()),
+            Gate::Wait(ms(5010))
+        );
+        assert_eq!(
+            verdict(&mut t, 11, PROD + 1000, &answered(999, 11, false)),
+            Gate::Wait(ms(5010))
+        );
+        assert_eq!(
+            verdict(&mut t, 11, PROD + 1000, &answered(1000, 11, true)),
+            Gate::Go
+        );
+        // The next turn counts from there.
+        assert_eq!(
+            verdict(&mut t, 12, PROD + 1500, &answered(1000, 11, true)),
+            Gate::Wait(ms(5012))
+        );
+    }
+
+    #[test]
+    fn rule_2_a_shorter_answer_releases_after_silence() {
+        let mut t = Turns::new(PROD, false);
+        assert_eq!(
+            verdict(&mut t, 10, PROD + 1000, &answered(10, 10, true)),
+            Gate::Wait(ms(12))
+        );
+        assert_eq!(
+            verdict(&mut t, 12, PROD + 1000, &answered(10, 10, true)),
+            Gate::Go
+        );
+    }
+
+    #[test]
+    fn rule_3_a_close_releases() {
+        let mut t = Turns::new(PROD, false);
+        let closed = Answered {
+            fin: true,
+            ..Answered::default()
+        };
+        assert_eq!(verdict(&mut t, 10, PROD + 1000, &closed), Gate::Go);
+    }
+
+    #[test]
+    fn rule_4_the_limit_releases_and_repeated_expiry_ends_throttling() {
+        let mut t = Turns::new(PROD, false);
+        let none = Answered::default();
+        assert_eq!(verdict(&mut t, 0, PROD + 1, &none), Gate::Wait(ms(5000)));
+        let (gate, events) = t.gate(ms(5000), PROD + 1, &none, RTT, LIMIT);
+        assert_eq!(
+            (gate, events.expired, events.became_duplex),
+            (Gate::Go, true, false)
+        );
+        t.gate(ms(5000), PROD + 2, &none, RTT, LIMIT);
+        let (_, events) = t.gate(ms(10_000), PROD + 2, &none, RTT, LIMIT);
+        assert!(events.expired && events.became_duplex);
+        assert_eq!(verdict(&mut t, 10_000, PROD + 9000, &none), Gate::Go);
+    }
+
+    #[test]
+    fn acknowledgements_faster_than_the_round_trip_are_full_duplex() {
+        let mut t = Turns::new(PROD, false);
+        let rtt = Some(ms(20));
+        for n in 0..3u32 {
+            assert!(!t.observe(ms(100), PROD + n * 100, true, rtt));
+            let became = t.observe(ms(101), PROD + n * 100 + 50, false, rtt);
+            assert_eq!(became, n == 2);
+        }
+        // Ordinary request and answer: the acknowledgement comes a round trip later.
+        let mut t = Turns::new(PROD, false);
+        for n in 0..9u32 {
+            t.observe(ms(100 * u64::from(n)), PROD + n * 100, true, rtt);
+            assert!(!t.observe(ms(100 * u64::from(n) + 21), PROD + n * 100 + 99, false, rtt));
+        }
+    }
+}

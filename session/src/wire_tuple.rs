@@ -1,0 +1,129 @@
+//! Which client endpoint a session has on the wire to the target.
+//!
+//! ```text
+//!  client ──(pool address, or its own)──▶ candidate ──▶ free on this (candidate, target)?
+//!                                                       owner(hash) == this worker?     ──▶ taken
+//! ```
+//! Every candidate must hash to this worker, so that responses find it by their destination alone and no
+//! two workers can ever choose the same tuple.
+
+use crate::EngineConfig;
+use crate::table::{Pair, Table};
+use common::flow::{flow_hash, owner};
+use common::packet::{Addr, Endpoint};
+
+/// Lowest port handed out: below are system services, which firewalls and logs treat specially.
+const FIRST_PORT: u16 = 1024;
+/// Ports that are handed out: 1024 to 65535.
+const PORTS: u32 = 65_536 - FIRST_PORT as u32;
+
+/// Chooses wire endpoints; remembers where it stopped, so that a port comes back as late as possible.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TupleAllocator {
+    cursor: u32,
+    /// The last search that failed, and how many tuples were in use then: until one comes back there
+    /// is no need to look at all ports again.
+    exhausted: Option<(Addr, Endpoint, usize)>,
+}
+
+impl TupleAllocator {
+    /// An endpoint for `client` towards `target` that no entry of `used` has; `None` if all ports of
+    /// its address are taken.
+    pub(crate) fn choose(
+        &mut self,
+        config: &EngineConfig,
+        used: &Table,
+        client: Endpoint,
+        target: Endpoint,
+    ) -> Option<Endpoint> {
+        let addr = match &config.pool {
+            // The client's address alone decides, so that all its sessions keep one address.
+            Some(pool) => pool.pick(flow_hash(Endpoint::new(client.addr, 0)))?,
+            None => client.addr,
+        };
+        let fits = |port: u16| {
+            let wire = Endpoint::new(addr, port);
+            (owner(flow_hash(wire), config.workers) == config.worker
+                && !used.contains_key(&Pair {
+                    client: wire,
+                    server: target,
+                }))
+            .then_some(wire)
+        };
+        if let Some(wire) = fits(client.port) {
+            return Some(wire);
+        }
+        if let Some((full, to, len)) = self.exhausted
+            && (full, to) == (addr, target)
+            && used.len() >= len
+        {
+            return None;
+        }
+        for _ in 0..PORTS {
+            self.cursor = (self.cursor + 1) % PORTS;
+            if let Some(wire) = fits(FIRST_PORT + self.cursor as u16) {
+                return Some(wire);
+            }
+        }
+        self.exhausted = Some((addr, target, used.len()));
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::table;
+
+    #[test]
+    fn workers_never_share_a_tuple_and_exhaustion_is_none() {
+        let target = Endpoint::new(Addr::v4([10, 0, 0, 9]), 80);
+        let mut total = 0;
+        for worker in 0..3 {
+            let config = EngineConfig {
+                worker,
+                workers: 3,
+                pool: Some("10.1.0.1".parse().unwrap()),
+                ..EngineConfig::default()
+            };
+            let (mut alloc, mut used) = (TupleAllocator::default(), table());
+            let client = Endpoint::new(Addr::v4([192, 0, 2, 1]), 40_000);
+            while let Some(wire) = alloc.choose(&config, &used, client, target) {
+                assert_eq!(owner(flow_hash(wire), 3), worker);
+                assert_eq!(wire.addr, Addr::v4([10, 1, 0, 1]));
+                assert!(
+                    used.insert(
+                        Pair {
+                            client: wire,
+                            server: target
+                        },
+                        0
+                    )
+                    .is_none()
+                );
+            }
+            total += used.len();
+        }
+        assert_eq!(total, PORTS as usize);
+    }
+
+    #[test]
+    fn without_a_pool_clients_keep_their_endpoint() {
+        let config = EngineConfig::default();
+        let client = Endpoint::new(Addr::v4([192, 0, 2, 1]), 40_000);
+        let target = Endpoint::new(Addr::v4([10, 0, 0, 9]), 80);
+        let mut used = table();
+        let mut alloc = TupleAllocator::default();
+        assert_eq!(alloc.choose(&config, &used, client, target), Some(client));
+        used.insert(
+            Pair {
+                client,
+                server: target,
+            },
+            0,
+        );
+        let other = alloc.choose(&config, &used, client, target).unwrap();
+        assert_eq!(other.addr, client.addr);
+        assert_ne!(other.port, client.port);
+    }
+}
