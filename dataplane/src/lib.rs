@@ -1,7 +1,30 @@
 //! Everything between the kernel's packet interfaces and the workers; the one user-space crate with
 //! `unsafe`.
+//!
+//! ```text
+//!              tap ring buffers   bpf::tap ──┐                       ┌── afxdp::AfXdpTx ──▶ queue
+//!  kernel ──▶  AF_XDP queues   afxdp::AfXdpRx ├─ Capture ▶ worker ▶ Transmit ├── raw::RawTx ──▶ stack
+//!              other workers      handover ──┘                       └── egress (choice, hand-over)
+//!                                                 ▲
+//!                     hops (next hop and MAC) ────┘   iface, cores, clock, wake: facts and helpers
+//! ```
+//!
+//! * [`port`]: the two traits that workers know; [`memory`] implements them for tests without root.
+//! * [`afxdp`]: AF_XDP sockets; frames are move-only tokens there.
+//! * [`handover`]: bounded byte rings between workers.
+//! * [`raw`]: raw sockets, for targets that frames cannot reach; [`egress`]: which path a worker gets.
+//! * [`iface`], [`hops`]: interfaces, routes and neighbours, by netlink.
+//! * [`bpf`]: programs: load, attach, ring buffer reader.
 
+pub mod afxdp;
 pub mod bpf;
+pub mod clock;
+pub mod cores;
+mod errnos;
+pub mod handover;
+pub mod memory;
+pub mod poll;
 pub mod port;
+pub mod wake;
 
 pub use port::{BATCH, Capture, CounterSink, Transmit};

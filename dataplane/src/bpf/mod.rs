@@ -1,1 +1,35 @@
-//! Loading, attaching and reading our BPF programs.
+//! Our BPF programs: load, attach, take what they capture.
+//!
+//! ```text
+//!   object (&[u8]) ── load ──▶ programs and maps
+//!                                │
+//!        Tap ── tcx link ────────┤ rings by [cpu][worker] ──▶ TapReader   (one per worker)
+//!        Mirror ── XDP link ─────┤ XSKS by queue ───────────▶ QueuePort   (queue % workers)
+//!        Responses ── XDP link ──┘
+//! ```
+//! Links are never pinned: a killed process detaches by itself, and production traffic goes on. What a
+//! value here owns it undoes when dropped; for XDP the sockets must be gone first, see
+//! [`mirror::Mirror::detach`].
+
+mod counters;
+mod error;
+mod load;
+pub mod log;
+mod mmap;
+mod online;
+mod queues;
+mod reader;
+mod ring;
+mod sleep;
+mod xdp;
+
+pub mod mirror;
+pub mod responses;
+pub mod tap;
+
+pub use error::BpfError;
+pub use mirror::{Mirror, MirrorConfig};
+pub use queues::QueuePort;
+pub use reader::TapReader;
+pub use responses::{Responses, ResponsesConfig};
+pub use tap::{Tap, TapConfig};

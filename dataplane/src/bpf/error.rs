@@ -1,0 +1,190 @@
+//! What can go wrong between an object file and an attached program: one clear line each.
+
+use std::error::Error;
+use std::io;
+
+use aya::EbpfError;
+use aya::programs::ProgramError;
+
+/// Why a program does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BpfError {
+    /// The kernel answered EPERM or EACCES.
+    #[error(
+        "no permission to {action}: run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and \
+         CAP_PERFMON"
+    )]
+    Permission {
+        /// What was tried.
+        action: String,
+    },
+    /// The interface cannot be used.
+    #[error(transparent)]
+    Interface(#[from] crate::iface::IfaceError),
+    /// Somebody else's XDP program is on the interface.
+    #[error(
+        "interface {ifname} already has an XDP program ({}), which is never replaced: detach it, \
+         for example with `ip link set dev {ifname} xdp off`, or choose another interface",
+        id.map_or_else(|| "id unknown".to_owned(), |id| format!("id {id}"))
+    )]
+    ForeignXdp {
+        /// Interface.
+        ifname: String,
+        /// The kernel's id of the program, as `bpftool prog show` lists it.
+        id: Option<u32>,
+    },
+    /// No tcx links.
+    #[error(
+        "kernel {release} has no tcx, which capture by tap needs: expected 6.6 or newer; use a newer \
+         kernel, or capture by mirror on a switch-mirror port"
+    )]
+    NoTcx {
+        /// Running kernel.
+        release: String,
+    },
+    /// No XDP links, so a killed process would leave its program attached.
+    #[error("kernel {release} cannot attach XDP by a link: expected 5.9 or newer")]
+    NoXdpLink {
+        /// Running kernel.
+        release: String,
+    },
+    /// The verifier said no.
+    #[error(
+        "kernel {release} refused program {program} ({error}): {last}; the whole verifier log is \
+         written at debug level"
+    )]
+    Verifier {
+        /// Program.
+        program: String,
+        /// Running kernel.
+        release: String,
+        /// From the syscall.
+        error: io::Error,
+        /// Last line of the log that says something.
+        last: String,
+    },
+    /// Attaching failed for a reason that has no variant of its own.
+    #[error("cannot attach program {program} to interface {ifname}: {error}")]
+    Attach {
+        /// Program.
+        program: String,
+        /// Interface.
+        ifname: String,
+        /// Cause.
+        error: String,
+    },
+    /// The object is not what this program was built for.
+    #[error("BPF object is not usable: {reason}; rebuild with `cargo xtask build-ebpf`")]
+    Object {
+        /// Cause.
+        reason: String,
+    },
+    /// A map could not be created, filled or mapped.
+    #[error("BPF map {map}: cannot {action}: {error}")]
+    Map {
+        /// Name of the map.
+        map: &'static str,
+        /// What was tried.
+        action: &'static str,
+        /// Cause.
+        error: String,
+    },
+    /// More rules than the map holds.
+    #[error("{got} endpoints for map {map}, expected at most {max}")]
+    TooManyEndpoints {
+        /// Name of the map.
+        map: &'static str,
+        /// Endpoints given.
+        got: usize,
+        /// Capacity.
+        max: u32,
+    },
+    /// The AF_XDP socket of a queue could not be opened.
+    #[error("interface {ifname}, receive queue {queue}: {source}")]
+    Socket {
+        /// Interface.
+        ifname: String,
+        /// Queue.
+        queue: u32,
+        /// Cause.
+        source: crate::afxdp::AfXdpError,
+    },
+}
+
+impl BpfError {
+    /// From loading the object.
+    pub(super) fn from_object(error: &EbpfError) -> Self {
+        if is_permission(error) {
+            return Self::Permission { action: "load BPF maps".into() };
+        }
+        Self::Object { reason: chain(error) }
+    }
+
+    /// From loading one program.
+    pub(super) fn from_program(program: &str, error: ProgramError) -> Self {
+        match error {
+            ProgramError::LoadError { io_error, .. } if is_permission_io(&io_error) => {
+                Self::Permission { action: format!("load BPF program {program}") }
+            }
+            ProgramError::LoadError { io_error, verifier_log } => {
+                let log = verifier_log.to_string();
+                tracing::debug!(program, "verifier log:\n{log}");
+                // The log ends with statistics; the reason is the line in front of them.
+                let last = log
+                    .lines()
+                    .rev()
+                    .map(str::trim)
+                    .find(|l| !l.is_empty() && !l.starts_with("processed ") && !l.contains("usec"))
+                    .unwrap_or("no verifier log");
+                Self::Verifier {
+                    program: program.into(),
+                    release: kernel_release(),
+                    error: io_error,
+                    last: last.into(),
+                }
+            }
+            other => Self::Object { reason: format!("program {program}: {}", chain(&other)) },
+        }
+    }
+}
+
+/// The whole chain of an error in one line, without repetitions.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(e) = next {
+        let text = e.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        next = e.source();
+    }
+    line
+}
+
+/// The errno in the chain of an error, if there is one.
+pub(super) fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(e) = next {
+        if let Some(code) = e.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(code);
+        }
+        next = e.source();
+    }
+    None
+}
+
+pub(super) fn is_permission(error: &(dyn Error + 'static)) -> bool {
+    matches!(errno(error), Some(libc::EPERM | libc::EACCES))
+}
+
+/// EACCES alone is the verifier's no; without the capability the kernel says EPERM.
+fn is_permission_io(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EPERM)
+}
+
+/// Of the running kernel, as uname(2) says.
+pub(super) fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}

@@ -1,0 +1,114 @@
+//! Loading an object and filling its maps.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use aya::maps::{HashMap, Map, MapData};
+use aya::{Ebpf, EbpfLoader};
+use common::abi::{EndpointKey, MAX_ENDPOINTS, ProgramConfig, config_flags};
+use common::packet::Endpoint;
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::BpfError;
+use super::error::chain;
+
+/// Bytes of the log ring when packets are not logged: the smallest there is.
+const UNUSED_LOG_BYTES: u32 = 65_536;
+
+/// An [`EndpointKey`] as aya takes keys.
+type RawKey = [u8; size_of::<EndpointKey>()];
+
+/// Loads the object's maps; programs are loaded by their owners.
+pub(super) fn load(
+    object: &[u8],
+    config: ProgramConfig,
+    sizes: &[(&'static str, u32)],
+) -> Result<Ebpf, BpfError> {
+    // Kernels before 5.11 charge maps, and all charge AF_XDP frames, against this limit. Without the
+    // privilege to raise it the later steps say what is missing.
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+    let config: [u8; size_of::<ProgramConfig>()] = bytemuck::cast(config);
+    let mut loader = EbpfLoader::new();
+    loader.override_global("CONFIG", &config, true);
+    for (map, entries) in sizes {
+        loader.map_max_entries(map, *entries);
+    }
+    loader.load(object).map_err(|e| BpfError::from_object(&e))
+}
+
+/// The configuration of a program.
+pub(super) fn config(
+    workers: u32,
+    cpus: u32,
+    log_packets: bool,
+    rules: &[Endpoint],
+    targets: &[Endpoint],
+) -> ProgramConfig {
+    let any = |list: &[Endpoint]| list.iter().any(|e| e.addr.is_any());
+    let mut flags = config_flags::XDP_META;
+    for (on, bit) in [
+        (log_packets, config_flags::LOG_PACKETS),
+        (any(rules), config_flags::ANY_RULES),
+        (any(targets), config_flags::ANY_TARGETS),
+    ] {
+        if on {
+            flags |= bit;
+        }
+    }
+    // Zero is what fresh frames hold.
+    let cookie = (RandomState::new().build_hasher().finish() as u32).max(1);
+    ProgramConfig { workers: workers.max(1), flags, cookie, cpus }
+}
+
+/// The size that turns the log ring off, as far as that goes.
+pub(super) fn log_size(log_packets: bool) -> Option<(&'static str, u32)> {
+    (!log_packets).then_some(("AYA_LOGS", UNUSED_LOG_BYTES))
+}
+
+/// Fills an endpoint map; the values are the indices in `endpoints`.
+pub(super) fn put_endpoints(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    endpoints: &[Endpoint],
+) -> Result<(), BpfError> {
+    if endpoints.len() > MAX_ENDPOINTS as usize {
+        return Err(BpfError::TooManyEndpoints {
+            map: name,
+            got: endpoints.len(),
+            max: MAX_ENDPOINTS,
+        });
+    }
+    let map = ebpf.map_mut(name).ok_or_else(|| no_map(name))?;
+    let mut map = HashMap::<_, RawKey, u32>::try_from(map)
+        .map_err(|e| BpfError::Object { reason: format!("map {name}: {}", chain(&e)) })?;
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let key: RawKey = bytemuck::cast(EndpointKey::new(*endpoint));
+        map.insert(key, index as u32, 0).map_err(|e| BpfError::Map {
+            map: name,
+            action: "insert an endpoint",
+            error: chain(&e),
+        })?;
+    }
+    Ok(())
+}
+
+/// Takes a map out of the object.
+pub(super) fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, BpfError> {
+    let map = ebpf.take_map(name).ok_or_else(|| no_map(name))?;
+    T::try_from(map).map_err(|e| BpfError::Object { reason: format!("map {name}: {}", chain(&e)) })
+}
+
+/// A map's fd, whatever its type.
+pub(super) fn take_data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, BpfError> {
+    match ebpf.take_map(name) {
+        Some(Map::Array(data) | Map::ArrayOfMaps(data) | Map::XskMap(data)) => Ok(data),
+        Some(_) => Err(BpfError::Object { reason: format!("map {name} is of another type") }),
+        None => Err(no_map(name)),
+    }
+}
+
+fn no_map(name: &str) -> BpfError {
+    BpfError::Object { reason: format!("it has no map {name}") }
+}
