@@ -264,3 +264,6 @@ impl FrameDecoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
