@@ -1,16 +1,21 @@
 //! `cargo xtask`: everything that is done to the workspace rather than by it.
 //!
 //! ```text
-//!   setup        packages, BPF toolchain          (Debian/Ubuntu, root)
-//!   build-ebpf   target/bpf/{tcpcopy,intercept}-ebpf
-//!   demo         setup ─▶ build ─▶ lab ─▶ load ─▶ report
+//!   build-ebpf   packages, BPF toolchain ─▶ target/bpf/{tcpcopy,intercept}-ebpf
+//!   setup        packages of build and tests ─▶ build-ebpf
+//!   demo         build-ebpf ─▶ programs ─▶ lab ─▶ load ─▶ report
+//!   test         setup ─▶ programs ─▶ every test
 //!   lab          a standing lab to play with
-//!   test         setup ─▶ build ─▶ every test
 //! ```
 #![forbid(unsafe_code)]
 
 mod build_ebpf;
+mod demo;
+mod lab_command;
+mod paths;
+mod progress;
 mod setup;
+mod test;
 
 use std::process::ExitCode;
 
@@ -29,14 +34,35 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Replay live traffic in a lab and report: sets up everything it needs
+    Demo(demo::Demo),
+    /// Run all tests: sets up everything they need
+    Test(test::Test),
+    /// Install what build and tests need, and build the BPF objects
+    Setup,
     /// Build both BPF objects into target/bpf
     BuildEbpf,
+    /// A lab that stays: network namespaces to try the programs in
+    Lab {
+        #[command(subcommand)]
+        command: lab_command::LabCommand,
+    },
+    /// The lab's HTTP server and load generator; started inside its namespaces
+    #[command(name = demo::TOOL_COMMAND, hide = true)]
+    Tool {
+        #[arg(trailing_var_arg = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.command {
+    let outcome = match Cli::parse().command {
+        Command::Demo(demo) => demo.run(),
+        Command::Test(test) => test.run(),
+        Command::Setup => test::setup(&progress::Progress::start()),
         Command::BuildEbpf => build_ebpf::run(),
+        Command::Lab { command } => command.run(),
+        Command::Tool { arguments } => lab::tool::main(&arguments).map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

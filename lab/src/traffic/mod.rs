@@ -1,0 +1,16 @@
+//! Requests whose every byte follows from their number, so that both ends can check them.
+//!
+//! ```text
+//!   load (client) ──/lab/<seed>/<n>, body──▶ server (production) ──▶ access log ─┐
+//!                                   replay ▶ server (target)     ──▶ access log ─┴─▶ compare
+//! ```
+
+mod access_log;
+mod content;
+mod load;
+mod server;
+
+pub use access_log::{AccessLog, Comparison, Entry, Ids};
+pub use content::{RequestId, Spec};
+pub use load::{LoadOptions, LoadReport, run_load};
+pub use server::run_server;

@@ -1,0 +1,124 @@
+//! Bridge, veth pairs, addresses, routes and the switch's port mirror.
+
+use std::{fmt::Write as _, process::Command};
+
+use super::{
+    command::{run, run_with_input},
+    host::{CLIENT_SOURCE, HOSTS, Host},
+    namespace::Namespace,
+};
+use crate::LabError;
+
+/// Settings that every namespace has. Strict reverse-path filtering is what Red Hat's and many hosting companies'
+/// images set, and it is the harder case: an answer's route must match the interface of the request.
+const SYSCTLS: [(&str, &str); 6] = [
+    ("ipv4/ip_forward", "0"),
+    ("ipv4/conf/all/rp_filter", "1"),
+    ("ipv4/conf/default/rp_filter", "1"),
+    ("ipv6/conf/all/disable_ipv6", "1"),
+    ("ipv6/conf/default/disable_ipv6", "1"),
+    ("core/somaxconn", "4096"),
+];
+
+/// Name of the mirror port in the capture namespace, and of its other end on the switch.
+pub(super) const MIRROR_PORT: (&str, &str) = ("mir0", "mirror");
+
+/// Sysctls of a new namespace and its loopback.
+pub(super) fn prepare(namespace: &Namespace) -> Result<(), LabError> {
+    namespace.sysctl(&SYSCTLS)?;
+    ip_batch(namespace, "link set lo up\n")
+}
+
+/// Bridge and cables. Everything is created inside the switch's namespace: the machine's own is never touched.
+pub(super) fn wire(
+    switch: &Namespace,
+    host: impl Fn(Host) -> Namespace,
+    queues: u32,
+    mirrored: &[Host],
+) -> Result<(), LabError> {
+    // forward_delay 0: a port forwards at once. No multicast snooping: it would make the bridge speak.
+    let mut batch = String::from(
+        "link add br0 type bridge forward_delay 0 mcast_snooping 0\nlink set br0 up\n",
+    );
+    let mut cable = |port: &str, namespace: &Namespace, inner: &str, bridged: bool| {
+        let peer = namespace.name();
+        let many = format!("numrxqueues {queues} numtxqueues {queues}");
+        let _ = writeln!(
+            batch,
+            "link add {port} {many} type veth peer name {inner} netns {peer} {many}"
+        );
+        if bridged {
+            let _ = writeln!(batch, "link set {port} master br0");
+        }
+        let _ = writeln!(batch, "link set {port} up");
+    };
+    for each in HOSTS {
+        cable(each.name(), &host(each), "eth0", true);
+    }
+    let (mirror_inner, mirror_port) = MIRROR_PORT;
+    cable(mirror_port, &host(Host::Capture), mirror_inner, false);
+    ip_batch(switch, &batch)?;
+
+    for each in HOSTS {
+        ip_batch(&host(each), &addressing(each))?;
+    }
+    mirror(switch, mirror_port, mirrored)
+}
+
+fn addressing(host: Host) -> String {
+    let mut batch = format!(
+        "addr add {}/24 dev eth0\nlink set eth0 up\n",
+        host.address()
+    );
+    match host {
+        Host::Client => {
+            let _ = writeln!(batch, "addr add {CLIENT_SOURCE}/32 dev eth0");
+            let _ = writeln!(
+                batch,
+                "route replace 10.77.0.0/24 dev eth0 scope link src {CLIENT_SOURCE}"
+            );
+        }
+        Host::Production => batch.push_str("route add 10.77.2.0/24 dev eth0\n"),
+        Host::Target => {
+            for network in ["10.77.1.0/24", "10.77.2.0/24"] {
+                let _ = writeln!(
+                    batch,
+                    "route add {network} via {}",
+                    Host::Assistant.address()
+                );
+            }
+        }
+        Host::Assistant => {}
+        Host::Capture => batch.push_str("link set mir0 up\n"),
+    }
+    batch
+}
+
+/// Copies both directions of the ports of `mirrored` to the mirror port, as a switch's SPAN session does.
+fn mirror(switch: &Namespace, port: &str, mirrored: &[Host]) -> Result<(), LabError> {
+    // A switch port carries frames of at most the MTU, while a veth passes whole GSO packets.
+    run(switch
+        .command("ethtool")
+        .args(["-K", port, "tso", "off", "gso", "off"]))?;
+    for host in mirrored {
+        let name = host.name();
+        run(switch
+            .command("tc")
+            .args(["qdisc", "add", "dev", name, "clsact"]))?;
+        for direction in ["ingress", "egress"] {
+            let filter = format!(
+                "filter add dev {name} {direction} protocol all u32 match u32 0 0 action mirred egress mirror dev {port}"
+            );
+            run(switch.command("tc").args(filter.split(' ')))?;
+        }
+    }
+    Ok(())
+}
+
+fn ip_batch(namespace: &Namespace, batch: &str) -> Result<(), LabError> {
+    run_with_input(
+        Command::new("ip").args(["-n", namespace.name(), "-batch", "-"]),
+        batch,
+    )
+    .map(drop)
+}

@@ -1,0 +1,23 @@
+//! Namespaces, links and processes.
+//!
+//! ```text
+//!  Lab ──owns──▶ Namespace × 6 (names in /run/netns)     Process ──owns──▶ child, its output files
+//!   │                                                       ▲
+//!   └── registered in cleanup: SIGINT/SIGTERM take it down  └── killed by process id on drop
+//! ```
+
+mod cleanup;
+mod command;
+mod counters;
+mod host;
+mod lab;
+mod links;
+mod namespace;
+mod process;
+
+pub use command::{last_lines, run, run_with_input};
+pub use counters::{InterfaceCounters, StackCounters};
+pub use host::{CLIENT_SOURCE, HOSTS, Host};
+pub use lab::{Lab, LabOptions, STANDING_NAME};
+pub use namespace::Namespace;
+pub use process::Process;
