@@ -1,1 +1,24 @@
-//! tcpcopy-user
+//! tcpcopy-user: captures what clients send to production and replays it towards a target.
+//!
+//! ```text
+//!  cli ─▶ checks ─▶ run ──┬─ worker × n ── intake ─▶ session::Engine ─▶ sender ─▶ dataplane ports
+//!                         │       └─────── channel ◀─▶ intercept
+//!                         └─ supervisor: signals, statistics, detach ─▶ report
+//! ```
+//!
+//! * [`cli`]: command line to validated settings.
+//! * [`checks`]: what is refused on this host.
+//! * [`transfers`]: the transfer list as a table.
+//! * [`worker`]: the packet loop; knows captures and ports only by their traits.
+//! * [`channel`]: connections to intercept, C wire format.
+//! * [`run`]: start, supervision, shutdown.
+//! * [`report`]: the exit report, text and JSON.
+#![forbid(unsafe_code)]
+
+pub mod channel;
+pub mod checks;
+pub mod cli;
+pub mod report;
+pub mod run;
+pub mod transfers;
+pub mod worker;

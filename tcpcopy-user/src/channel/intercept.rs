@@ -1,0 +1,175 @@
+//! All connections to one intercept, and the routes it must know.
+
+use super::link::{Change, Link, LinkCounters};
+use super::routes::{Carrier, RouteTable};
+use common::flow::{Nanos, ResponseHeader};
+use common::packet::Endpoint;
+use common::wire::compat;
+use std::net::SocketAddr;
+
+/// Slots looked at per loop when routes must be announced again: a million routes take a thousand
+/// loops, in which packets flow on.
+const RESCAN_SLOTS: usize = 1024;
+
+/// One intercept.
+#[derive(Debug)]
+pub struct Intercept {
+    peer: Endpoint,
+    links: Vec<Link>,
+    routes: RouteTable,
+    /// Connection for the next new route.
+    turn: usize,
+    /// Next slot to look at while routes are announced again.
+    rescan: Option<usize>,
+    reannounced: u64,
+}
+
+impl Intercept {
+    /// `connections` connections, all down.
+    pub fn new(peer: Endpoint, connections: u8, now: Nanos) -> Self {
+        let socket: SocketAddr = peer.to_socket();
+        Self {
+            peer,
+            links: (0..connections.max(1)).map(|_| Link::new(socket, now)).collect(),
+            routes: RouteTable::default(),
+            turn: 0,
+            rescan: None,
+            reannounced: 0,
+        }
+    }
+
+    /// Its address.
+    pub fn peer(&self) -> Endpoint {
+        self.peer
+    }
+
+    /// Connects all connections and waits for them.
+    pub fn connect_blocking(&mut self) -> std::io::Result<()> {
+        self.links.iter_mut().try_for_each(Link::connect_blocking)
+    }
+
+    /// At least one connection is up.
+    pub fn is_up(&self) -> bool {
+        self.links.iter().any(Link::is_up)
+    }
+
+    /// Remembers a route and queues its announcement; false if no connection is up.
+    pub fn announce(&mut self, client: Endpoint, target: Endpoint) -> bool {
+        let Some(record) = compat::add(client, target) else { return false };
+        let route = self.routes.entry(client, target);
+        let link = match route.carrier {
+            // The same connection again: newer announcements win, and order within a connection is
+            // kept, so that intercept never has a stale route.
+            Some(c) if carries(&self.links, c) => Some(c.link),
+            _ => next_up(&self.links, &mut self.turn),
+        };
+        let Some(link) = link else {
+            route.carrier = None;
+            return false;
+        };
+        let to = &mut self.links[link];
+        route.carrier = Some(Carrier { link, generation: to.generation() });
+        to.push(record);
+        true
+    }
+
+    /// Forgets a route. The C format has no message for it; intercept expires routes by itself.
+    pub fn retire(&mut self, client: Endpoint, target: Endpoint) {
+        self.routes.remove(client, target);
+    }
+
+    /// Moves all connections on and collects response headers.
+    pub fn service(&mut self, now: Nanos, buffer: &mut [u8], out: &mut Vec<ResponseHeader>) {
+        for link in &mut self.links {
+            if link.service(now, buffer, out) != Change::None {
+                // Up: routes without a connection have one now. Down: they move to the others.
+                self.rescan = Some(0);
+            }
+        }
+        self.announce_again();
+    }
+
+    /// Writes what is queued.
+    pub fn flush(&mut self, now: Nanos) {
+        for link in &mut self.links {
+            if let Err(e) = link.flush() {
+                link.lose(now, &e);
+                self.rescan = Some(0);
+            }
+        }
+    }
+
+    /// Earliest time at which a connection needs [`Intercept::service`].
+    pub fn deadline(&self) -> Option<Nanos> {
+        self.links.iter().filter_map(Link::deadline).min()
+    }
+
+    /// True while routes wait to be announced again.
+    pub fn rescanning(&self) -> bool {
+        self.rescan.is_some()
+    }
+
+    /// Connections.
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// Sums over all connections, routes that are live, routes announced again.
+    pub fn totals(&self) -> (LinkCounters, u64, u64) {
+        let mut sum = LinkCounters::default();
+        for l in &self.links {
+            sum.connects += l.counters.connects;
+            sum.losses += l.counters.losses;
+            sum.records_sent += l.counters.records_sent;
+            sum.records_dropped += l.counters.records_dropped;
+            sum.responses += l.counters.responses;
+            sum.responses_bad += l.counters.responses_bad;
+        }
+        (sum, self.routes.len() as u64, self.reannounced)
+    }
+
+    fn announce_again(&mut self) {
+        let Some(start) = self.rescan else { return };
+        let end = (start + RESCAN_SLOTS).min(self.routes.slots());
+        for at in start..end {
+            let Some(route) = self.routes.slot(at) else { continue };
+            if route.carrier.is_some_and(|c| carries(&self.links, c)) {
+                continue;
+            }
+            let Some(link) = next_up(&self.links, &mut self.turn) else {
+                // Nobody to tell; the next connection starts a new pass.
+                self.rescan = None;
+                return;
+            };
+            let to = &mut self.links[link];
+            if to.crowded() {
+                self.rescan = Some(at);
+                return;
+            }
+            if let Some(record) = compat::add(route.client, route.target) {
+                route.carrier = Some(Carrier { link, generation: to.generation() });
+                to.push(record);
+                self.reannounced += 1;
+            }
+        }
+        self.rescan = (end < self.routes.slots()).then_some(end);
+    }
+}
+
+fn carries(links: &[Link], carrier: Carrier) -> bool {
+    links
+        .get(carrier.link)
+        .is_some_and(|l| l.is_up() && l.generation() == carrier.generation)
+}
+
+/// The next connection that is up, each in turn.
+fn next_up(links: &[Link], turn: &mut usize) -> Option<usize> {
+    for _ in 0..links.len() {
+        let at = *turn % links.len();
+        *turn = turn.wrapping_add(1);
+        if links.get(at).is_some_and(Link::is_up) {
+            return Some(at);
+        }
+    }
+    None
+}

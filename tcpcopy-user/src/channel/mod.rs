@@ -1,0 +1,160 @@
+//! The channel to intercept, from the side that asks: one per worker, in the C programs' format.
+//!
+//! ```text
+//!  engine ──announce──▶ Channel ──▶ Intercept (one per -s) ──▶ Link (-C each) ──CLIENT_ADD──▶ intercept
+//!                                     routes of live sessions    bounded queue
+//!  engine ◀──ResponseHeader── service() ◀─────────────────────── FrameDecoder ◀──frames────── intercept
+//! ```
+//! A route is announced to every intercept, on one connection of each; responses come back on that
+//! connection. Nothing blocks after start-up and no record is ever left half written while the
+//! connection takes bytes. A connection that was lost comes back by itself, and the routes it carried
+//! are announced again, at once on another connection if there is one.
+
+mod intercept;
+mod link;
+mod queue;
+mod routes;
+
+pub use link::CONNECT_TIMEOUT;
+
+use common::flow::{Nanos, ResponseHeader};
+use common::packet::Endpoint;
+use dataplane::CounterSink;
+use intercept::Intercept;
+use std::os::fd::RawFd;
+
+/// Bytes read from a connection per loop, some 1000 responses. The rest stays in the socket buffer
+/// and comes one loop later.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Why the channel could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// An intercept did not take a connection.
+    #[error(
+        "intercept {intercept} cannot be reached: {source}; start intercept-user there first, or go on without it with --lonely"
+    )]
+    Unreachable {
+        /// Its address.
+        intercept: Endpoint,
+        /// What the connection attempt said.
+        source: std::io::Error,
+    },
+}
+
+/// Connections of one worker to all intercepts.
+#[derive(Debug)]
+pub struct Channel {
+    intercepts: Vec<Intercept>,
+    buffer: Box<[u8]>,
+    /// Announcements that the format cannot carry (IPv6).
+    unspeakable: u64,
+}
+
+impl Channel {
+    /// Connects to all intercepts, waiting at most [`CONNECT_TIMEOUT`] for each connection. With
+    /// `lonely`, those that cannot be reached are tried again later by [`Channel::service`].
+    pub fn connect(
+        intercepts: &[Endpoint],
+        connections: u8,
+        lonely: bool,
+        now: Nanos,
+    ) -> Result<Self, ChannelError> {
+        let mut all = Vec::with_capacity(intercepts.len());
+        for &peer in intercepts {
+            let mut intercept = Intercept::new(peer, connections, now);
+            if let Err(source) = intercept.connect_blocking() {
+                if !lonely {
+                    return Err(ChannelError::Unreachable { intercept: peer, source });
+                }
+                tracing::warn!(intercept = %peer, "not reached, going on without: {source}");
+            }
+            all.push(intercept);
+        }
+        Ok(Self {
+            intercepts: all,
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            unspeakable: 0,
+        })
+    }
+
+    /// Asks all intercepts for the responses of `target` to `client`. False: none could be asked.
+    pub fn announce(&mut self, client: Endpoint, target: Endpoint) -> bool {
+        if !(client.addr.is_v4() && target.addr.is_v4()) {
+            self.unspeakable += 1;
+            return false;
+        }
+        // Not `any`: every intercept must hear it.
+        self.intercepts.iter_mut().fold(false, |told, i| i.announce(client, target) || told)
+    }
+
+    /// The responses are not needed any more.
+    pub fn retire(&mut self, client: Endpoint, target: Endpoint) {
+        for i in &mut self.intercepts {
+            i.retire(client, target);
+        }
+    }
+
+    /// Moves connections on and appends received headers to `out`.
+    pub fn service(&mut self, now: Nanos, out: &mut Vec<ResponseHeader>) {
+        for i in &mut self.intercepts {
+            i.service(now, &mut self.buffer, out);
+        }
+    }
+
+    /// Writes what announcements have queued. Called before the packets that need them go out.
+    pub fn flush(&mut self, now: Nanos) {
+        for i in &mut self.intercepts {
+            i.flush(now);
+        }
+    }
+
+    /// When [`Channel::service`] is needed without input.
+    pub fn deadline(&self) -> Option<Nanos> {
+        self.intercepts.iter().filter_map(Intercept::deadline).min()
+    }
+
+    /// True while announcements are outstanding that no descriptor would wake the worker for.
+    pub fn busy(&self) -> bool {
+        self.intercepts.iter().any(Intercept::rescanning)
+    }
+
+    /// True if at least one intercept can be asked.
+    pub fn is_up(&self) -> bool {
+        self.intercepts.iter().any(Intercept::is_up)
+    }
+
+    /// Addresses of intercepts without any connection.
+    pub fn unreachable(&self) -> impl Iterator<Item = Endpoint> + '_ {
+        self.intercepts.iter().filter(|i| !i.is_up()).map(Intercept::peer)
+    }
+
+    /// Descriptors to wait for, with true for those that wait for room to write as well.
+    pub fn interests(&self, mut each: impl FnMut(RawFd, bool)) {
+        for link in self.intercepts.iter().flat_map(Intercept::links) {
+            if let Some((fd, write)) = link.interest() {
+                each(fd, write);
+            }
+        }
+    }
+
+    /// Totals for the report.
+    pub fn counters(&self, sink: CounterSink<'_>) {
+        for i in &self.intercepts {
+            let (c, live, again) = i.totals();
+            sink("connects", c.connects);
+            sink("losses", c.losses);
+            sink("records_sent", c.records_sent);
+            sink("records_dropped", c.records_dropped);
+            sink("responses", c.responses);
+            sink("responses_bad", c.responses_bad);
+            sink("routes_live", live);
+            sink("routes_announced_again", again);
+        }
+        sink("family_not_carried", self.unspeakable);
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,93 @@
+//! What is refused before anything is attached: settings that make no sense on this host.
+//!
+//! No loops and no production (a replayed request that reaches production is the one accident that
+//! cannot be taken back), no capture by surprise, and a missing privilege named before some system call
+//! says EPERM.
+
+mod mirror;
+mod privileges;
+mod targets;
+
+pub use mirror::check_mirror;
+pub use privileges::check_privileges;
+pub use targets::{check_clients, check_targets};
+
+use crate::cli::Transfer;
+use common::packet::{Addr, Endpoint};
+
+/// Why the program does not start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckError {
+    /// Not root and not given the capabilities.
+    #[error(
+        "missing {missing}: needed to {purpose}; run as root, or: setcap cap_net_admin,cap_net_raw,cap_bpf+ep <program>"
+    )]
+    MissingCapability {
+        /// Its name.
+        missing: &'static str,
+        /// What for.
+        purpose: &'static str,
+    },
+    /// The transfer list would capture what is sent to a target.
+    #[error(
+        "target {target} would be captured again by the transfer {by}: a loop; expected a target that no transfer names as online address"
+    )]
+    TargetCaptured {
+        /// The target.
+        target: Endpoint,
+        /// The transfer that matches it.
+        by: Transfer,
+    },
+    /// The address of a target is an online address.
+    #[error(
+        "target {target} is on the online address of the transfer {of}: replayed requests would reach production; expected another host"
+    )]
+    TargetOnline {
+        /// The target.
+        target: Endpoint,
+        /// The transfer.
+        of: Transfer,
+    },
+    /// The target is the host whose traffic is captured.
+    #[error(
+        "target {target} is an address of {iface}, where requests to any address are captured: replayed requests would reach production; expected another host"
+    )]
+    TargetIsHost {
+        /// The target.
+        target: Endpoint,
+        /// The capture interface.
+        iface: String,
+    },
+    /// IPv6 towards the target.
+    #[error(
+        "target {target} is IPv6, but the channel to intercept carries IPv4 only; expected an IPv4 target"
+    )]
+    TargetFamily {
+        /// The target.
+        target: Endpoint,
+    },
+    /// `-c` contains a target.
+    #[error("-c contains {addr}, the address of target {target}; expected addresses of no host")]
+    ClientIsTarget {
+        /// The address.
+        addr: Addr,
+        /// The target.
+        target: Endpoint,
+    },
+    /// `-c` is of the other family.
+    #[error("-c gives IPv6 addresses, but target {target} is IPv4; expected IPv4 addresses")]
+    ClientFamily {
+        /// The target.
+        target: Endpoint,
+    },
+    /// Mirror capture on an interface in use.
+    #[error(
+        "--capture mirror takes packets away from {iface}, but {why}; use --capture tap, or --force if it does receive a switch's mirror"
+    )]
+    MirrorRefused {
+        /// The interface.
+        iface: String,
+        /// What shows that it is in use.
+        why: String,
+    },
+}

@@ -1,0 +1,161 @@
+//! The flags as they are typed. Letters that the C program has keep their meaning.
+
+use clap::{ArgAction, Parser, ValueEnum};
+use std::path::PathBuf;
+
+/// Replay live TCP sessions of production against a target.
+///
+/// Requests that clients send to production are copied, rewritten and sent to the target; the target's
+/// answers go to intercept, which reports their headers back.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tcpcopy-user", version, about, max_term_width = 100)]
+pub struct Args {
+    /// What is replayed where: comma list of [ADDRESS:]PORT-TARGET:PORT. Without an address any
+    /// address matches. IPv6 addresses stand in brackets
+    #[arg(short = 'x', long = "transfer", value_name = "LIST", required = true)]
+    pub transfers: Vec<String>,
+
+    /// Where intercept listens: comma list of ADDRESS[:PORT]
+    #[arg(short = 's', long = "intercept", value_name = "LIST", required = true)]
+    pub intercepts: Vec<String>,
+
+    /// Interface on which clients' packets arrive
+    #[arg(short = 'i', long, value_name = "NAME")]
+    pub iface: String,
+
+    /// Port of intercepts given without one
+    #[arg(short = 'p', long, value_name = "PORT", default_value = "36524")]
+    pub port: String,
+
+    /// Connections to each intercept, of each worker
+    #[arg(short = 'C', long, value_name = "N", default_value = "2")]
+    pub connections: String,
+
+    /// Addresses that stand in for the clients': comma list of addresses and blocks such as
+    /// 10.1.0.0/24. The target must route them to the host of intercept
+    #[arg(short = 'c', long = "clients", value_name = "LIST")]
+    pub clients: Option<String>,
+
+    /// How packets are captured
+    #[arg(long, value_enum, default_value_t = CaptureKind::Tap)]
+    pub capture: CaptureKind,
+
+    /// Let `--capture mirror` take packets away from an interface that looks in use
+    #[arg(long)]
+    pub force: bool,
+
+    /// Cores that workers are pinned to, one worker each, such as 0-3,5. Default: one worker that is
+    /// not pinned with `tap`, one for each receive queue, at most 4, with `mirror`
+    #[arg(long, value_name = "LIST")]
+    pub cores: Option<String>,
+
+    /// A session whose data the target does not acknowledge for this long is given up
+    #[arg(short = 't', long, value_name = "TIME", default_value = "60s")]
+    pub response_timeout: String,
+
+    /// A session without any packet for this long is given up. Default: response timeout + 120s
+    #[arg(short = 'k', long, value_name = "TIME")]
+    pub idle_timeout: Option<String>,
+
+    /// Longest wait for an answer of the target before a session goes on as captured
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    pub turn_limit: String,
+
+    /// Send requests as captured, without waiting for the target's answers to those before
+    #[arg(short = 'W', long)]
+    pub no_turns: bool,
+
+    /// Largest IP packet sent to a target, in bytes. Lowered to the MTU of the way there
+    #[arg(short = 'M', long, value_name = "BYTES", default_value = "1500")]
+    pub mtu: String,
+
+    /// Start although an intercept cannot be reached, and go on trying
+    #[arg(short = 'L', long)]
+    pub lonely: bool,
+
+    /// How long open sessions may go on after the end was asked for
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    pub drain: String,
+
+    /// Stop by itself after this time
+    #[arg(long, value_name = "TIME")]
+    pub duration: Option<String>,
+
+    /// Write the exit report to this file too, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+
+    /// Time between two lines of statistics in the log (level info)
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub stats_interval: String,
+
+    /// Append the log to this file instead of writing it to stderr
+    #[arg(short = 'l', long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+
+    /// Form of the log
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Least severe level that is logged. From debug on the kernel programs log each packet
+    #[arg(long, value_enum, default_value_t = LogLevel::Info)]
+    pub log_level: LogLevel,
+
+    /// One level more than --log-level; twice: two more
+    #[arg(short = 'v', long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// Ways to capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CaptureKind {
+    /// Copy what the host receives; the host still receives it
+    Tap,
+    /// Take packets away from the interface, which must receive a switch's mirror
+    Mirror,
+}
+
+impl CaptureKind {
+    /// Name in reports, as on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tap => "tap",
+            Self::Mirror => "mirror",
+        }
+    }
+}
+
+/// Forms of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Levels of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum LogLevel {
+    /// What stops the replay
+    Error,
+    /// What makes it incomplete
+    Warn,
+    /// Start, statistics, end
+    Info,
+    /// Decisions, and packets in the kernel
+    Debug,
+    /// Everything
+    Trace,
+}
+
+impl LogLevel {
+    /// `steps` levels more talkative.
+    #[must_use]
+    pub fn more(self, steps: u8) -> Self {
+        const ALL: [LogLevel; 5] =
+            [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+        let at = (self as usize + usize::from(steps)).min(ALL.len() - 1);
+        ALL.get(at).copied().unwrap_or(Self::Trace)
+    }
+}

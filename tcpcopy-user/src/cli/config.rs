@@ -1,0 +1,200 @@
+//! Validated settings.
+
+use super::args::{Args, CaptureKind, LogFormat, LogLevel};
+use super::duration::parse_duration;
+use super::endpoint::{parse_item, parse_port};
+use super::transfer::{Transfer, parse_transfers};
+use super::UsageError;
+use common::packet::Endpoint;
+use dataplane::cores::CoreList;
+use session::AddressPool;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Most workers: the owner hash spreads over far more, but each has its own rings, sockets and
+/// connections, and machines with more cores than this do not exist where this runs.
+pub const MAX_WORKERS: usize = 256;
+/// Most intercepts, as in the C program.
+const MAX_INTERCEPTS: usize = 32;
+/// Most connections to one intercept, as in the C program.
+const MAX_CONNECTIONS: u8 = 11;
+/// Smallest packet size that every IPv4 host must take (RFC 791 section 3.1).
+const MIN_MTU_BYTES: u16 = 576;
+/// A frame lives in one 2 KiB UMEM frame together with its headroom.
+const MAX_MTU_BYTES: u16 = 1500;
+/// What the C program adds to the response timeout to get the idle timeout.
+const IDLE_SURPLUS: Duration = Duration::from_secs(120);
+
+/// Everything that the program was told, checked as far as is possible without looking at the host.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Transfer list, not empty.
+    pub transfers: Vec<Transfer>,
+    /// Intercepts, not empty, at most 32.
+    pub intercepts: Vec<Endpoint>,
+    /// Capture interface.
+    pub iface: String,
+    /// Connections per worker and intercept, 1 to 11.
+    pub connections: u8,
+    /// Addresses that stand in for clients'.
+    pub clients: Option<AddressPool>,
+    /// How to capture.
+    pub capture: CaptureKind,
+    /// Capture by mirror although the interface looks in use.
+    pub force: bool,
+    /// Cores to pin workers to.
+    pub cores: Option<CoreList>,
+    /// Time for the target to acknowledge.
+    pub response_timeout: Duration,
+    /// Time without any packet.
+    pub idle_timeout: Duration,
+    /// Longest wait for a turn.
+    pub turn_limit: Duration,
+    /// No waiting for turns.
+    pub no_turns: bool,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+    /// Start without intercept.
+    pub lonely: bool,
+    /// Time for open sessions after the end was asked for.
+    pub drain: Duration,
+    /// Stop after this time.
+    pub duration: Option<Duration>,
+    /// Where the JSON report goes.
+    pub report: Option<PathBuf>,
+    /// Time between statistics lines.
+    pub stats_interval: Duration,
+    /// Where the log goes; stderr if none.
+    pub log_file: Option<PathBuf>,
+    /// Form of the log.
+    pub log_format: LogFormat,
+    /// Level of the log.
+    pub log_level: LogLevel,
+}
+
+impl Config {
+    /// Checks what was typed.
+    pub fn from_args(args: Args) -> Result<Self, UsageError> {
+        const X: &str = "-x, --transfer";
+        const S: &str = "-s, --intercept";
+        let transfers = parse_transfers(args.transfers.iter().map(String::as_str))
+            .map_err(|e| UsageError::new(X, e))?;
+        let port = parse_port(&args.port).map_err(|e| UsageError::new("-p, --port", e))?;
+        let intercepts = parse_intercepts(&args.intercepts, port).map_err(|e| UsageError::new(S, e))?;
+        let iface = args.iface.trim().to_owned();
+        if iface.is_empty() {
+            return Err(UsageError::new("-i, --iface", "empty name, expected an interface such as eth0"));
+        }
+        let clients = match &args.clients {
+            None => None,
+            Some(list) => Some(
+                list.parse::<AddressPool>().map_err(|e| UsageError::new("-c, --clients", e))?,
+            ),
+        };
+        let cores = match &args.cores {
+            None => None,
+            Some(list) => Some(
+                list.parse::<CoreList>().map_err(|e| UsageError::new("--cores", e))?,
+            ),
+        };
+        if args.force && args.capture == CaptureKind::Tap {
+            return Err(UsageError::new(
+                "--force",
+                "given with --capture tap, which refuses no interface; expected --capture mirror",
+            ));
+        }
+        let response_timeout = time("-t, --response-timeout", &args.response_timeout)?;
+        let idle_timeout = match &args.idle_timeout {
+            Some(text) => time("-k, --idle-timeout", text)?,
+            None => response_timeout + IDLE_SURPLUS,
+        };
+        let duration =
+            args.duration.as_deref().map(|text| time("--duration", text)).transpose()?;
+        let drain = parse_duration(&args.drain).map_err(|e| UsageError::new("--drain", e))?;
+        Ok(Self {
+            transfers,
+            intercepts,
+            iface,
+            connections: number("-C, --connections", &args.connections, 1, MAX_CONNECTIONS)?,
+            clients,
+            capture: args.capture,
+            force: args.force,
+            cores,
+            response_timeout,
+            idle_timeout,
+            turn_limit: time("--turn-limit", &args.turn_limit)?,
+            no_turns: args.no_turns,
+            mtu: number("-M, --mtu", &args.mtu, MIN_MTU_BYTES, MAX_MTU_BYTES)?,
+            lonely: args.lonely,
+            drain,
+            duration,
+            report: args.report,
+            stats_interval: time("--stats-interval", &args.stats_interval)?,
+            log_file: args.log_file,
+            log_format: args.log_format,
+            log_level: args.log_level.more(args.verbose),
+        })
+    }
+
+    /// The targets, each once, sorted.
+    pub fn targets(&self) -> Vec<Endpoint> {
+        let mut targets: Vec<Endpoint> = self.transfers.iter().map(|t| t.target).collect();
+        targets.sort_unstable();
+        targets.dedup();
+        targets
+    }
+
+    /// The online endpoints.
+    pub fn online(&self) -> Vec<Endpoint> {
+        self.transfers.iter().map(|t| t.online).collect()
+    }
+}
+
+/// A time that must not be zero.
+fn time(flag: &'static str, text: &str) -> Result<Duration, UsageError> {
+    let time = parse_duration(text).map_err(|e| UsageError::new(flag, e))?;
+    if time.is_zero() {
+        return Err(UsageError::new(flag, format_args!("'{text}' is zero, expected more than 0")));
+    }
+    Ok(time)
+}
+
+fn number<T>(flag: &'static str, text: &str, min: T, max: T) -> Result<T, UsageError>
+where
+    T: std::str::FromStr + PartialOrd + std::fmt::Display,
+{
+    match text.parse::<T>() {
+        Ok(n) if n >= min && n <= max => Ok(n),
+        _ => Err(UsageError::new(flag, format_args!("got '{text}', expected {min} to {max}"))),
+    }
+}
+
+fn parse_intercepts(lists: &[String], default_port: u16) -> Result<Vec<Endpoint>, String> {
+    const EXPECTED: &str = "expected address[:port] such as 10.0.0.40";
+    let mut out = Vec::new();
+    for text in lists.iter().flat_map(|l| l.split(',')).map(str::trim) {
+        let item = parse_item(text).map_err(|e| format!("{e}, {EXPECTED}"))?;
+        let Some(addr) = item.addr else {
+            return Err(format!("'{text}' is only a port, {EXPECTED}"));
+        };
+        if addr.to_ip().is_unspecified() {
+            return Err(format!("'{text}' is no host's address, {EXPECTED}"));
+        }
+        let intercept = Endpoint::new(addr, item.port.unwrap_or(default_port));
+        if out.contains(&intercept) {
+            return Err(format!("'{text}' is given twice, expected each intercept once"));
+        }
+        out.push(intercept);
+    }
+    if out.is_empty() {
+        return Err(format!("empty list, {EXPECTED}"));
+    }
+    if out.len() > MAX_INTERCEPTS {
+        return Err(format!("{} intercepts, expected at most {MAX_INTERCEPTS}", out.len()));
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

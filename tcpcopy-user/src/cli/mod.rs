@@ -1,0 +1,62 @@
+//! Command line: typed flags in, validated settings out.
+//!
+//! ```text
+//!  argv ──clap──▶ Args (strings) ──Config::from_args──▶ Config (nothing in it can be wrong by itself)
+//!                                                          │ checks/ compare it with this host
+//!                                                          ▼ run/
+//! ```
+//! Every refusal is one line: flag, value got, value expected. Exit code 2.
+
+mod args;
+mod config;
+mod duration;
+mod endpoint;
+mod error;
+mod transfer;
+
+pub use args::{Args, CaptureKind, LogFormat, LogLevel};
+pub use config::{Config, MAX_WORKERS};
+pub use duration::parse_duration;
+pub use error::UsageError;
+pub use transfer::{Transfer, parse_transfers};
+
+use clap::Parser;
+
+/// What parsing came to.
+pub enum Parsed {
+    /// Settings to run with.
+    Run(Box<Config>),
+    /// Text that was asked for (help, version), for stdout.
+    Text(String),
+}
+
+/// Reads a command line, the program's name first.
+pub fn parse<I, T>(argv: I) -> Result<Parsed, String>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<std::ffi::OsString> + Clone,
+{
+    use clap::error::ErrorKind;
+    match Args::try_parse_from(argv) {
+        Ok(args) => Config::from_args(args)
+            .map(|c| Parsed::Run(Box::new(c)))
+            .map_err(|e| e.to_string()),
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Ok(Parsed::Text(e.to_string()))
+        }
+        Err(e) => Err(one_line(&e.to_string())),
+    }
+}
+
+/// clap writes paragraphs; scripts and logs want the culprit in one line.
+fn one_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let parts: Vec<&str> = text
+        .split("\n\n")
+        .filter(|p| !p.starts_with("Usage:") && !p.starts_with("For more information"))
+        .flat_map(str::lines)
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    format!("{} (see --help)", parts.join(" "))
+}

@@ -1,0 +1,140 @@
+//! The report for programs. Fields are only ever added; `version` changes if one changes its meaning.
+
+use super::Report;
+use crate::worker::Latency;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use session::{Outcome, Totals};
+use std::collections::BTreeMap;
+
+const VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct Json<'a> {
+    version: u32,
+    capture: &'a str,
+    iface: &'a str,
+    workers: usize,
+    duration_s: f64,
+    sessions: Sessions,
+    bytes: Bytes,
+    packets: Packets,
+    latency_us: BTreeMap<&'static str, Percentiles>,
+    clock: Clock,
+    counters: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+}
+
+#[derive(Serialize)]
+struct Sessions {
+    total: u64,
+    by_outcome: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct Bytes {
+    captured: u64,
+    delivered: u64,
+    undelivered: BTreeMap<&'static str, u64>,
+    balanced: bool,
+}
+
+#[derive(Serialize)]
+struct Packets {
+    captured: u64,
+    transmitted: u64,
+    retransmitted: u64,
+    responses: u64,
+    dropped: BTreeMap<String, u64>,
+}
+
+#[derive(Serialize)]
+struct Clock {
+    source: &'static str,
+    resolution_ns: u64,
+}
+
+/// Points of a histogram, in microseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Percentiles {
+    /// Number of values.
+    pub count: u64,
+    /// Median.
+    pub p50: f64,
+    /// 90 %.
+    pub p90: f64,
+    /// 99 %.
+    pub p99: f64,
+    /// 99.9 %.
+    pub p99_9: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+impl Percentiles {
+    /// Of a histogram in nanoseconds; all zero if it is empty.
+    pub fn of(h: &Histogram<u64>) -> Self {
+        let us = |ns: u64| ns as f64 / 1000.0;
+        let at = |q: f64| us(h.value_at_quantile(q));
+        Self {
+            count: h.len(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            max: us(h.max()),
+        }
+    }
+}
+
+/// Undelivered bytes by cause, zero counts left out.
+pub fn undelivered(totals: &Totals) -> BTreeMap<&'static str, u64> {
+    Outcome::ALL
+        .iter()
+        .map(|o| (o.name(), totals.undelivered(*o)))
+        .filter(|(_, n)| *n > 0)
+        .collect()
+}
+
+/// Renders the report as one JSON object with line breaks.
+pub fn to_json(report: &Report) -> serde_json::Result<String> {
+    let (s, t) = (&report.setting, &report.totals);
+    let mut counters: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
+    for ((group, name), value) in &report.counters {
+        counters.entry(*group).or_default().insert(*name, *value);
+    }
+    let json = Json {
+        version: VERSION,
+        capture: s.capture,
+        iface: &s.iface,
+        workers: s.workers,
+        duration_s: s.duration.0 as f64 / 1e9,
+        sessions: Sessions {
+            total: t.sessions,
+            by_outcome: Outcome::ALL
+                .iter()
+                .map(|o| (o.name(), t.outcome(*o)))
+                .filter(|(_, n)| *n > 0)
+                .collect(),
+        },
+        bytes: Bytes {
+            captured: t.bytes_captured,
+            delivered: t.bytes_delivered,
+            undelivered: undelivered(t),
+            balanced: t.balanced(),
+        },
+        packets: Packets {
+            captured: report.intake.frames,
+            transmitted: report.sent.sent,
+            retransmitted: t.segments_retransmitted,
+            responses: t.responses,
+            dropped: report.dropped(),
+        },
+        latency_us: Latency::ALL
+            .iter()
+            .map(|what| (what.name(), Percentiles::of(report.latencies.get(*what))))
+            .collect(),
+        clock: Clock { source: "CLOCK_MONOTONIC", resolution_ns: s.clock_resolution.0 },
+        counters,
+    };
+    serde_json::to_string_pretty(&json)
+}

@@ -1,0 +1,97 @@
+//! The report for people.
+
+use super::Report;
+use super::json::{Percentiles, undelivered};
+use crate::worker::Latency;
+use session::Outcome;
+use std::fmt::Write;
+
+/// Renders the report, ending with a line feed.
+pub fn to_text(report: &Report) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = render(report, &mut out);
+    out
+}
+
+fn render(report: &Report, out: &mut String) -> std::fmt::Result {
+    let (s, t) = (&report.setting, &report.totals);
+    writeln!(
+        out,
+        "replay by {} on {}: {:.1} s, {} worker{}",
+        s.capture,
+        s.iface,
+        s.duration.0 as f64 / 1e9,
+        s.workers,
+        if s.workers == 1 { "" } else { "s" }
+    )?;
+    writeln!(out, "\nsessions {:>22}", t.sessions)?;
+    for o in Outcome::ALL {
+        if t.outcome(o) > 0 {
+            writeln!(out, "  {:<20} {:>8}", o.name(), t.outcome(o))?;
+        }
+    }
+
+    writeln!(out, "\nrequest bytes")?;
+    writeln!(out, "  {:<20} {:>14}", "captured", t.bytes_captured)?;
+    writeln!(out, "  {:<20} {:>14}", "delivered", t.bytes_delivered)?;
+    for (cause, n) in undelivered(t) {
+        writeln!(out, "  undelivered, {cause:<20} {n:>14}")?;
+    }
+    let sum: u64 = t.bytes_undelivered.iter().sum();
+    writeln!(
+        out,
+        "  balance: {} captured {} {} delivered + {} undelivered",
+        t.bytes_captured,
+        if t.balanced() { "=" } else { "DOES NOT EQUAL" },
+        t.bytes_delivered,
+        sum
+    )?;
+
+    writeln!(out, "\npackets")?;
+    writeln!(out, "  {:<20} {:>14}", "captured", report.intake.frames)?;
+    writeln!(out, "  {:<20} {:>14}", "transmitted", report.sent.sent)?;
+    writeln!(out, "  {:<20} {:>14}", "retransmitted", t.segments_retransmitted)?;
+    writeln!(out, "  {:<20} {:>14}", "acknowledgements", t.acks_sent)?;
+    writeln!(out, "  {:<20} {:>14}", "responses", t.responses)?;
+    let dropped = report.dropped();
+    if dropped.is_empty() {
+        writeln!(out, "  nothing dropped")?;
+    }
+    for (cause, n) in dropped {
+        writeln!(out, "  dropped, {cause:<24} {n:>14}")?;
+    }
+
+    writeln!(
+        out,
+        "\nlatency in microseconds (clock: CLOCK_MONOTONIC, resolution {} ns)",
+        s.clock_resolution.0
+    )?;
+    writeln!(
+        out,
+        "  {:<12} {:>9} {:>11} {:>11} {:>11} {:>11} {:>11}",
+        "", "count", "p50", "p90", "p99", "p99.9", "max"
+    )?;
+    for what in Latency::ALL {
+        let p = Percentiles::of(report.latencies.get(what));
+        writeln!(
+            out,
+            "  {:<12} {:>9} {:>11.1} {:>11.1} {:>11.1} {:>11.1} {:>11.1}",
+            what.name(),
+            p.count,
+            p.p50,
+            p.p90,
+            p.p99,
+            p.p99_9,
+            p.max
+        )?;
+    }
+
+    writeln!(out, "\ncounters")?;
+    for ((group, name), value) in &report.counters {
+        if *value > 0 {
+            writeln!(out, "  {group:<10} {name:<28} {value:>14}")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! Puts workers together: everything that can fail, in the order in which failing is cheapest.
+
+use super::RunError;
+use super::capture::{Attached, Ports};
+use crate::channel::Channel;
+use crate::checks;
+use crate::cli::{CaptureKind, Config, MAX_WORKERS};
+use crate::transfers::TransferTable;
+use crate::worker::{Control, Egress, LiveHops, LiveStats, WorkerParts};
+use common::flow::Nanos;
+use common::packet::Addr;
+use dataplane::afxdp::AfXdpTx;
+use dataplane::hops::Hops;
+use dataplane::iface::Interface;
+use dataplane::wake::{Waker, WakerHandle};
+use dataplane::{Transmit, clock, egress, handover};
+use session::EngineConfig;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Workers of a mirror without `--cores`: more would compete with the kernel's receive work.
+const MIRROR_WORKERS: usize = 4;
+/// One direction between two workers: some 180 full-sized packets, or four merged ones of 64 KiB, which
+/// is what arrives while a worker naps.
+const HANDOVER_RING_BYTES: usize = 256 << 10;
+/// Captured bytes that all workers together may hold back: a second of a saturated 4 Gb/s of requests.
+const BUFFER_BYTES_TOTAL: usize = 512 << 20;
+/// Sessions of all workers together.
+const SESSIONS_TOTAL: usize = 1 << 20;
+
+/// A run that only has to be started.
+pub struct Assembled {
+    /// By worker.
+    pub parts: Vec<WorkerParts>,
+    /// Core of each worker, none without `--cores`.
+    pub cores: Vec<usize>,
+    /// Wakes the workers.
+    pub wakers: Vec<WakerHandle>,
+    /// Orders to them.
+    pub control: Arc<Control>,
+    /// Their figures.
+    pub live: Vec<Arc<LiveStats>>,
+    /// The capture.
+    pub attached: Attached,
+}
+
+/// Checks, connects, resolves, attaches.
+pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
+    checks::check_privileges()?;
+    let iface = Interface::by_name(&config.iface)?;
+    if let Some(cores) = &config.cores {
+        cores.check_available()?;
+    }
+    let own: Vec<Addr> = iface.addresses.iter().map(|(addr, _)| *addr).collect();
+    checks::check_targets(&config.transfers, &iface.name, &own)?;
+    if let Some(pool) = &config.clients {
+        checks::check_clients(&config.transfers, pool)?;
+    }
+    if config.capture == CaptureKind::Mirror && !config.force {
+        checks::check_mirror(&iface)?;
+    }
+    if let Some(path) = &config.report {
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(RunError::system(format!("write the report {}", path.display())))?;
+    }
+    if !iface.up {
+        tracing::warn!(iface = iface.name, "interface is down, nothing arrives until it is up");
+    }
+    let workers = workers(config, &iface);
+    let now = clock::now();
+    let channels = (0..workers)
+        .map(|_| Channel::connect(&config.intercepts, config.connections, config.lonely, now))
+        .collect::<Result<Vec<_>, _>>()?;
+
+    let targets = config.targets();
+    let mut addresses: Vec<Addr> = targets.iter().map(|t| t.addr).collect();
+    addresses.dedup();
+    let hops = Arc::new(Hops::start(&addresses)?);
+    let ways = egress_devices(&hops, &addresses);
+    let mtu = ways.mtu.map_or(config.mtu, |way| way.min(config.mtu));
+    if mtu < config.mtu {
+        tracing::info!(mtu, "packets are kept to the MTU of the way to the target");
+    }
+
+    let wakers = resource("make event descriptors", (0..workers).map(|_| Waker::new()).collect::<Result<Vec<_>, _>>())?;
+    let handles: Vec<WakerHandle> = wakers.iter().map(Waker::handle).collect();
+    let handovers = resource("make rings between workers", handover::mesh(workers, HANDOVER_RING_BYTES))?;
+
+    let mirrored_device = (config.capture == CaptureKind::Mirror
+        && ways.devices.contains_key(&iface.index))
+    .then_some(iface.index);
+    let mut attached = Attached::attach(config, object, workers, mirrored_device.is_some())?;
+    let mut ports = (0..workers).map(|w| attached.take_ports(w)).collect::<Result<Vec<_>, _>>()?;
+    let mut egresses: Vec<Vec<(u32, Box<dyn Transmit>)>> = (0..workers).map(|_| Vec::new()).collect();
+    for (&ifindex, ifname) in &ways.devices {
+        let own = mirrored_device == Some(ifindex);
+        let existing: Vec<Option<AfXdpTx>> =
+            ports.iter_mut().map(|p| if own { p.tx.take() } else { None }).collect();
+        // Zero-copy makes drivers rebuild their rings: not on an interface that production may use.
+        let force_copy = !own;
+        let opened = egress::open_all(ifname, workers, &handles, existing, force_copy)?;
+        for (mine, port) in egresses.iter_mut().zip(opened) {
+            mine.push((ifindex, port));
+        }
+    }
+    let raw = egress::raw_all(workers)?;
+
+    let transfers = Arc::new(TransferTable::new(&config.transfers));
+    let control = Arc::new(Control::new(workers));
+    let live: Vec<Arc<LiveStats>> = (0..workers).map(|_| Arc::default()).collect();
+    let mut parts = Vec::with_capacity(workers);
+    let per_worker = ports
+        .into_iter()
+        .zip(egresses)
+        .zip(raw)
+        .zip(handovers)
+        .zip(channels)
+        .zip(wakers)
+        .zip(&live)
+        .enumerate();
+    for (id, ((((((ports, devices), raw), handover), channel), waker), live)) in per_worker {
+        let Ports { sources, .. } = ports;
+        let hops = Box::new(LiveHops::new(Arc::clone(&hops)));
+        parts.push(WorkerParts {
+            id: id as u32,
+            workers: workers as u32,
+            sources,
+            handover,
+            transfers: Arc::clone(&transfers),
+            engine: engine_config(config, id, workers, mtu),
+            egress: Egress::new(transfers.targets(), devices, Some(raw), hops),
+            channel,
+            waker,
+            control: Arc::clone(&control),
+            live: Arc::clone(live),
+        });
+    }
+    let cores = config.cores.as_ref().map(|c| c.cores().to_vec()).unwrap_or_default();
+    Ok(Assembled { parts, cores, wakers: handles, control, live, attached })
+}
+
+fn workers(config: &Config, iface: &Interface) -> usize {
+    let n = match (&config.cores, config.capture) {
+        (Some(cores), _) => cores.len(),
+        (None, CaptureKind::Tap) => 1,
+        (None, CaptureKind::Mirror) => (iface.rx_queues as usize).min(MIRROR_WORKERS),
+    };
+    n.clamp(1, MAX_WORKERS)
+}
+
+/// Devices by index with their names, and the smallest MTU on the way to any target.
+struct Ways {
+    devices: BTreeMap<u32, String>,
+    mtu: Option<u16>,
+}
+
+fn egress_devices(hops: &Hops, addresses: &[Addr]) -> Ways {
+    let table = hops.load();
+    let mut ways = Ways { devices: BTreeMap::new(), mtu: None };
+    for hop in addresses.iter().filter_map(|a| table.get(*a)) {
+        ways.mtu = Some(ways.mtu.map_or(hop.mtu, |m| m.min(hop.mtu)));
+        if !hop.local {
+            ways.devices.insert(hop.ifindex, hop.ifname.clone());
+        }
+    }
+    ways
+}
+
+fn engine_config(config: &Config, id: usize, workers: usize, mtu: u16) -> EngineConfig {
+    EngineConfig {
+        worker: id as u32,
+        workers: workers as u32,
+        pool: config.clients.clone(),
+        no_turns: config.no_turns,
+        turn_limit: nanos(config.turn_limit),
+        response_timeout: nanos(config.response_timeout),
+        idle_timeout: nanos(config.idle_timeout),
+        max_sessions: SESSIONS_TOTAL / workers,
+        buffer_bytes: BUFFER_BYTES_TOTAL / workers,
+        mtu,
+        ..EngineConfig::default()
+    }
+}
+
+fn nanos(d: Duration) -> Nanos {
+    Nanos(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn resource<T, E: Into<std::io::Error>>(what: &str, result: Result<T, E>) -> Result<T, RunError> {
+    result.map_err(|e| RunError::System { what: what.to_owned(), source: e.into() })
+}

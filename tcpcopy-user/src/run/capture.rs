@@ -1,0 +1,105 @@
+//! The attached capture program, whichever it is.
+
+use crate::cli::{CaptureKind, Config};
+use crate::worker::Counter;
+use dataplane::Capture;
+use dataplane::afxdp::AfXdpTx;
+use dataplane::bpf::BpfError;
+use dataplane::bpf::mirror::{Mirror, MirrorConfig};
+use dataplane::bpf::tap::{Tap, TapConfig};
+
+/// All ring buffers of a tap together (design 3.1): at 1400-byte packets and a million a second, two
+/// workers' rings hold 50 ms of traffic.
+const RING_BYTES_TOTAL: usize = 64 << 20;
+
+/// What one worker gets.
+#[derive(Default)]
+pub struct Ports {
+    /// Its captures.
+    pub sources: Vec<Box<dyn Capture>>,
+    /// The transmit side of its first queue, with `mirror`.
+    pub tx: Option<AfXdpTx>,
+}
+
+/// Keeps the programs attached as long as it lives.
+pub enum Attached {
+    /// Copies.
+    Tap(Tap),
+    /// Takes away.
+    Mirror(Mirror),
+}
+
+impl Attached {
+    /// Loads and attaches for `workers` workers. `also_tx`: segments leave by the mirror interface too.
+    pub fn attach(
+        config: &Config,
+        object: &[u8],
+        workers: usize,
+        also_tx: bool,
+    ) -> Result<Self, BpfError> {
+        let (transfers, targets) = (config.online(), config.targets());
+        let ifname = config.iface.clone();
+        let workers = workers as u32;
+        // Off unless asked for: each packet would cost a record.
+        let log_packets = config.log_level >= crate::cli::LogLevel::Debug;
+        Ok(match config.capture {
+            CaptureKind::Tap => Self::Tap(Tap::attach(
+                object,
+                &TapConfig {
+                    ifname,
+                    workers,
+                    transfers,
+                    targets,
+                    ring_bytes_total: RING_BYTES_TOTAL,
+                    log_packets,
+                },
+            )?),
+            CaptureKind::Mirror => Self::Mirror(Mirror::attach(
+                object,
+                &MirrorConfig { ifname, workers, transfers, targets, also_tx, log_packets },
+            )?),
+        })
+    }
+
+    /// The ports of a worker; each can be taken once.
+    pub fn take_ports(&mut self, worker: usize) -> Result<Ports, BpfError> {
+        let worker = worker as u32;
+        let mut ports = Ports::default();
+        match self {
+            Self::Tap(tap) => ports.sources.push(Box::new(tap.take_reader(worker)?)),
+            Self::Mirror(mirror) => {
+                for port in mirror.take_ports(worker) {
+                    ports.sources.push(Box::new(port.rx));
+                    ports.tx = ports.tx.or(port.tx);
+                }
+            }
+        }
+        Ok(ports)
+    }
+
+    /// What the program counted.
+    pub fn counters(&self) -> Vec<Counter> {
+        let counters = match self {
+            Self::Tap(tap) => tap.counters(),
+            Self::Mirror(mirror) => mirror.counters(),
+        };
+        counters
+            .into_iter()
+            .map(|(counter, value)| Counter { group: "kernel", name: counter.name(), value })
+            .collect()
+    }
+
+    /// Whether it can be detached while workers still transmit. Not the mirror: its sockets, which
+    /// they may transmit by, must be closed first.
+    pub fn detaches_early(&self) -> bool {
+        matches!(self, Self::Tap(_))
+    }
+
+    /// Detaches; with `mirror` all ports must be gone.
+    pub fn detach(self) {
+        match self {
+            Self::Tap(tap) => drop(tap),
+            Self::Mirror(mirror) => mirror.detach(),
+        }
+    }
+}

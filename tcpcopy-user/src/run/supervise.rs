@@ -1,0 +1,206 @@
+//! Starts the workers, waits for the end, and brings everything down in order.
+
+use super::RunError;
+use super::assemble::Assembled;
+use super::capture::Attached;
+use super::signals::Signals;
+use crate::cli::Config;
+use crate::report::{Report, Setting};
+use crate::worker::{Control, Counter, LiveFigures, LiveStats, Worker, WorkerParts, WorkerReport};
+use common::flow::Nanos;
+use dataplane::wake::WakerHandle;
+use dataplane::{clock, cores};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How often the supervisor looks at the workers.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Runs the workers to the end.
+pub fn supervise(
+    config: &Config,
+    assembled: Assembled,
+    mut signals: Signals,
+) -> Result<Report, RunError> {
+    let Assembled { parts, cores, wakers, control, live, attached } = assembled;
+    let started = clock::now();
+    let workers = parts.len();
+    let mut threads = Vec::with_capacity(workers);
+    for (id, parts) in parts.into_iter().enumerate() {
+        match spawn(id, parts, cores.get(id).copied()) {
+            Ok(thread) => threads.push(thread),
+            Err(source) => {
+                control.stop(started, started);
+                wake(&wakers);
+                threads.into_iter().for_each(|t| drop(t.join()));
+                return Err(RunError::System { what: format!("start worker {id}"), source });
+            }
+        }
+    }
+    tracing::info!(
+        iface = config.iface,
+        capture = config.capture.name(),
+        workers,
+        transfers = %list(&config.transfers),
+        intercepts = %list(&config.intercepts),
+        "ready"
+    );
+
+    let mut run = Run {
+        control,
+        wakers,
+        live,
+        attached: Some(attached),
+        kernel: Vec::new(),
+        drain: nanos(config.drain),
+    };
+    let end = config.duration.map(|d| started + nanos(d));
+    let interval = nanos(config.stats_interval);
+    let mut stats_at = started + interval;
+    let mut died = None;
+    loop {
+        let requests = signals.wait(TICK);
+        let now = clock::now();
+        for _ in 0..requests {
+            run.end_requested(now);
+        }
+        if end.is_some_and(|at| now >= at) && run.control.stop_at().is_none() {
+            tracing::info!("end of --duration, {} left for open sessions", seconds(run.drain));
+            run.stop(now);
+        }
+        if now >= stats_at {
+            stats_at = now + interval;
+            run.log_stats();
+        }
+        if run.control.capturing() == 0 {
+            run.detach_early();
+        }
+        let ended = threads.iter().filter(|t| t.is_finished()).count();
+        if ended == threads.len() {
+            break;
+        }
+        if ended > 0 && run.control.stop_at().is_none() {
+            died = threads.iter().position(JoinHandle::is_finished);
+            run.drain = Nanos(0);
+            run.stop(now);
+        }
+    }
+
+    let mut reports = Vec::with_capacity(workers);
+    for (id, thread) in threads.into_iter().enumerate() {
+        match thread.join() {
+            Ok(report) => reports.push(report),
+            Err(_) => died = Some(id),
+        }
+    }
+    // The workers are gone, and with them every socket and mapped ring.
+    run.detach();
+    if let Some(worker) = died {
+        return Err(RunError::WorkerDied { worker });
+    }
+    let duration = run.control.stop_at().unwrap_or_else(clock::now).since(started);
+    let setting = Setting {
+        capture: config.capture.name(),
+        iface: config.iface.clone(),
+        workers,
+        duration,
+        clock_resolution: clock::resolution(),
+    };
+    Ok(Report::new(setting, &reports, &run.kernel))
+}
+
+struct Run {
+    control: Arc<Control>,
+    wakers: Vec<WakerHandle>,
+    live: Vec<Arc<LiveStats>>,
+    attached: Option<Attached>,
+    kernel: Vec<Counter>,
+    drain: Nanos,
+}
+
+impl Run {
+    /// First request: drain. Second: at once.
+    fn end_requested(&mut self, now: Nanos) {
+        if self.control.stop_at().is_none() {
+            tracing::info!(
+                "stopping: capture ends, open sessions have {} (a second signal ends them at once)",
+                seconds(self.drain)
+            );
+        } else {
+            tracing::info!("stopping at once");
+            self.drain = Nanos(0);
+        }
+        self.stop(now);
+    }
+
+    fn stop(&mut self, now: Nanos) {
+        self.control.stop(now, now + self.drain);
+        wake(&self.wakers);
+    }
+
+    /// No worker reads the capture any more: production is left alone while sessions go on.
+    fn detach_early(&mut self) {
+        if self.attached.as_ref().is_some_and(Attached::detaches_early) {
+            self.detach();
+        }
+    }
+
+    fn detach(&mut self) {
+        if let Some(attached) = self.attached.take() {
+            self.kernel = attached.counters();
+            attached.detach();
+        }
+    }
+
+    fn log_stats(&self) {
+        let f = self.live.iter().map(|l| l.read()).fold(LiveFigures::default(), LiveFigures::plus);
+        let lost: u64 = self.attached.as_ref().map_or(0, |a| {
+            a.counters().iter().filter(|c| c.name == "ring_full").map(|c| c.value).sum()
+        });
+        tracing::info!(
+            open = f.open,
+            sessions = f.sessions,
+            completed = f.completed,
+            captured = f.frames,
+            ring_full = lost,
+            sent = f.sent,
+            responses = f.responses,
+            bytes_captured = f.bytes_captured,
+            bytes_delivered = f.bytes_delivered,
+            "statistics"
+        );
+    }
+}
+
+fn spawn(
+    id: usize,
+    parts: WorkerParts,
+    core: Option<usize>,
+) -> std::io::Result<JoinHandle<WorkerReport>> {
+    std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+        if let Some(core) = core
+            && let Err(e) = cores::pin(core)
+        {
+            tracing::warn!("worker {id} runs unpinned: {e}");
+        }
+        // Made here, so that its memory is local to the core it runs on.
+        Worker::new(parts).run(clock::now)
+    })
+}
+
+fn wake(wakers: &[WakerHandle]) {
+    wakers.iter().for_each(WakerHandle::wake);
+}
+
+fn nanos(d: Duration) -> Nanos {
+    Nanos(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn seconds(n: Nanos) -> String {
+    format!("{} s", n.0 as f64 / 1e9)
+}
+
+fn list<T: std::fmt::Display>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,379 @@
+//! One worker: a thread that owns its share of the sessions and everything they need.
+//!
+//! ```text
+//!        sources (tap rings, AF_XDP queues)      other workers
+//!                 │ Captured                       │ Captured
+//!                 ▼                                ▼
+//!             intake: decode, transfer, owner ──▶ hand-over to others
+//!                 │ ClientSegment
+//!                 ▼
+//!   channel ──▶ engine ──▶ sender ──▶ channel (announcements), egress ports (frames)
+//! ```
+//! One loop: take a batch from each source → engine → read the channel → timers, once → flush
+//! announcements, then frames → rest if there was nothing. Frames go out last, so that what the
+//! channel's answers and the timers released leaves in the same loop as what the batch released. The
+//! clock is read once per loop. No packet costs an allocation, a lock or a system call, and nothing is
+//! shared with other workers but the hand-over rings.
+
+mod control;
+mod egress;
+mod idle;
+mod intake;
+mod latency;
+mod sender;
+
+pub use control::{Control, LiveFigures, LiveStats};
+pub use egress::{Egress, Hop, LiveHops, NextHops};
+pub use intake::{DECODE_ERROR_NAMES, IntakeCounters};
+pub use latency::{Latencies, Latency};
+pub use sender::SendCounters;
+
+use crate::channel::Channel;
+use crate::transfers::TransferTable;
+use arrayvec::ArrayVec;
+use common::flow::{ClientSegment, Nanos, ResponseHeader, flow_hash, owner};
+use dataplane::handover::Handover;
+use dataplane::poll::PollSet;
+use dataplane::wake::Waker;
+use dataplane::{BATCH, Capture};
+use idle::{Idle, NAP, Rest};
+use intake::{Intake, Rejected};
+use sender::Sender;
+use session::{Engine, EngineConfig, Output, Outcome, Totals};
+use std::sync::Arc;
+
+/// How often a worker shows its figures to the reporter.
+const PUBLISH_INTERVAL: Nanos = Nanos::from_millis(250);
+/// Rounds without a frame from before the end after which the sources count as drained although
+/// newer frames keep coming: rings take turns, and this is several turns of each.
+const DRAINED_ROUNDS: u32 = 256;
+/// Naps that the last frames get to leave.
+const LAST_FLUSHES: u32 = 200;
+
+/// What a worker is made of.
+pub struct WorkerParts {
+    /// Its number, and how many there are.
+    pub id: u32,
+    /// See `id`.
+    pub workers: u32,
+    /// Its captures.
+    pub sources: Vec<Box<dyn Capture>>,
+    /// Its ends of the rings between workers.
+    pub handover: Handover,
+    /// The transfer list.
+    pub transfers: Arc<TransferTable>,
+    /// Settings of its engine.
+    pub engine: EngineConfig,
+    /// Its ports.
+    pub egress: Egress,
+    /// Its connections to intercept.
+    pub channel: Channel,
+    /// Wakes it from sleep.
+    pub waker: Waker,
+    /// Orders.
+    pub control: Arc<Control>,
+    /// Where it shows its figures.
+    pub live: Arc<LiveStats>,
+}
+
+/// One counter of a port or a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counter {
+    /// Kind of thing that counts: `capture`, `handover`, `tx`, `channel`, `kernel`.
+    pub group: &'static str,
+    /// Name within the kind.
+    pub name: &'static str,
+    /// Value.
+    pub value: u64,
+}
+
+/// What a worker leaves behind.
+#[derive(Clone, Debug)]
+pub struct WorkerReport {
+    /// Books of its engine.
+    pub totals: Totals,
+    /// What it measured.
+    pub latencies: Latencies,
+    /// Segments by what became of them behind the engine.
+    pub sent: SendCounters,
+    /// Frames by what became of them before the engine.
+    pub intake: IntakeCounters,
+    /// Counters of ports and connections.
+    pub counters: Vec<Counter>,
+}
+
+/// See the module.
+pub struct Worker {
+    id: u32,
+    workers: u32,
+    sources: Vec<Box<dyn Capture>>,
+    handover: Handover,
+    transfers: Arc<TransferTable>,
+    pool_is_v4: Option<bool>,
+    engine: Engine,
+    sender: Sender,
+    waker: Waker,
+    control: Arc<Control>,
+    live: Arc<LiveStats>,
+    intake: IntakeCounters,
+    responses: Vec<ResponseHeader>,
+    counters: Vec<Counter>,
+    poll: PollSet,
+    idle: Idle,
+    publish_at: Nanos,
+    capturing: bool,
+    rounds_without_old: u32,
+}
+
+impl Worker {
+    /// Puts a worker together.
+    pub fn new(parts: WorkerParts) -> Self {
+        let pool_is_v4 = parts.engine.pool.as_ref().map(session::AddressPool::is_v4);
+        Self {
+            id: parts.id,
+            workers: parts.workers,
+            sources: parts.sources,
+            handover: parts.handover,
+            transfers: parts.transfers,
+            pool_is_v4,
+            engine: Engine::new(parts.engine),
+            sender: Sender::new(parts.egress, parts.channel),
+            waker: parts.waker,
+            control: parts.control,
+            live: parts.live,
+            intake: IntakeCounters::default(),
+            // As many headers as one read of the channel brings, per connection at most; grows to the
+            // number of connections once.
+            responses: Vec::with_capacity(1024),
+            counters: Vec::new(),
+            poll: PollSet::new(),
+            idle: Idle::default(),
+            publish_at: Nanos(0),
+            capturing: true,
+            rounds_without_old: 0,
+        }
+    }
+
+    /// Works until the control says stop and what was open has ended.
+    pub fn run(mut self, clock: impl Fn() -> Nanos) -> WorkerReport {
+        loop {
+            let now = clock();
+            let round = self.round(now);
+            if self.finished(now, round) {
+                return self.finish(&clock);
+            }
+            let deadline = earlier(self.engine.next_deadline(), self.sender.channel().deadline());
+            match self.idle.after(round.worked, self.sender.busy(), now, deadline) {
+                Rest::None => {}
+                Rest::Nap => nap(),
+                Rest::Sleep(left) => self.sleep(left),
+            }
+        }
+    }
+
+    fn round(&mut self, now: Nanos) -> Round {
+        self.sender.begin_loop(now);
+        let stop_at = self.control.stop_at();
+        let frames_before = self.intake.frames;
+        let late_before = self.intake.after_end;
+        let mut taken = 0;
+        for at in 0..self.sources.len() {
+            taken += self.take(Some(at), now, stop_at);
+        }
+        let old = (self.intake.frames - frames_before) - (self.intake.after_end - late_before);
+        let handed_over = self.take(None, now, stop_at);
+        if stop_at.is_some() && self.capturing {
+            self.rounds_without_old = if old == 0 { self.rounds_without_old + 1 } else { 0 };
+            if taken == 0 || self.rounds_without_old > DRAINED_ROUNDS {
+                self.end_capture();
+            }
+        }
+
+        self.responses.clear();
+        self.sender.channel().service(now, &mut self.responses);
+        for header in &self.responses {
+            self.engine.response(now, header, &mut self.sender);
+        }
+        self.engine.advance(now, &mut self.sender);
+        let sent = self.sender.flush(now);
+        if now >= self.publish_at {
+            self.publish(now);
+        }
+        Round { worked: taken + handed_over > 0 || sent || !self.responses.is_empty(), handed_over }
+    }
+
+    /// Takes one batch from a source (`None`: from other workers) through the engine.
+    fn take(&mut self, source: Option<usize>, now: Nanos, stop_at: Option<Nanos>) -> usize {
+        let Self { sources, handover, transfers, engine, sender, intake, .. } = self;
+        let rules = Intake { transfers, pool_is_v4: self.pool_is_v4, stop_at };
+        let (id, workers) = (self.id, self.workers);
+        let act = &mut |batch: &[common::flow::Captured<'_>], mut others: Option<&mut Handover>| {
+            let mut segments: ArrayVec<ClientSegment<'_>, BATCH> = ArrayVec::new();
+            for frame in batch {
+                let segment = match rules.segment(frame) {
+                    Ok(segment) => segment,
+                    Err(why) => {
+                        reject(intake, why);
+                        continue;
+                    }
+                };
+                let owner = owner(flow_hash(segment.client), workers);
+                match &mut others {
+                    Some(others) if owner != id => {
+                        if !others.send(owner as usize, frame) {
+                            intake.handover_full += 1;
+                        }
+                    }
+                    _ => {
+                        if let Err(full) = segments.try_push(segment) {
+                            // Sources keep to BATCH; should one not, order is kept all the same.
+                            for segment in segments.drain(..) {
+                                engine.captured(now, &segment, sender);
+                            }
+                            segments.push(full.element());
+                        }
+                    }
+                }
+            }
+            for segment in &segments {
+                engine.captured(now, segment, sender);
+            }
+        };
+        match source {
+            Some(at) => {
+                let Some(source) = sources.get_mut(at) else { return 0 };
+                let n = source.recv(&mut |batch| act(batch, Some(&mut *handover)));
+                self.intake.frames += n as u64;
+                n
+            }
+            None => {
+                let n = handover.recv(&mut |batch| act(batch, None));
+                self.intake.handed_over += n as u64;
+                n
+            }
+        }
+    }
+
+    /// All frames from before the end are in: notes the sources' counters and lets go of them.
+    fn end_capture(&mut self) {
+        for source in &mut self.sources {
+            let counters = &mut self.counters;
+            source.counters(&mut |name, value| {
+                counters.push(Counter { group: "capture", name, value });
+            });
+        }
+        self.sources.clear();
+        self.capturing = false;
+        self.control.capture_done();
+    }
+
+    fn finished(&self, now: Nanos, round: Round) -> bool {
+        if self.control.stop_at().is_none() {
+            return false;
+        }
+        let quiet = !self.capturing
+            && self.control.capturing() == 0
+            && round.handed_over == 0
+            && self.engine.open_sessions() == 0;
+        quiet || now >= self.control.give_up_at()
+    }
+
+    fn finish(mut self, clock: &impl Fn() -> Nanos) -> WorkerReport {
+        if self.capturing {
+            self.end_capture();
+        }
+        let now = clock();
+        self.engine.shutdown(now, &mut self.sender);
+        self.sender.flush(now);
+        for _ in 0..LAST_FLUSHES {
+            if !self.sender.busy() {
+                break;
+            }
+            nap();
+            self.sender.flush(now);
+        }
+        self.sender.begin_loop(clock());
+        self.publish(now);
+        let counters = &mut self.counters;
+        self.handover.counters(&mut |name, value| {
+            counters.push(Counter { group: "handover", name, value });
+        });
+        self.sender.egress().counters(&mut |name, value| {
+            counters.push(Counter { group: "tx", name, value });
+        });
+        self.sender.channel().counters(&mut |name, value| {
+            counters.push(Counter { group: "channel", name, value });
+        });
+        WorkerReport {
+            totals: self.engine.totals().clone(),
+            latencies: self.sender.latencies().clone(),
+            sent: self.sender.counters(),
+            intake: self.intake,
+            counters: self.counters,
+        }
+    }
+
+    fn publish(&mut self, now: Nanos) {
+        self.publish_at = now + PUBLISH_INTERVAL;
+        let totals = self.engine.totals();
+        self.live.publish(LiveFigures {
+            open: self.engine.open_sessions() as u64,
+            sessions: totals.sessions,
+            completed: totals.outcome(Outcome::Completed),
+            frames: self.intake.frames,
+            sent: self.sender.counters().sent,
+            responses: totals.responses,
+            bytes_captured: totals.bytes_captured,
+            bytes_delivered: totals.bytes_delivered,
+        });
+    }
+
+    /// Asks everything that can bring work for a wake-up, looks once more, and sleeps.
+    fn sleep(&mut self, at_most: Nanos) {
+        let armed = self.waker.prepare_sleep()
+            && self.handover.arm()
+            && self.sources.iter_mut().all(|source| source.arm());
+        if armed {
+            self.poll.clear();
+            self.poll.add(self.waker.fd(), false);
+            for fd in self.handover.fds() {
+                self.poll.add(fd, false);
+            }
+            for fd in self.sources.iter().flat_map(|source| source.fds()) {
+                self.poll.add(fd, false);
+            }
+            let poll = &mut self.poll;
+            self.sender.channel().interests(|fd, write| poll.add(fd, write));
+            self.poll.wait(at_most);
+        }
+        self.waker.clear();
+    }
+}
+
+/// What a round came to.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    worked: bool,
+    handed_over: usize,
+}
+
+fn reject(counters: &mut IntakeCounters, why: Rejected) {
+    match why {
+        Rejected::AfterEnd => counters.after_end += 1,
+        Rejected::Undecodable(error) => counters.undecodable(error),
+        Rejected::ToTarget => counters.to_target += 1,
+        Rejected::NoTransfer => counters.no_transfer += 1,
+        Rejected::OtherFamily => counters.other_family += 1,
+    }
+}
+
+fn earlier(a: Option<Nanos>, b: Option<Nanos>) -> Option<Nanos> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+fn nap() {
+    std::thread::sleep(std::time::Duration::from_nanos(NAP.0));
+}
