@@ -18,7 +18,11 @@ pub fn resolution() -> Nanos {
 #[inline]
 const fn to_nanos(t: Timespec) -> Nanos {
     // Monotonic time since boot is never negative; 2^64 ns are 584 years.
-    Nanos((t.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(t.tv_nsec as u64))
+    Nanos(
+        (t.tv_sec as u64)
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(t.tv_nsec as u64),
+    )
 }
 
 #[cfg(test)]

@@ -71,7 +71,10 @@ impl CoreList {
     fn check_against(&self, available: &[usize]) -> Result<(), CoreError> {
         match self.0.iter().find(|core| !available.contains(core)) {
             None => Ok(()),
-            Some(&core) => Err(CoreError::Unavailable { core, available: ranges(available) }),
+            Some(&core) => Err(CoreError::Unavailable {
+                core,
+                available: ranges(available),
+            }),
         }
     }
 }
@@ -83,18 +86,26 @@ impl FromStr for CoreList {
     fn from_str(text: &str) -> Result<Self, CoreError> {
         let mut cores = Vec::new();
         for part in text.split(',') {
-            let syntax = || CoreError::Syntax { got: part.to_owned() };
+            let syntax = || CoreError::Syntax {
+                got: part.to_owned(),
+            };
             let number = |s: &str| {
                 let n: usize = s.trim().parse().map_err(|_| syntax())?;
                 // Also bounds the work that a range like 0-99999999999 would make.
-                if n < CpuSet::MAX_CPU { Ok(n) } else { Err(syntax()) }
+                if n < CpuSet::MAX_CPU {
+                    Ok(n)
+                } else {
+                    Err(syntax())
+                }
             };
             let (first, last) = match part.split_once('-') {
                 Some((a, b)) => (number(a)?, number(b)?),
                 None => (number(part)?, number(part)?),
             };
             if first > last {
-                return Err(CoreError::Backwards { got: part.to_owned() });
+                return Err(CoreError::Backwards {
+                    got: part.to_owned(),
+                });
             }
             for core in first..=last {
                 if cores.contains(&core) {
@@ -118,19 +129,29 @@ pub fn available() -> Vec<usize> {
     // Without an answer (a container that blocks the call) assume the one core that must exist.
     sched_getaffinity(None).map_or_else(
         |_| vec![0],
-        |set| (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect(),
+        |set| {
+            (0..CpuSet::MAX_CPU)
+                .filter(|&core| set.is_set(core))
+                .collect()
+        },
     )
 }
 
 /// Binds the calling thread to `core`.
 pub fn pin(core: usize) -> Result<(), CoreError> {
     if core >= CpuSet::MAX_CPU {
-        return Err(CoreError::Unavailable { core, available: ranges(&available()) });
+        return Err(CoreError::Unavailable {
+            core,
+            available: ranges(&available()),
+        });
     }
     let mut set = CpuSet::new();
     set.set(core);
     sched_setaffinity(None, &set).map_err(|source| match source {
-        Errno::INVAL => CoreError::Unavailable { core, available: ranges(&available()) },
+        Errno::INVAL => CoreError::Unavailable {
+            core,
+            available: ranges(&available()),
+        },
         _ => CoreError::Pin { core, source },
     })
 }
@@ -170,17 +191,42 @@ mod tests {
         assert_eq!(parse("0-3,5"), Ok(vec![0, 1, 2, 3, 5]));
         assert_eq!(parse("5, 1-2"), Ok(vec![5, 1, 2]));
         assert_eq!(parse("2-2"), Ok(vec![2]));
-        assert_eq!("0-3,5".parse::<CoreList>().map(|l| l.to_string()), Ok("0-3,5".to_owned()));
+        assert_eq!(
+            "0-3,5".parse::<CoreList>().map(|l| l.to_string()),
+            Ok("0-3,5".to_owned())
+        );
     }
 
     #[test]
     fn errors_name_what_was_got() {
-        for bad in ["", ",", "1,,2", "a", "-1", "1-", "-", "0x1", "1-2-3", "99999999999999999999"] {
+        for bad in [
+            "",
+            ",",
+            "1,,2",
+            "a",
+            "-1",
+            "1-",
+            "-",
+            "0x1",
+            "1-2-3",
+            "99999999999999999999",
+        ] {
             let error = parse(bad).expect_err(bad);
-            assert!(matches!(error, CoreError::Syntax { .. }), "{bad}: {error:?}");
+            assert!(
+                matches!(error, CoreError::Syntax { .. }),
+                "{bad}: {error:?}"
+            );
         }
-        assert!(matches!(parse("0-99999999999"), Err(CoreError::Syntax { .. })));
-        assert_eq!(parse("3-1"), Err(CoreError::Backwards { got: "3-1".to_owned() }));
+        assert!(matches!(
+            parse("0-99999999999"),
+            Err(CoreError::Syntax { .. })
+        ));
+        assert_eq!(
+            parse("3-1"),
+            Err(CoreError::Backwards {
+                got: "3-1".to_owned()
+            })
+        );
         assert_eq!(parse("0-2,1"), Err(CoreError::Twice { core: 1 }));
         assert_eq!(
             parse("x").expect_err("x").to_string(),
@@ -205,7 +251,10 @@ mod tests {
         std::thread::spawn(move || {
             pin(core).expect("pin");
             assert_eq!(available(), vec![core]);
-            assert!(matches!(pin(CpuSet::MAX_CPU), Err(CoreError::Unavailable { .. })));
+            assert!(matches!(
+                pin(CpuSet::MAX_CPU),
+                Err(CoreError::Unavailable { .. })
+            ));
         })
         .join()
         .expect("thread");

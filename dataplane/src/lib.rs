@@ -20,11 +20,16 @@ pub mod afxdp;
 pub mod bpf;
 pub mod clock;
 pub mod cores;
+pub mod egress;
 mod errnos;
 pub mod handover;
+pub mod hops;
+pub mod iface;
 pub mod memory;
+mod netlink;
 pub mod poll;
 pub mod port;
+pub mod raw;
 pub mod wake;
 
 pub use port::{BATCH, Capture, CounterSink, Transmit};

@@ -58,8 +58,10 @@ impl Capture for MemoryCapture {
             frames.drain(..n).collect()
         };
         if !taken.is_empty() {
-            let batch: Vec<_> =
-                taken.iter().map(|(bytes, meta)| Captured { bytes, meta: *meta }).collect();
+            let batch: Vec<_> = taken
+                .iter()
+                .map(|(bytes, meta)| Captured { bytes, meta: *meta })
+                .collect();
             act(&batch);
         }
         taken.len()
@@ -97,7 +99,11 @@ pub struct MemoryTransmit {
 
 impl Clone for MemoryTransmit {
     fn clone(&self) -> Self {
-        Self { sent: Arc::clone(&self.sent), queued: Vec::new(), buffer: self.buffer.clone() }
+        Self {
+            sent: Arc::clone(&self.sent),
+            queued: Vec::new(),
+            buffer: self.buffer.clone(),
+        }
     }
 }
 
@@ -140,7 +146,8 @@ impl Transmit for MemoryTransmit {
     }
 
     fn commit(&mut self, len: usize) {
-        self.queued.push(self.buffer[..len.min(self.buffer.len())].to_vec());
+        self.queued
+            .push(self.buffer[..len.min(self.buffer.len())].to_vec());
     }
 
     fn flush(&mut self) {

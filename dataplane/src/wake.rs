@@ -39,7 +39,10 @@ impl Waker {
     /// Makes one. Fails if the process is out of file descriptors.
     pub fn new() -> Result<Self, Errno> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self(Arc::new(Shared { state: AtomicU32::new(AWAKE), event })))
+        Ok(Self(Arc::new(Shared {
+            state: AtomicU32::new(AWAKE),
+            event,
+        })))
     }
 
     /// For those who wake.
@@ -115,7 +118,10 @@ mod tests {
 
     fn readable(waker: &Waker) -> bool {
         let mut fds = [PollFd::new(&waker.0.event, PollFlags::IN)];
-        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = rustix::time::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         poll(&mut fds, Some(&now)).expect("poll") == 1
     }
 

@@ -207,9 +207,16 @@ fn open_once(options: &OpenOptions) -> Result<Socket, AfXdpError> {
     let frame_size = FrameSize::new(options.frame_bytes)
         .ok()
         .filter(|_| matches!(options.frame_bytes, 2048 | 4096))
-        .ok_or_else(|| bad(format!("{} bytes per frame, expected 2048 or 4096", options.frame_bytes)))?;
+        .ok_or_else(|| {
+            bad(format!(
+                "{} bytes per frame, expected 2048 or 4096",
+                options.frame_bytes
+            ))
+        })?;
     if !options.rx && !options.tx {
-        return Err(bad("neither a receive nor a transmit half, expected one or both".to_owned()));
+        return Err(bad(
+            "neither a receive nor a transmit half, expected one or both".to_owned(),
+        ));
     }
     let tx_frames = match (options.rx, options.tx) {
         (true, true) => options.frames / 4,
@@ -252,16 +259,20 @@ fn open_once(options: &OpenOptions) -> Result<Socket, AfXdpError> {
     let interface: Interface = options
         .ifname
         .parse()
-        .map_err(|_| AfXdpError::NoInterface { ifname: options.ifname.clone() })?;
+        .map_err(|_| AfXdpError::NoInterface {
+            ifname: options.ifname.clone(),
+        })?;
     // SAFETY: the UMEM is new, so this is its first socket, and no XDP program is loaded.
     let opened = unsafe { xsk_rs::Socket::new(config, &umem, &interface, options.queue) };
     let (tx_queue, rx_queue, rings) =
         opened.map_err(|e| failure(options, "binding", e.source(), &e.to_string()))?;
-    let (fill, completion) = rings
-        .ok_or_else(|| bad("no fill ring, expected one for the first socket of a UMEM".to_owned()))?;
+    let (fill, completion) = rings.ok_or_else(|| {
+        bad("no fill ring, expected one for the first socket of a UMEM".to_owned())
+    })?;
     // SAFETY: the queues keep the socket open.
     let fd = unsafe { BorrowedFd::borrow_raw(rx_queue.fd().as_raw_fd()) };
-    let zero_copy = xdp_options(fd).is_ok_and(|o| o.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY));
+    let zero_copy =
+        xdp_options(fd).is_ok_and(|o| o.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY));
 
     let for_tx = descs.split_off(rx_frames as usize);
     let tx = options.tx.then(|| AfXdpTx {

@@ -30,7 +30,12 @@ impl Region {
         // The mapping was made by mmap and passed to C as the memory of the UMEM, which exposes its
         // provenance: a pointer to the whole region may be formed from the address.
         let base = NonNull::new(std::ptr::with_exposed_provenance_mut::<u8>(base))?;
-        Some(Self { base, len: descs.len() * frame_bytes, frame_bytes, umem })
+        Some(Self {
+            base,
+            len: descs.len() * frame_bytes,
+            frame_bytes,
+            umem,
+        })
     }
 
     pub(super) fn umem(&self) -> &Umem {
@@ -60,7 +65,10 @@ impl Region {
     ///
     /// # Safety
     /// The caller holds the frame that contains them, alone, for as long as the slice lives.
-    #[expect(clippy::mut_from_ref, reason = "the frame token, not the region, is what is unique")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the frame token, not the region, is what is unique"
+    )]
     pub(super) unsafe fn bytes_mut(&self, addr: usize, len: usize) -> &mut [u8] {
         if addr.checked_add(len).is_none_or(|end| end > self.len) {
             return &mut [];

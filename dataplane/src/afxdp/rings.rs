@@ -35,7 +35,12 @@ impl XskTx {
         region: Region,
         ring_frames: usize,
     ) -> Self {
-        Self { tx, completion, region, ring_frames }
+        Self {
+            tx,
+            completion,
+            region,
+            ring_frames,
+        }
     }
 }
 
@@ -45,7 +50,10 @@ impl TxRings for XskTx {
     fn buffer<'a>(&'a mut self, frame: &'a mut FreeFrame<FrameDesc>) -> &'a mut [u8] {
         let addr = frame.desc().addr();
         // SAFETY: the token is borrowed mutably for as long as the slice.
-        unsafe { self.region.bytes_mut(addr, self.region.frame_end(addr) - addr) }
+        unsafe {
+            self.region
+                .bytes_mut(addr, self.region.frame_end(addr) - addr)
+        }
     }
 
     fn submit(&mut self, frames: &mut Vec<FilledFrame<FrameDesc>>) {
@@ -59,7 +67,9 @@ impl TxRings for XskTx {
             let (mut desc, len) = frame.into_parts();
             // SAFETY: the token was consumed here, the frame is ours until the next statement but one.
             // The length must be set each time: descriptors come from the completion ring with 0.
-            unsafe { self.region.umem().data_mut(&mut desc) }.cursor().set_pos(len);
+            unsafe { self.region.umem().data_mut(&mut desc) }
+                .cursor()
+                .set_pos(len);
             *slot = desc;
         }
         // SAFETY: descriptors of this UMEM, their tokens are gone.
@@ -80,7 +90,8 @@ impl TxRings for XskTx {
     }
 
     fn unsent(&mut self) -> usize {
-        self.ring_frames.saturating_sub(self.tx.nb_free_exact() as usize)
+        self.ring_frames
+            .saturating_sub(self.tx.nb_free_exact() as usize)
     }
 
     fn kick(&mut self) -> Result<(), Errno> {
@@ -93,7 +104,10 @@ impl TxRings for XskTx {
     }
 
     fn invalid(&self) -> u64 {
-        self.tx.fd().xdp_statistics().map_or(0, |s| s.tx_invalid_descs())
+        self.tx
+            .fd()
+            .xdp_statistics()
+            .map_or(0, |s| s.tx_invalid_descs())
     }
 }
 

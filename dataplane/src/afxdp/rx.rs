@@ -47,22 +47,27 @@ impl<R: RxRings> RxPort<R> {
             self.rings.wake_driver();
             return 0;
         }
-        let mut batch = [Captured { bytes: &[], meta: CaptureMeta::default() }; BATCH];
+        let mut batch = [Captured {
+            bytes: &[],
+            meta: CaptureMeta::default(),
+        }; BATCH];
         let mut now = None;
         for (captured, frame) in batch.iter_mut().zip(&self.received) {
-            let meta = self.cookie.and_then(|cookie| self.rings.take_meta(frame, cookie));
-            captured.meta = match meta {
-                Some(meta) => CaptureMeta {
+            let meta = self
+                .cookie
+                .and_then(|cookie| self.rings.take_meta(frame, cookie));
+            captured.meta = if let Some(meta) = meta {
+                CaptureMeta {
                     at: Nanos(meta.captured_ns),
                     frame_len: meta.frame_len,
                     ..CaptureMeta::default()
-                },
-                None => {
-                    self.without_meta += 1;
-                    CaptureMeta {
-                        at: *now.get_or_insert_with(clock::now),
-                        ..CaptureMeta::default()
-                    }
+                }
+            } else {
+                self.without_meta += 1;
+                let at = *now.get_or_insert_with(clock::now);
+                CaptureMeta {
+                    at,
+                    ..CaptureMeta::default()
                 }
             };
         }
@@ -74,7 +79,8 @@ impl<R: RxRings> RxPort<R> {
         }
         act(&batch[..n]);
         self.frames += n as u64;
-        self.returning.extend(self.received.drain(..).map(ReceivedFrame::into_free));
+        self.returning
+            .extend(self.received.drain(..).map(ReceivedFrame::into_free));
         self.rings.refill(&mut self.returning);
         self.rings.wake_driver();
         n

@@ -132,7 +132,9 @@ impl<R: TxRings> Transmit for TxPort<R> {
     }
 
     fn commit(&mut self, len: usize) {
-        let Some(mut frame) = self.reserved.take() else { return };
+        let Some(mut frame) = self.reserved.take() else {
+            return;
+        };
         if len == 0 || len > self.rings.buffer(&mut frame).len() {
             self.bad_length += 1;
             self.reserved = Some(frame);

@@ -14,6 +14,7 @@ use crate::port::{Capture, CounterSink};
 use crate::wake::{Waker, WakerHandle};
 use common::flow::Captured;
 use ring::{Receiver, Sender};
+pub(crate) use ring::{Receiver as FrameReceiver, Sender as FrameSender, ring as frame_ring};
 use rustix::io::Errno;
 use std::os::fd::RawFd;
 
@@ -34,7 +35,9 @@ pub struct Handover {
 /// Rings between `workers` workers, one handle each, in order. `ring_bytes` is the size of every one of
 /// the `workers * (workers - 1)` rings: at least 128 KiB if GRO packets of 64 KiB shall pass.
 pub fn mesh(workers: usize, ring_bytes: usize) -> Result<Vec<Handover>, Errno> {
-    let wakers = (0..workers).map(|_| Waker::new()).collect::<Result<Vec<_>, _>>()?;
+    let wakers = (0..workers)
+        .map(|_| Waker::new())
+        .collect::<Result<Vec<_>, _>>()?;
     let handles: Vec<_> = wakers.iter().map(Waker::handle).collect();
     let mut ends: Vec<Handover> = wakers
         .into_iter()
@@ -72,12 +75,16 @@ impl Handover {
     /// Copies a frame to worker `to` and wakes it if it sleeps. False: dropped and counted, because the
     /// ring is full, or `to` is this worker or none.
     pub fn send(&mut self, to: usize, frame: &Captured<'_>) -> bool {
-        let went = self.to.get_mut(to).and_then(Option::as_mut).is_some_and(|(sender, owner)| {
-            let went = sender.send(frame);
-            // Also when full: an owner that sleeps on a full ring must be told.
-            owner.wake();
-            went
-        });
+        let went = self
+            .to
+            .get_mut(to)
+            .and_then(Option::as_mut)
+            .is_some_and(|(sender, owner)| {
+                let went = sender.send(frame);
+                // Also when full: an owner that sleeps on a full ring must be told.
+                owner.wake();
+                went
+            });
         if went {
             self.sent += 1;
         } else {
@@ -126,7 +133,10 @@ mod tests {
     use rustix::time::Timespec;
 
     fn frame(bytes: &[u8]) -> Captured<'_> {
-        Captured { bytes, meta: CaptureMeta::default() }
+        Captured {
+            bytes,
+            meta: CaptureMeta::default(),
+        }
     }
 
     fn counter(end: &mut Handover, wanted: &str) -> u64 {
@@ -142,17 +152,19 @@ mod tests {
     #[test]
     fn every_ordered_pair_has_its_own_ring() {
         let mut ends = mesh(3, 4096).expect("mesh");
-        for source in 0..3usize {
+        for (source, end) in ends.iter_mut().enumerate() {
             for owner in (0..3).filter(|&o| o != source) {
-                assert!(ends[source].send(owner, &frame(&[source as u8, owner as u8])));
+                assert!(end.send(owner, &frame(&[source as u8, owner as u8])));
             }
         }
         for (owner, end) in ends.iter_mut().enumerate() {
             let mut got = Vec::new();
             while end.recv(&mut |b| got.extend(b.iter().map(|c| (c.bytes[0], c.bytes[1])))) > 0 {}
             got.sort_unstable();
-            let expected: Vec<_> =
-                (0..3).filter(|&s| s != owner).map(|s| (s as u8, owner as u8)).collect();
+            let expected: Vec<_> = (0..3)
+                .filter(|&s| s != owner)
+                .map(|s| (s as u8, owner as u8))
+                .collect();
             assert_eq!(got, expected);
             assert_eq!(counter(end, "handover_received"), 2);
         }
@@ -170,7 +182,9 @@ mod tests {
     #[test]
     fn a_full_ring_drops_and_counts_and_never_blocks() {
         let mut ends = mesh(2, 1024).expect("mesh");
-        let sent = (0..100).filter(|_| ends[0].send(1, &frame(&[7; 64]))).count() as u64;
+        let sent = (0..100)
+            .filter(|_| ends[0].send(1, &frame(&[7; 64])))
+            .count() as u64;
         assert_eq!(counter(&mut ends[0], "handover_sent"), sent);
         assert_eq!(counter(&mut ends[0], "handover_dropped"), 100 - sent);
         let mut received = 0;
@@ -187,7 +201,10 @@ mod tests {
         assert!(ends[1].send(2, &frame(&[1])));
         let mut order = Vec::new();
         while ends[2].recv(&mut |b| order.push(b[0].bytes[0])) > 0 {}
-        assert!(order[..2].contains(&1), "second batch at the latest: {order:?}");
+        assert!(
+            order[..2].contains(&1),
+            "second batch at the latest: {order:?}"
+        );
     }
 
     #[test]
@@ -196,7 +213,10 @@ mod tests {
         assert!(ends[1].arm());
         assert!(ends[0].send(1, &frame(&[1])));
         let mut fds = [PollFd::new(&ends[1].waker, PollFlags::IN)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         assert_eq!(poll(&mut fds, Some(&now)).expect("poll"), 1);
         assert!(!ends[1].arm(), "a frame waits");
         ends[1].recv(&mut |_| ());

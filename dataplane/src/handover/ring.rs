@@ -16,11 +16,13 @@ pub(super) const ALIGN_BYTES: usize = 32;
 /// Value of the length field in padding records.
 const PADDING: u32 = u32::MAX;
 
-pub(super) struct Sender(Producer<u8>);
-pub(super) struct Receiver(Consumer<u8>);
+/// The writing end.
+pub(crate) struct Sender(Producer<u8>);
+/// The reading end.
+pub(crate) struct Receiver(Consumer<u8>);
 
 /// A ring of about `bytes` bytes (rounded up).
-pub(super) fn ring(bytes: usize) -> (Sender, Receiver) {
+pub(crate) fn ring(bytes: usize) -> (Sender, Receiver) {
     let capacity = bytes.max(2 * ALIGN_BYTES).next_multiple_of(ALIGN_BYTES);
     let (producer, consumer) = RingBuffer::new(capacity);
     (Sender(producer), Receiver(consumer))
@@ -62,9 +64,11 @@ fn read_header(from: &[u8]) -> Option<Header> {
 
 impl Sender {
     /// Copies the frame in; false if it does not fit now (or ever).
-    pub(super) fn send(&mut self, frame: &Captured<'_>) -> bool {
+    pub(crate) fn send(&mut self, frame: &Captured<'_>) -> bool {
         let need = padded(frame.bytes.len());
-        let Ok(mut chunk) = self.0.write_chunk(need) else { return false };
+        let Ok(mut chunk) = self.0.write_chunk(need) else {
+            return false;
+        };
         let before_end = chunk.as_mut_slices().0.len();
         if before_end >= need {
             write_record(chunk.as_mut_slices().0, frame);
@@ -73,7 +77,9 @@ impl Sender {
         }
         drop(chunk);
         // It would wrap: fill up to the end, then a whole record from the start.
-        let Ok(mut chunk) = self.0.write_chunk(before_end + need) else { return false };
+        let Ok(mut chunk) = self.0.write_chunk(before_end + need) else {
+            return false;
+        };
         let (tail, start) = chunk.as_mut_slices();
         write_header(tail, PADDING, &CaptureMeta::default());
         write_record(start, frame);
@@ -88,24 +94,31 @@ fn write_record(to: &mut [u8], frame: &Captured<'_>) {
 }
 
 impl Receiver {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Calls `act` with up to [`BATCH`] frames in one piece each, then frees their bytes.
-    pub(super) fn recv(&mut self, act: &mut dyn FnMut(&[Captured<'_>])) -> usize {
+    pub(crate) fn recv(&mut self, act: &mut dyn FnMut(&[Captured<'_>])) -> usize {
         let available = self.0.slots();
         if available == 0 {
             return 0;
         }
-        let Ok(chunk) = self.0.read_chunk(available) else { return 0 };
+        let Ok(chunk) = self.0.read_chunk(available) else {
+            return 0;
+        };
         let (first, second) = chunk.as_slices();
-        let mut batch = [Captured { bytes: &[], meta: CaptureMeta::default() }; BATCH];
+        let mut batch = [Captured {
+            bytes: &[],
+            meta: CaptureMeta::default(),
+        }; BATCH];
         let (mut n, mut consumed) = (0, 0);
         for part in [first, second] {
             let mut rest = part;
             while n < BATCH {
-                let Some(header) = read_header(rest) else { break };
+                let Some(header) = read_header(rest) else {
+                    break;
+                };
                 if header.len == PADDING {
                     consumed += rest.len();
                     rest = &[];
@@ -115,7 +128,10 @@ impl Receiver {
                 let Some(bytes) = rest.get(ALIGN_BYTES..ALIGN_BYTES + header.len as usize) else {
                     break;
                 };
-                batch[n] = Captured { bytes, meta: header.meta };
+                batch[n] = Captured {
+                    bytes,
+                    meta: header.meta,
+                };
                 n += 1;
                 consumed += size;
                 rest = rest.get(size..).unwrap_or_default();
@@ -165,7 +181,10 @@ mod tests {
                         gso_size: step as u16,
                         vlan_tci: (step % 3 == 0).then_some(step as u16),
                     };
-                    if tx.send(&Captured { bytes: &bytes, meta }) {
+                    if tx.send(&Captured {
+                        bytes: &bytes,
+                        meta,
+                    }) {
                         model.push_back((bytes, meta));
                         sent += 1;
                     }
@@ -178,7 +197,11 @@ mod tests {
                             received += 1;
                         }
                     });
-                    assert_eq!(n == 0, model.is_empty() && n == 0, "frames waited, none came");
+                    assert_eq!(
+                        n == 0,
+                        model.is_empty() && n == 0,
+                        "frames waited, none came"
+                    );
                 }
             }
             while rx.recv(&mut |batch| received += batch.len() as u32) > 0 {}
@@ -192,8 +215,14 @@ mod tests {
     fn what_can_never_fit_is_refused_and_harms_nothing() {
         let (mut tx, mut rx) = ring(256);
         let meta = CaptureMeta::default();
-        assert!(!tx.send(&Captured { bytes: &[0; 300], meta }));
-        assert!(tx.send(&Captured { bytes: &[5; 64], meta }));
+        assert!(!tx.send(&Captured {
+            bytes: &[0; 300],
+            meta
+        }));
+        assert!(tx.send(&Captured {
+            bytes: &[5; 64],
+            meta
+        }));
         let mut seen = 0;
         rx.recv(&mut |batch| seen += usize::from(batch[0].bytes == [5; 64]));
         assert_eq!(seen, 1);
@@ -202,7 +231,10 @@ mod tests {
     #[test]
     fn full_means_refused_until_read() {
         let (mut tx, mut rx) = ring(256);
-        let frame = Captured { bytes: &[1; 60], meta: CaptureMeta::default() };
+        let frame = Captured {
+            bytes: &[1; 60],
+            meta: CaptureMeta::default(),
+        };
         let mut sent = 0;
         while tx.send(&frame) {
             sent += 1;

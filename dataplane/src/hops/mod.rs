@@ -1,0 +1,212 @@
+//! Next hops of the targets: interface, link-layer addresses, MTU; kept fresh.
+//!
+//! ```text
+//!   kernel: routes, neighbours, links ──changes──▶ monitor thread ── resolve ──▶ new table ──▶ ArcSwap
+//!                    ▲                                  │                                        │
+//!                    └── probe neighbours that age ─────┘            workers: load(), get(target)┘
+//! ```
+//! AF_XDP frames pass the kernel's neighbour table by, so the kernel does not notice that an entry is in
+//! use and would let it age. The monitor asks it to check ("use") such entries every few seconds, and
+//! follows every change of routes, neighbours and links.
+
+mod monitor;
+mod resolve;
+
+use arc_swap::{ArcSwap, Guard};
+use common::packet::{Addr, FrameAddresses};
+use monitor::Monitor;
+use resolve::{Resolution, Resolver};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long [`Hops::start`] waits for link-layer addresses: the kernel gives up on a neighbour after
+/// three probes, one a second.
+const INITIAL_WAIT: Duration = Duration::from_secs(3);
+/// Pause between looks while waiting for a neighbour. A neighbour on the link answers in microseconds.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How to reach a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// Outgoing interface.
+    pub ifindex: u32,
+    /// Its name.
+    pub ifname: String,
+    /// Addresses of the Ethernet header; zero if `local`.
+    pub macs: FrameAddresses,
+    /// Largest IP packet in bytes, by interface and route.
+    pub mtu: u16,
+    /// Frames cannot reach it: it is an address of this host, behind loopback, or behind an interface
+    /// without Ethernet. Use the raw-socket path.
+    pub local: bool,
+    /// The neighbour that frames go to: the target itself or a gateway.
+    pub via: Addr,
+}
+
+/// Next hops by target. Targets that have none at the moment are missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HopTable {
+    /// Sorted by address.
+    entries: Vec<(Addr, NextHop)>,
+}
+
+impl HopTable {
+    fn new(mut entries: Vec<(Addr, NextHop)>) -> Self {
+        entries.sort_by_key(|(addr, _)| *addr);
+        Self { entries }
+    }
+
+    /// The next hop of a target.
+    #[inline]
+    pub fn get(&self, target: Addr) -> Option<&NextHop> {
+        let at = self
+            .entries
+            .binary_search_by_key(&target, |(addr, _)| *addr)
+            .ok()?;
+        self.entries.get(at).map(|(_, hop)| hop)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (Addr, &NextHop)> {
+        self.entries.iter().map(|(addr, hop)| (*addr, hop))
+    }
+}
+
+/// Why a target cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum HopError {
+    /// No route, or one that forbids it.
+    #[error("no route to target {target}: {reason}; check `ip route get {target}`")]
+    Unreachable {
+        /// Target.
+        target: Addr,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// The neighbour did not answer ARP or neighbour discovery.
+    #[error(
+        "no link-layer address of {via} on {ifname} for target {target}: asked by {protocol} for {waited_s} s \
+         without an answer; check that it is up and on that link"
+    )]
+    Unresolved {
+        /// Target.
+        target: Addr,
+        /// Target or gateway.
+        via: Addr,
+        /// Interface asked on.
+        ifname: String,
+        /// ARP or NDP.
+        protocol: &'static str,
+        /// Seconds.
+        waited_s: u64,
+    },
+    /// The interface to the target is down.
+    #[error("target {target} is behind {ifname}, which is down; set it up")]
+    Down {
+        /// Target.
+        target: Addr,
+        /// Interface.
+        ifname: String,
+    },
+    /// The kernel did not answer.
+    #[error("cannot ask the kernel for routes and neighbours: {0}")]
+    Netlink(#[from] io::Error),
+}
+
+/// The table and the thread that keeps it fresh. Dropping it ends the thread.
+pub struct Hops {
+    table: Arc<ArcSwap<HopTable>>,
+    _monitor: Monitor,
+}
+
+impl Hops {
+    /// Resolves all targets, waiting up to three seconds for neighbours, and starts the monitor. Works
+    /// in the network namespace of the calling thread.
+    pub fn start(targets: &[Addr]) -> Result<Self, HopError> {
+        let mut targets = targets.to_vec();
+        targets.sort_unstable();
+        targets.dedup();
+        // Before the first look: what changes from here on is not missed.
+        let changes = monitor::subscribe()?;
+        let mut resolver = Resolver::open()?;
+        let entries = first_look(&mut resolver, &targets)?;
+        for (target, hop) in &entries {
+            log_hop(*target, hop);
+        }
+        let table = Arc::new(ArcSwap::from_pointee(HopTable::new(entries)));
+        let monitor = Monitor::start(changes, resolver, targets, Arc::clone(&table))?;
+        Ok(Self {
+            table,
+            _monitor: monitor,
+        })
+    }
+
+    /// The table as it is now. Load it once per batch, not per packet.
+    #[inline]
+    pub fn load(&self) -> Guard<Arc<HopTable>> {
+        self.table.load()
+    }
+}
+
+fn log_hop(target: Addr, hop: &NextHop) {
+    if hop.local {
+        tracing::info!(%target, ifname = %hop.ifname, "target is reached through the host's own stack");
+    } else {
+        tracing::info!(%target, via = %hop.via, mac = %hop.macs.dst, ifname = %hop.ifname, mtu = hop.mtu, "next hop");
+    }
+}
+
+fn first_look(resolver: &mut Resolver, targets: &[Addr]) -> Result<Vec<(Addr, NextHop)>, HopError> {
+    let deadline = Instant::now() + INITIAL_WAIT;
+    let mut asked = Vec::new();
+    loop {
+        let mut entries = Vec::new();
+        let mut missing = None;
+        resolver.forget_links();
+        for &target in targets {
+            match resolver.resolve(target)? {
+                Resolution::Ready { hop, .. } => entries.push((target, hop)),
+                Resolution::Pending(neighbour) => {
+                    if !asked.contains(&neighbour.via) {
+                        resolver.probe(&neighbour);
+                        asked.push(neighbour.via);
+                    }
+                    missing = Some((target, neighbour));
+                }
+            }
+        }
+        match missing {
+            None => return Ok(entries),
+            Some((target, neighbour)) if Instant::now() >= deadline => {
+                return Err(HopError::Unresolved {
+                    target,
+                    via: neighbour.via,
+                    ifname: neighbour.ifname,
+                    protocol: if neighbour.via.is_v4() { "ARP" } else { "NDP" },
+                    waited_s: INITIAL_WAIT.as_secs(),
+                });
+            }
+            Some(_) => std::thread::sleep(LOOK_AGAIN),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loopback_target_is_local() {
+        let target = Addr::v4([127, 0, 0, 1]);
+        let hops = Hops::start(&[target, target]).expect("hops");
+        let table = hops.load();
+        let hop = table.get(target).expect("hop");
+        assert!(hop.local);
+        assert_eq!(hop.ifname, "lo");
+        assert_eq!(hop.macs, FrameAddresses::default());
+        assert!(hop.mtu >= 1500);
+        assert_eq!(table.get(Addr::v4([127, 0, 0, 2])), None);
+        assert_eq!(table.iter().count(), 1);
+    }
+}
