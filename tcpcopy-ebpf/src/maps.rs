@@ -1,6 +1,6 @@
 //! Maps; user space finds them by name.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf, XskMap};
 use aya_ebpf::macros::btf_map;
 use common::abi::{EndpointKey, MAX_ENDPOINTS, TAP_COUNTERS};
@@ -38,9 +38,9 @@ pub static RINGS: ArrayOfMaps<Ring, SET_BY_LOADER> = ArrayOfMaps::new();
 pub type Ring = RingBuf<u8, TEMPLATE_RING_BYTES>;
 
 /// Set by a worker before it sleeps, taken by the program that wakes it. A cache line each, so that
-/// the producers of one worker do not slow those of another.
+/// the producers of one worker do not slow those of another. Mapped by user space.
 #[btf_map]
-pub static SLEEP: Array<[u64; 8], SET_BY_LOADER> = Array::new();
+pub static SLEEP: Array<[u64; 8], SET_BY_LOADER, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// By `TapCounter`.
 #[btf_map]

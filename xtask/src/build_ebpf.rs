@@ -174,27 +174,45 @@ fn nightly_state() -> Result<u32, String> {
 /// bpf-linker, built on first use. Its folder name carries what it was built from, so that another
 /// version is another folder.
 fn linker(root: &Path, target: &Path) -> crate::Result<PathBuf> {
-    let home = root.join(format!(".tools/bpf-linker-{LINKER_VERSION}-llvm{LLVM_MAJOR}"));
+    let home = root.join(format!(
+        ".tools/bpf-linker-{LINKER_VERSION}-llvm{LLVM_MAJOR}"
+    ));
     let linker = home.join("bin/bpf-linker");
     if linker.is_file() {
         return Ok(linker);
     }
     crate::setup::install(&LINKER_PACKAGES)?;
-    eprintln!("build-ebpf: building bpf-linker {LINKER_VERSION} into .tools (once, about a minute)");
+    eprintln!(
+        "build-ebpf: building bpf-linker {LINKER_VERSION} into .tools (once, about a minute)"
+    );
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut with_llvm = OsString::from(format!("{LLVM_PREFIX}/bin:"));
     with_llvm.push(path);
     let mut cargo = clean(Command::new(cargo()));
     cargo
-        .args(["install", "bpf-linker", "--quiet", "--locked", "--version", LINKER_VERSION])
-        .args(["--no-default-features", "--features", &format!("llvm-{LLVM_MAJOR}")])
+        .args([
+            "install",
+            "bpf-linker",
+            "--quiet",
+            "--locked",
+            "--version",
+            LINKER_VERSION,
+        ])
+        .args([
+            "--no-default-features",
+            "--features",
+            &format!("llvm-{LLVM_MAJOR}"),
+        ])
         .arg("--root")
         .arg(&home)
         .arg("--target-dir")
         .arg(target.join("bpf-linker-build"))
         .env("PATH", with_llvm)
         .env("LLVM_PREFIX", LLVM_PREFIX)
-        .env("CARGO_ENCODED_RUSTFLAGS", format!("-L\u{1f}{LLVM_PREFIX}/lib"));
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            format!("-L\u{1f}{LLVM_PREFIX}/lib"),
+        );
     to_stderr(&mut cargo, "cargo install bpf-linker")?;
     Ok(linker)
 }
@@ -221,7 +239,9 @@ fn build(
         }
         Toolchain::Debian => {
             let mut c = clean(Command::new(cargo()));
-            c.arg("build").env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+            c.arg("build")
+                .env("RUSTC", DEBIAN_RUSTC)
+                .env("RUSTC_BOOTSTRAP", "1");
             c
         }
     };
@@ -241,7 +261,10 @@ fn build(
     for object in OBJECTS {
         cargo.args(["--package", object]);
     }
-    eprintln!("build-ebpf: compiling {} (cold: about half a minute)", OBJECTS.join(", "));
+    eprintln!(
+        "build-ebpf: compiling {} (cold: about half a minute)",
+        OBJECTS.join(", ")
+    );
     to_stderr(&mut cargo, "cargo build of the BPF programs")?;
     Ok(build_dir.join(TARGET).join("release"))
 }

@@ -51,9 +51,15 @@ fn missing<'a>(packages: &[&'a str]) -> crate::Result<Vec<&'a str>> {
             )
         })?;
     let listing = String::from_utf8_lossy(&output.stdout);
-    let there: Vec<&str> =
-        listing.lines().filter_map(|line| line.strip_prefix("installed ")).collect();
-    Ok(packages.iter().copied().filter(|p| !there.contains(p)).collect())
+    let there: Vec<&str> = listing
+        .lines()
+        .filter_map(|line| line.strip_prefix("installed "))
+        .collect();
+    Ok(packages
+        .iter()
+        .copied()
+        .filter(|p| !there.contains(p))
+        .collect())
 }
 
 fn apt_get_install(packages: &[&str]) -> crate::Result<bool> {
@@ -82,7 +88,10 @@ fn apt_get(args: &[&str]) -> crate::Result<bool> {
 fn is_root() -> crate::Result<bool> {
     let status = std::fs::read_to_string("/proc/self/status")
         .map_err(|e| format!("cannot read /proc/self/status: {e}"))?;
-    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    let ids = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))
+        .unwrap_or_default();
     Ok(ids.split_whitespace().nth(1) == Some("0"))
 }
 
@@ -93,6 +102,9 @@ mod tests {
     #[test]
     fn what_is_installed_is_not_missing() {
         // Every Debian has dpkg itself; nobody has the other.
-        assert_eq!(missing(&["dpkg", "no-such-package-xyz"]).unwrap(), ["no-such-package-xyz"]);
+        assert_eq!(
+            missing(&["dpkg", "no-such-package-xyz"]).unwrap(),
+            ["no-such-package-xyz"]
+        );
     }
 }

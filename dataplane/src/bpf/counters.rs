@@ -6,7 +6,6 @@ use aya::maps::{MapData, PerCpuArray};
 use super::{BpfError, load};
 
 /// The map `COUNTERS`.
-#[derive(Debug)]
 pub(super) struct Counters(PerCpuArray<MapData, u64>);
 
 impl Counters {
@@ -16,6 +15,8 @@ impl Counters {
 
     /// Sum over all CPUs. A counter that cannot be read counts as 0: it is a figure in a report.
     pub(super) fn get(&self, index: u32) -> u64 {
-        self.0.get(&index, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
+        self.0
+            .get(&index, 0)
+            .map_or(0, |per_cpu| per_cpu.iter().sum())
     }
 }

@@ -116,18 +116,27 @@ impl BpfError {
     /// From loading the object.
     pub(super) fn from_object(error: &EbpfError) -> Self {
         if is_permission(error) {
-            return Self::Permission { action: "load BPF maps".into() };
+            return Self::Permission {
+                action: "load BPF maps".into(),
+            };
         }
-        Self::Object { reason: chain(error) }
+        Self::Object {
+            reason: chain(error),
+        }
     }
 
     /// From loading one program.
     pub(super) fn from_program(program: &str, error: ProgramError) -> Self {
         match error {
             ProgramError::LoadError { io_error, .. } if is_permission_io(&io_error) => {
-                Self::Permission { action: format!("load BPF program {program}") }
+                Self::Permission {
+                    action: format!("load BPF program {program}"),
+                }
             }
-            ProgramError::LoadError { io_error, verifier_log } => {
+            ProgramError::LoadError {
+                io_error,
+                verifier_log,
+            } => {
                 let log = verifier_log.to_string();
                 tracing::debug!(program, "verifier log:\n{log}");
                 // The log ends with statistics; the reason is the line in front of them.
@@ -144,7 +153,9 @@ impl BpfError {
                     last: last.into(),
                 }
             }
-            other => Self::Object { reason: format!("program {program}: {}", chain(&other)) },
+            other => Self::Object {
+                reason: format!("program {program}: {}", chain(&other)),
+            },
         }
     }
 }
@@ -167,7 +178,10 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 pub(super) fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(e) = next {
-        if let Some(code) = e.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+        if let Some(code) = e
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+        {
             return Some(code);
         }
         next = e.source();
@@ -186,5 +200,8 @@ fn is_permission_io(error: &io::Error) -> bool {
 
 /// Of the running kernel, as uname(2) says.
 pub(super) fn kernel_release() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
 }

@@ -25,7 +25,13 @@ pub(super) fn load(
 ) -> Result<Ebpf, BpfError> {
     // Kernels before 5.11 charge maps, and all charge AF_XDP frames, against this limit. Without the
     // privilege to raise it the later steps say what is missing.
-    let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+    let _ = setrlimit(
+        Resource::Memlock,
+        Rlimit {
+            current: None,
+            maximum: None,
+        },
+    );
     let config: [u8; size_of::<ProgramConfig>()] = bytemuck::cast(config);
     let mut loader = EbpfLoader::new();
     loader.override_global("CONFIG", &config, true);
@@ -56,7 +62,12 @@ pub(super) fn config(
     }
     // Zero is what fresh frames hold.
     let cookie = (RandomState::new().build_hasher().finish() as u32).max(1);
-    ProgramConfig { workers: workers.max(1), flags, cookie, cpus }
+    ProgramConfig {
+        workers: workers.max(1),
+        flags,
+        cookie,
+        cpus,
+    }
 }
 
 /// The size that turns the log ring off, as far as that goes.
@@ -78,15 +89,17 @@ pub(super) fn put_endpoints(
         });
     }
     let map = ebpf.map_mut(name).ok_or_else(|| no_map(name))?;
-    let mut map = HashMap::<_, RawKey, u32>::try_from(map)
-        .map_err(|e| BpfError::Object { reason: format!("map {name}: {}", chain(&e)) })?;
+    let mut map = HashMap::<_, RawKey, u32>::try_from(map).map_err(|e| BpfError::Object {
+        reason: format!("map {name}: {}", chain(&e)),
+    })?;
     for (index, endpoint) in endpoints.iter().enumerate() {
         let key: RawKey = bytemuck::cast(EndpointKey::new(*endpoint));
-        map.insert(key, index as u32, 0).map_err(|e| BpfError::Map {
-            map: name,
-            action: "insert an endpoint",
-            error: chain(&e),
-        })?;
+        map.insert(key, index as u32, 0)
+            .map_err(|e| BpfError::Map {
+                map: name,
+                action: "insert an endpoint",
+                error: chain(&e),
+            })?;
     }
     Ok(())
 }
@@ -97,18 +110,24 @@ pub(super) fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(
     name: &'static str,
 ) -> Result<T, BpfError> {
     let map = ebpf.take_map(name).ok_or_else(|| no_map(name))?;
-    T::try_from(map).map_err(|e| BpfError::Object { reason: format!("map {name}: {}", chain(&e)) })
+    T::try_from(map).map_err(|e| BpfError::Object {
+        reason: format!("map {name}: {}", chain(&e)),
+    })
 }
 
 /// A map's fd, whatever its type.
 pub(super) fn take_data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, BpfError> {
     match ebpf.take_map(name) {
         Some(Map::Array(data) | Map::ArrayOfMaps(data) | Map::XskMap(data)) => Ok(data),
-        Some(_) => Err(BpfError::Object { reason: format!("map {name} is of another type") }),
+        Some(_) => Err(BpfError::Object {
+            reason: format!("map {name} is of another type"),
+        }),
         None => Err(no_map(name)),
     }
 }
 
 fn no_map(name: &str) -> BpfError {
-    BpfError::Object { reason: format!("it has no map {name}") }
+    BpfError::Object {
+        reason: format!("it has no map {name}"),
+    }
 }

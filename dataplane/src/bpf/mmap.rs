@@ -28,10 +28,21 @@ impl Mapping {
         len: usize,
         writable: bool,
     ) -> Result<Self, Errno> {
-        let prot = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        let prot = if writable {
+            ProtFlags::READ | ProtFlags::WRITE
+        } else {
+            ProtFlags::READ
+        };
         // SAFETY: the kernel chooses the address, so no existing memory is touched.
         let base = unsafe {
-            mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, offset as u64)?
+            mmap(
+                std::ptr::null_mut(),
+                len,
+                prot,
+                MapFlags::SHARED,
+                fd,
+                offset as u64,
+            )?
         };
         let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
         Ok(Self { base, len })

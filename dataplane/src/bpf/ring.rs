@@ -59,9 +59,15 @@ impl Ring {
             aya_obj::Map::new_from_params(BPF_MAP_TYPE_RINGBUF as u32, 0, 0, size as u32, 0);
         let map = MapData::create(definition, "tap_ring", None).map_err(|e| {
             if is_permission(&e) {
-                BpfError::Permission { action: "create a BPF ring buffer".into() }
+                BpfError::Permission {
+                    action: "create a BPF ring buffer".into(),
+                }
             } else {
-                BpfError::Map { map: NAME, action: "create a ring buffer", error: chain(&e) }
+                BpfError::Map {
+                    map: NAME,
+                    action: "create a ring buffer",
+                    error: chain(&e),
+                }
             }
         })?;
         let page = rustix::param::page_size();
@@ -74,7 +80,13 @@ impl Ring {
         };
         let consumer = mapped(0, page, true)?;
         let producer = mapped(page, page + 2 * size, false)?;
-        Ok(Self { map, consumer, producer, page, size })
+        Ok(Self {
+            map,
+            consumer,
+            producer,
+            page,
+            size,
+        })
     }
 
     /// For the ring array of the program.
@@ -91,7 +103,9 @@ impl Ring {
     #[inline]
     pub(super) fn produced(&self) -> u64 {
         // Pairs with the kernel's store-release after a reserve.
-        self.producer.word(0).map_or(0, |p| p.load(Ordering::Acquire))
+        self.producer
+            .word(0)
+            .map_or(0, |p| p.load(Ordering::Acquire))
     }
 
     /// Looks at the record at `at`, where `end` is an earlier [`Self::produced`].
@@ -101,7 +115,9 @@ impl Ring {
             return Peek::Empty;
         }
         let offset = self.page + (at as usize & (self.size - 1));
-        let Some(head) = self.producer.half_word(offset) else { return Peek::Empty };
+        let Some(head) = self.producer.half_word(offset) else {
+            return Peek::Empty;
+        };
         // Pairs with the kernel's exchange at submit: not busy means that all bytes are there.
         let head = head.load(Ordering::Acquire);
         if head & BUSY != 0 {

@@ -30,7 +30,10 @@ pub(super) fn flags(map: &MapData, workers: u32) -> Result<Vec<SleepFlag>, BpfEr
     })?;
     let slots = Arc::new(slots);
     Ok((0..workers as usize)
-        .map(|w| SleepFlag { slots: Arc::clone(&slots), offset: w * SLOT_BYTES })
+        .map(|w| SleepFlag {
+            slots: Arc::clone(&slots),
+            offset: w * SLOT_BYTES,
+        })
         .collect())
 }
 

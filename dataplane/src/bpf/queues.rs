@@ -1,0 +1,143 @@
+//! What `mirror` and `responses` have in common: an XDP program and one AF_XDP socket per queue.
+//!
+//! Order matters twice. Queues are counted after the attach, since native mode can add some (virtio:
+//! one per CPU). And on exit the sockets close first: with the program gone first, zero-copy sockets
+//! on added queues have crashed a guest kernel at the next attach.
+
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::{MapData, XskMap};
+use aya::programs::links::FdLink;
+
+use super::counters::Counters;
+use super::error::chain;
+use super::log::LogThread;
+use super::{BpfError, load, xdp};
+use crate::afxdp::{AfXdpRx, AfXdpTx, OpenOptions, open};
+use crate::iface::Interface;
+
+/// Time for the driver to give up the buffers of closed zero-copy sockets, which it does
+/// asynchronously. Without it the crash above happened; 1 s was always enough, less was not tried.
+const ZERO_COPY_SETTLE: Duration = Duration::from_secs(1);
+
+/// The socket of one receive queue.
+pub struct QueuePort {
+    /// Queue.
+    pub queue: u32,
+    /// Frames that the program redirected.
+    pub rx: AfXdpRx,
+    /// Sending on the same socket, if it was asked for.
+    pub tx: Option<AfXdpTx>,
+}
+
+/// A program with its sockets.
+pub(super) struct QueueCapture {
+    // First, so that sockets nobody took close before the link goes.
+    ports: Vec<Option<QueuePort>>,
+    link: Option<FdLink>,
+    workers: u32,
+    native: bool,
+    zero_copy: bool,
+    pub(super) counters: Counters,
+    _log: Option<LogThread>,
+    _xsks: XskMap<MapData>,
+    _ebpf: Ebpf,
+}
+
+/// How to build one.
+pub(super) struct QueueSetup<'a> {
+    pub(super) program: &'static str,
+    pub(super) interface: Interface,
+    pub(super) workers: u32,
+    pub(super) also_tx: bool,
+    pub(super) cookie: u32,
+    pub(super) log_packets: bool,
+    pub(super) object_name: &'a str,
+}
+
+impl QueueCapture {
+    /// Attaches the program of a loaded object and opens the sockets.
+    pub(super) fn start(mut ebpf: Ebpf, setup: &QueueSetup<'_>) -> Result<Self, BpfError> {
+        let log = if setup.log_packets {
+            Some(LogThread::start(&mut ebpf)?)
+        } else {
+            None
+        };
+        let counters = Counters::take(&mut ebpf)?;
+        let mut xsks: XskMap<MapData> = load::take(&mut ebpf, "XSKS")?;
+        let before = setup.interface.rx_queues;
+        let attached = xdp::attach(&mut ebpf, setup.program, &setup.interface)?;
+        let ifname = &setup.interface.name;
+        let queues = Interface::by_name(ifname)?.rx_queues.max(1);
+        let mut ports = Vec::new();
+        let mut zero_copy = false;
+        for queue in 0..queues {
+            let socket = open(&OpenOptions {
+                rx: true,
+                tx: setup.also_tx,
+                // Zero-copy with generic XDP binds but was never seen to deliver.
+                force_copy: !attached.native || queue >= before,
+                meta_cookie: Some(setup.cookie),
+                ..OpenOptions::new(ifname, queue)
+            })
+            .map_err(|source| BpfError::Socket {
+                ifname: ifname.clone(),
+                queue,
+                source,
+            })?;
+            zero_copy |= socket.zero_copy;
+            let Some(rx) = socket.rx else { continue };
+            xsks.set(queue, rx.as_raw_fd(), 0).map_err(|e| BpfError::Map {
+                map: "XSKS",
+                action: "insert a socket",
+                error: chain(&e),
+            })?;
+            ports.push(Some(QueuePort {
+                queue,
+                rx,
+                tx: socket.tx,
+            }));
+        }
+        tracing::info!(
+            interface = ifname,
+            object = setup.object_name,
+            queues,
+            zero_copy,
+            "one AF_XDP socket per receive queue"
+        );
+        Ok(Self {
+            ports,
+            link: Some(attached.link),
+            workers: setup.workers.max(1),
+            native: attached.native,
+            zero_copy,
+            counters,
+            _log: log,
+            _xsks: xsks,
+            _ebpf: ebpf,
+        })
+    }
+
+    pub(super) fn native(&self) -> bool {
+        self.native
+    }
+
+    pub(super) fn take_ports(&mut self, worker: u32) -> Vec<QueuePort> {
+        let workers = self.workers;
+        self.ports
+            .iter_mut()
+            .filter(|p| p.as_ref().is_some_and(|p| p.queue % workers == worker))
+            .filter_map(Option::take)
+            .collect()
+    }
+
+    pub(super) fn detach(&mut self) {
+        self.ports.clear();
+        if self.link.is_some() && self.zero_copy {
+            std::thread::sleep(ZERO_COPY_SETTLE);
+        }
+        self.link = None;
+    }
+}

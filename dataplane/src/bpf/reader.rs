@@ -1,0 +1,281 @@
+//! A worker's side of the tap: all rings of that worker, one per CPU.
+//!
+//! ```text
+//!   for each ring, starting after the last one served:
+//!     positions[i] ──peek──▶ Captured ──▶ batch of up to 64      (borrowed, nothing copied)
+//!   act(batch)
+//!   for each ring that moved: one store of its position           (the program may overwrite)
+//! ```
+//! A packet larger than the largest record is put together in a buffer of its own and delivered alone.
+
+use std::os::fd::RawFd;
+
+use common::abi::{MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RecordHeader, record_flags};
+use common::flow::{CaptureMeta, Captured, Nanos};
+
+use super::ring::{Peek, Ring};
+use super::sleep::SleepFlag;
+use crate::port::{BATCH, Capture, CounterSink};
+
+/// Largest packet that continuation records carry.
+const MAX_PACKET_BYTES: usize =
+    MAX_CONTINUATIONS as usize * RECORD_CLASSES_BYTES[RECORD_CLASSES_BYTES.len() - 1];
+/// Calls after which a head without its continuation is given up. The program writes them within
+/// microseconds of each other; a worker that sleeps 50 us between calls has waited 100 ms then.
+const PATIENCE_CALLS: u32 = 2000;
+
+/// Reads what the tap captured for one worker. Outlives the tap: what is in the rings stays readable.
+#[derive(Debug)]
+pub struct TapReader {
+    rings: Vec<Ring>,
+    /// Next unread position of each ring.
+    positions: Vec<u64>,
+    /// What the programs know of the positions.
+    released: Vec<u64>,
+    /// Ring to start the next batch with, so that a busy one does not starve the others.
+    start: usize,
+    sleep: SleepFlag,
+    armed: bool,
+    /// For packets in several records; allocated with the first.
+    large: Vec<u8>,
+    waiting_calls: u32,
+    frames: u64,
+    bytes: u64,
+    large_packets: u64,
+    incomplete: u64,
+    malformed: u64,
+}
+
+/// What was found at the head of a ring.
+enum Head {
+    /// One or more whole packets are in the batch, or nothing was there.
+    Done,
+    /// A packet in several records is next.
+    Large,
+}
+
+impl TapReader {
+    pub(super) fn new(rings: Vec<Ring>, sleep: SleepFlag) -> Self {
+        let n = rings.len();
+        Self {
+            rings,
+            positions: vec![0; n],
+            released: vec![0; n],
+            start: 0,
+            sleep,
+            armed: false,
+            large: Vec::new(),
+            waiting_calls: 0,
+            frames: 0,
+            bytes: 0,
+            large_packets: 0,
+            incomplete: 0,
+            malformed: 0,
+        }
+    }
+
+    /// Gives back what was read; one store per ring.
+    fn release(&mut self) {
+        for ((ring, at), released) in self
+            .rings
+            .iter_mut()
+            .zip(&self.positions)
+            .zip(&mut self.released)
+        {
+            if *at != *released {
+                ring.release(*at);
+                *released = *at;
+            }
+        }
+    }
+
+    /// Delivers the packet in several records at the head of ring `index`. Returns the number of
+    /// packets delivered, 0 or 1.
+    fn recv_large(&mut self, index: usize, act: &mut dyn FnMut(&[Captured<'_>])) -> usize {
+        let (Some(ring), Some(position)) = (self.rings.get(index), self.positions.get_mut(index))
+        else {
+            return 0;
+        };
+        let end = ring.produced();
+        self.large.clear();
+        self.large.reserve(MAX_PACKET_BYTES);
+        let mut at = *position;
+        let mut meta = CaptureMeta::default();
+        loop {
+            match ring.peek(at, end) {
+                Peek::Empty | Peek::Busy => {
+                    self.waiting_calls += 1;
+                    if self.waiting_calls < PATIENCE_CALLS {
+                        return 0;
+                    }
+                    break;
+                }
+                Peek::Discarded(next) => at = next,
+                Peek::Record(record, next) => {
+                    let Some((header, bytes)) = split(record) else {
+                        break;
+                    };
+                    // Something else follows: the rest was lost.
+                    if header.offset as usize != self.large.len() {
+                        break;
+                    }
+                    if header.offset == 0 {
+                        meta = meta_of(&header);
+                    }
+                    self.large.extend_from_slice(bytes);
+                    at = next;
+                    if self.large.len() >= meta.frame_len as usize
+                        || self.large.len() >= MAX_PACKET_BYTES
+                    {
+                        break;
+                    }
+                }
+            }
+        }
+        self.waiting_calls = 0;
+        // Progress in every case: past the records that were taken, or past a head that is malformed.
+        *position = if at == *position { end } else { at };
+        let delivered = self.large.len() == meta.frame_len as usize && !self.large.is_empty();
+        if delivered {
+            act(&[Captured {
+                bytes: &self.large,
+                meta,
+            }]);
+            self.frames += 1;
+            self.bytes += self.large.len() as u64;
+            self.large_packets += 1;
+        } else {
+            self.incomplete += 1;
+        }
+        self.release();
+        usize::from(delivered)
+    }
+}
+
+impl Capture for TapReader {
+    fn recv(&mut self, act: &mut dyn FnMut(&[Captured<'_>])) -> usize {
+        if self.armed {
+            self.armed = false;
+            self.sleep.clear();
+        }
+        let rings = self.rings.len();
+        let mut batch = [Captured {
+            bytes: &[],
+            meta: CaptureMeta::default(),
+        }; BATCH];
+        let mut n = 0;
+        let mut large = None;
+        for step in 0..rings {
+            let index = (self.start + step) % rings;
+            let (Some(ring), Some(position)) =
+                (self.rings.get(index), self.positions.get_mut(index))
+            else {
+                break;
+            };
+            let head = fill(ring, position, &mut batch, &mut n, &mut self.malformed);
+            if matches!(head, Head::Large) {
+                large = large.or(Some(index));
+            }
+            if n == BATCH {
+                break;
+            }
+        }
+        self.start = if rings == 0 {
+            0
+        } else {
+            (self.start + 1) % rings
+        };
+        if n == 0 {
+            self.release();
+            return large.map_or(0, |index| self.recv_large(index, act));
+        }
+        let batch = batch.get(..n).unwrap_or_default();
+        act(batch);
+        self.frames += n as u64;
+        self.bytes += batch.iter().map(|c| c.bytes.len() as u64).sum::<u64>();
+        self.release();
+        n
+    }
+
+    fn arm(&mut self) -> bool {
+        self.sleep.set();
+        self.armed = true;
+        let waiting = self
+            .rings
+            .iter()
+            .zip(&self.positions)
+            .any(|(ring, at)| ring.produced() > *at);
+        if waiting {
+            self.armed = false;
+            self.sleep.clear();
+        }
+        !waiting
+    }
+
+    fn fds(&self) -> Vec<RawFd> {
+        self.rings.iter().map(Ring::fd).collect()
+    }
+
+    fn counters(&mut self, sink: CounterSink<'_>) {
+        sink("tap_frames", self.frames);
+        sink("tap_bytes", self.bytes);
+        sink("tap_large_packets", self.large_packets);
+        sink("tap_incomplete", self.incomplete);
+        sink("tap_malformed", self.malformed);
+    }
+}
+
+/// Appends packets from one ring to the batch.
+#[inline]
+fn fill<'a>(
+    ring: &'a Ring,
+    position: &mut u64,
+    batch: &mut [Captured<'a>; BATCH],
+    n: &mut usize,
+    malformed: &mut u64,
+) -> Head {
+    // One load of the producer's cache line per batch.
+    let end = ring.produced();
+    while let Some(slot) = batch.get_mut(*n) {
+        match ring.peek(*position, end) {
+            Peek::Empty | Peek::Busy => return Head::Done,
+            Peek::Discarded(next) => *position = next,
+            Peek::Record(record, next) => {
+                match split(record) {
+                    Some((header, bytes)) if header.offset == 0 => {
+                        if header.frame_len > header.len {
+                            return Head::Large;
+                        }
+                        *slot = Captured {
+                            bytes,
+                            meta: meta_of(&header),
+                        };
+                        *n += 1;
+                    }
+                    // A continuation whose head was given up, or not a record of ours.
+                    _ => *malformed += 1,
+                }
+                *position = next;
+            }
+        }
+    }
+    Head::Done
+}
+
+/// Header and valid bytes of a record; `None` if it contradicts itself.
+#[inline]
+fn split(record: &[u8]) -> Option<(RecordHeader, &[u8])> {
+    let (header, bytes) = record.split_at_checked(size_of::<RecordHeader>())?;
+    let header: RecordHeader = bytemuck::pod_read_unaligned(header);
+    Some((header, bytes.get(..header.len as usize)?))
+}
+
+#[inline]
+fn meta_of(header: &RecordHeader) -> CaptureMeta {
+    CaptureMeta {
+        at: Nanos(header.captured_ns),
+        frame_len: header.frame_len,
+        gso_size: header.gso_size,
+        vlan_tci: (header.flags & record_flags::VLAN != 0).then_some(header.vlan_tci),
+    }
+}

@@ -1,0 +1,231 @@
+//! Capture on a production host: tcx ingress into ring buffers.
+//!
+//! Nothing of the host's networking changes: the program only copies and always passes the packet to
+//! the next program or the stack. It is attached as the first of its hook, so that other programs
+//! that drop or redirect do not hide packets from it.
+
+use aya::Ebpf;
+use aya::maps::{ArrayOfMaps, MapData};
+use aya::programs::links::FdLink;
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use common::abi::TapCounter;
+use common::packet::Endpoint;
+
+use super::counters::Counters;
+use super::error::{chain, errno, is_permission, kernel_release};
+use super::log::LogThread;
+use super::ring::Ring;
+use super::{BpfError, TapReader, load, online, sleep};
+use crate::iface::Interface;
+
+/// Smallest ring: holds three of the largest records, or 1 ms of small packets at 1 Mpps.
+const MIN_RING_BYTES: usize = 256 * 1024;
+/// Largest ring: positions inside must fit 30 bits (kernel/bpf/ringbuf.c, RINGBUF_MAX_RECORD_SZ).
+const MAX_RING_BYTES: usize = 512 * 1024 * 1024;
+const PROGRAM: &str = "tap";
+
+/// What to capture and where.
+#[derive(Clone, Copy, Debug)]
+pub struct TapConfig<'a> {
+    /// Production's interface.
+    pub ifname: &'a str,
+    /// Number of readers.
+    pub workers: u32,
+    /// Online endpoints; `Addr::ANY` for any address.
+    pub transfers: &'a [Endpoint],
+    /// Endpoints whose packets are never captured.
+    pub targets: &'a [Endpoint],
+    /// Memory for all rings together in bytes.
+    pub ring_bytes_total: usize,
+    /// A log record per captured packet, at debug level. Slow.
+    pub log_packets: bool,
+}
+
+/// The attached program. Dropping it detaches; readers can still empty their rings afterwards.
+pub struct Tap {
+    // First, so that it goes before everything that the program uses.
+    link: Option<FdLink>,
+    readers: Vec<Option<TapReader>>,
+    counters: Counters,
+    _log: Option<LogThread>,
+    // The program and the maps that were not taken.
+    _ebpf: Ebpf,
+    _rings: MapData,
+}
+
+impl Tap {
+    /// Loads `object` and attaches its program `tap` to the interface's ingress.
+    pub fn attach(object: &[u8], config: &TapConfig<'_>) -> Result<Self, BpfError> {
+        let interface = Interface::by_name(config.ifname)?;
+        let workers = config.workers.max(1);
+        let (cpus, online) = (online::possible(), online::online());
+        let mut sizes = vec![("RINGS", cpus * workers), ("SLEEP", workers)];
+        sizes.extend(load::log_size(config.log_packets));
+        let program = load::config(
+            workers,
+            cpus,
+            config.log_packets,
+            config.transfers,
+            config.targets,
+        );
+        let mut ebpf = load::load(object, program, &sizes)?;
+        load::put_endpoints(&mut ebpf, "TRANSFERS", config.transfers)?;
+        load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
+
+        let bytes = ring_bytes(config.ring_bytes_total, online.len() * workers as usize);
+        let (readers, rings) = readers(&mut ebpf, workers, cpus, online.len(), bytes)?;
+        let log = if config.log_packets {
+            Some(LogThread::start(&mut ebpf)?)
+        } else {
+            None
+        };
+        let counters = Counters::take(&mut ebpf)?;
+        let link = attach(&mut ebpf, &interface.name)?;
+        tracing::info!(
+            interface = interface.name,
+            workers,
+            rings = online.len() * workers as usize,
+            ring_bytes = bytes,
+            "tap attached to tcx ingress, first of its hook"
+        );
+        Ok(Self {
+            link: Some(link),
+            readers: readers.into_iter().map(Some).collect(),
+            counters,
+            _log: log,
+            _ebpf: ebpf,
+            _rings: rings,
+        })
+    }
+
+    /// The reader of a worker, once; `None` afterwards and for a worker that does not exist.
+    pub fn take_reader(&mut self, worker: u32) -> Option<TapReader> {
+        self.readers.get_mut(worker as usize)?.take()
+    }
+
+    /// The program's counters, summed over CPUs.
+    pub fn counters(&self) -> Vec<(TapCounter, u64)> {
+        TapCounter::ALL
+            .iter()
+            .map(|c| (*c, self.counters.get(c.index())))
+            .collect()
+    }
+
+    /// Stops capturing, keeps the counters readable. Done once, further calls do nothing.
+    pub fn detach(&mut self) {
+        self.link = None;
+    }
+}
+
+/// Bytes per ring: an equal share of the cap, as a power of two.
+fn ring_bytes(total: usize, rings: usize) -> usize {
+    let share = (total / rings.max(1)).clamp(1, MAX_RING_BYTES);
+    // The largest power of two that is not above the share.
+    let size = 1 << share.ilog2();
+    if size < MIN_RING_BYTES {
+        tracing::warn!(
+            cap_bytes = total,
+            rings,
+            needed_bytes = rings * MIN_RING_BYTES,
+            "ring memory exceeds its cap: each ring has at least 256 KiB; fewer workers need fewer rings"
+        );
+    }
+    size.max(MIN_RING_BYTES)
+}
+
+/// Creates the rings and puts them into the program's array. One set of rings for the CPUs that run;
+/// others share them, should they come up later (rings take several producers).
+fn readers(
+    ebpf: &mut Ebpf,
+    workers: u32,
+    cpus: u32,
+    online: usize,
+    bytes: usize,
+) -> Result<(Vec<TapReader>, MapData), BpfError> {
+    let mut rings =
+        ArrayOfMaps::<MapData, MapData>::try_from(ebpf.take_map("RINGS").ok_or_else(|| {
+            BpfError::Object {
+                reason: "it has no map RINGS".into(),
+            }
+        })?)
+        .map_err(|e| BpfError::Object {
+            reason: format!("map RINGS: {}", chain(&e)),
+        })?;
+    let sleep = load::take_data(ebpf, "SLEEP")?;
+    let mut readers = Vec::new();
+    for (worker, flag) in (0..workers).zip(sleep::flags(&sleep, workers)?) {
+        let own = (0..online)
+            .map(|_| Ring::create(bytes))
+            .collect::<Result<Vec<_>, _>>()?;
+        for cpu in 0..cpus {
+            let Some(ring) = own.get(cpu as usize % online.max(1)) else {
+                continue;
+            };
+            rings
+                .set(cpu * workers + worker, ring.map(), 0)
+                .map_err(|e| BpfError::Map {
+                    map: "RINGS",
+                    action: "insert a ring",
+                    error: chain(&e),
+                })?;
+        }
+        readers.push(TapReader::new(own, flag));
+    }
+    Ok((readers, sleep))
+}
+
+fn attach(ebpf: &mut Ebpf, ifname: &str) -> Result<FdLink, BpfError> {
+    let object = |reason: String| BpfError::Object { reason };
+    let program: &mut SchedClassifier = ebpf
+        .program_mut(PROGRAM)
+        .ok_or_else(|| object(format!("it has no program {PROGRAM}")))?
+        .try_into()
+        .map_err(|e| object(format!("program {PROGRAM}: {}", chain(&e))))?;
+    program
+        .load()
+        .map_err(|e| BpfError::from_program(PROGRAM, e))?;
+    let attached = program.attach_with_options(
+        ifname,
+        TcAttachType::Ingress,
+        TcAttachOptions::TcxOrder(LinkOrder::first()),
+    );
+    let id = attached.map_err(|e| {
+        if is_permission(&e) {
+            BpfError::Permission {
+                action: format!("attach program {PROGRAM} to {ifname}"),
+            }
+        } else if errno(&e) == Some(libc::EINVAL) {
+            // The attach type is unknown to kernels before 6.6; nothing else here can be invalid.
+            BpfError::NoTcx {
+                release: kernel_release(),
+            }
+        } else {
+            BpfError::Attach {
+                program: PROGRAM.into(),
+                ifname: ifname.into(),
+                error: chain(&e),
+            }
+        }
+    })?;
+    let link = program.take_link(id).map_err(|e| object(chain(&e)))?;
+    FdLink::try_from(link).map_err(|_| BpfError::NoTcx {
+        release: kernel_release(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ring_memory_is_shared_out_in_powers_of_two() {
+        const MIB: usize = 1 << 20;
+        assert_eq!(ring_bytes(64 * MIB, 1), 64 * MIB);
+        assert_eq!(ring_bytes(64 * MIB, 2), 32 * MIB);
+        assert_eq!(ring_bytes(64 * MIB, 3), 16 * MIB);
+        assert_eq!(ring_bytes(64 * MIB, 256), MIN_RING_BYTES);
+        assert_eq!(ring_bytes(0, 0), MIN_RING_BYTES);
+        assert_eq!(ring_bytes(usize::MAX, 1), MAX_RING_BYTES);
+    }
+}
