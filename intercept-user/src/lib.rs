@@ -1,1 +1,23 @@
-//! intercept-user
+//! intercept: takes the responses of a server under test out of the network before the host's stack sees
+//! them, and returns their headers to the tcpcopy that owns the session.
+//!
+//! ```text
+//!              kernel                          this process
+//!  target ─▶ XDP: match, trim ─▶ AF_XDP ─▶ worker: route ─▶ frames ─▶ tcpcopy
+//!            (dataplane::bpf)               ▲  worker/, routes/         │
+//!                                           └──── control thread ◀──────┘ hello, ADD
+//!                                                 channel/
+//! ```
+//! * [`cli`]: command line and filter; [`startup`]: what is checked first; [`run`]: the whole run.
+//! * [`channel`]: the C wire format, connections, who owns what. [`routes`]: routes and early responses.
+//! * [`worker`]: the packet loop. [`service`]: threads. [`report`]: the exit report.
+#![forbid(unsafe_code)]
+
+pub mod channel;
+pub mod cli;
+pub mod report;
+pub mod routes;
+pub mod run;
+pub mod service;
+pub mod startup;
+pub mod worker;

@@ -1,0 +1,323 @@
+//! The writing side of one connection, owned by one worker.
+//!
+//! ```text
+//!  record ─▶ queue (bounded, drop oldest) ─▶ frames of up to 16, staged whole ─▶ send(2), nonblocking
+//! ```
+//! C tcpcopy spins until a frame that has begun is complete, so what has been staged is written to its end
+//! before anything else, and only records that have not been staged can be dropped.
+
+use super::Response;
+use common::flow::Nanos;
+use common::wire::compat::{MAX_FRAME_BYTES, MAX_RECORDS, RECORD_BYTES};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+use std::collections::VecDeque;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+/// Records that wait for a peer that does not read: 512 KiB on the wire, beside what the kernel's socket
+/// buffer holds. Older ones are of no use to a TCP sender, which has sent again by then.
+pub const QUEUE_RECORDS: usize = 8192;
+/// Frames per send(2): 16 KiB, four full batches. More does not make the call cheaper per byte.
+const STAGED_FRAMES: usize = 16;
+const STAGED_RECORDS: usize = STAGED_FRAMES * MAX_RECORDS;
+/// Between two attempts on a full socket while the worker is too busy to sleep in poll(2).
+const RETRY_INTERVAL: Nanos = Nanos::from_millis(1);
+
+/// What became of a connection's records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutputTotals {
+    /// Written to the socket.
+    pub sent: u64,
+    /// Frames written.
+    pub frames: u64,
+    /// Dropped, oldest first, because the peer does not read fast enough.
+    pub dropped_full: u64,
+    /// Lost with the connection.
+    pub dropped_closed: u64,
+}
+
+impl std::ops::AddAssign for OutputTotals {
+    fn add_assign(&mut self, o: Self) {
+        self.sent += o.sent;
+        self.frames += o.frames;
+        self.dropped_full += o.dropped_full;
+        self.dropped_closed += o.dropped_closed;
+    }
+}
+
+/// How a flush ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Nothing left.
+    Empty,
+    /// The socket is full; more when it is writable.
+    Blocked,
+    /// The connection is broken; the control thread learns of it by reading.
+    Broken,
+}
+
+/// Queue and writer of a connection. See the module head.
+pub struct Output {
+    socket: Arc<TcpStream>,
+    peer: SocketAddr,
+    queue: VecDeque<Response>,
+    /// Whole frames, written up to `written`.
+    staged: Vec<u8>,
+    written: usize,
+    /// Capture times of the staged records, in order; the first `reported` have been reported.
+    staged_at: Vec<Nanos>,
+    reported: usize,
+    retry_at: Option<Nanos>,
+    broken: bool,
+    totals: OutputTotals,
+}
+
+impl Output {
+    /// For a nonblocking socket.
+    pub fn new(socket: Arc<TcpStream>, peer: SocketAddr) -> Self {
+        Self {
+            socket,
+            peer,
+            queue: VecDeque::with_capacity(STAGED_RECORDS),
+            staged: Vec::with_capacity(STAGED_FRAMES * MAX_FRAME_BYTES),
+            written: 0,
+            staged_at: Vec::with_capacity(STAGED_RECORDS),
+            reported: 0,
+            retry_at: None,
+            broken: false,
+            totals: OutputTotals::default(),
+        }
+    }
+
+    /// Queues a record; drops the oldest if there are [`QUEUE_RECORDS`] already.
+    #[inline]
+    pub fn push(&mut self, response: &Response) {
+        if self.broken {
+            self.totals.dropped_closed += 1;
+            return;
+        }
+        if self.queue.len() >= QUEUE_RECORDS {
+            self.queue.pop_front();
+            self.totals.dropped_full += 1;
+        }
+        self.queue.push_back(*response);
+    }
+
+    /// Writes what the socket takes. Appends the capture times of the records that have been written
+    /// to `done`.
+    pub fn flush(&mut self, now: Nanos, done: &mut Vec<Nanos>) -> Flushed {
+        if self.retry_at.is_some_and(|at| now < at) {
+            return Flushed::Blocked;
+        }
+        self.retry_at = None;
+        loop {
+            if self.written == self.staged.len() {
+                self.stage();
+                if self.staged.is_empty() {
+                    return Flushed::Empty;
+                }
+            }
+            let rest = self.staged.get(self.written..).unwrap_or_default();
+            // NOSIGNAL: a peer that has gone must not end the process by SIGPIPE.
+            match send(
+                &*self.socket,
+                rest,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            ) {
+                Ok(n) => {
+                    self.written += n;
+                    self.report(done);
+                }
+                Err(Errno::INTR) => {}
+                // Out of socket memory is as good as a full buffer.
+                Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => {
+                    self.retry_at = Some(now + RETRY_INTERVAL);
+                    return Flushed::Blocked;
+                }
+                Err(_) => {
+                    self.fail();
+                    return Flushed::Broken;
+                }
+            }
+        }
+    }
+
+    /// The socket became writable: the next flush tries at once.
+    pub fn writable(&mut self) {
+        self.retry_at = None;
+    }
+
+    /// Waits for room in a full socket.
+    pub fn blocked(&self) -> bool {
+        self.retry_at.is_some()
+    }
+
+    /// Descriptor to poll for room.
+    pub fn fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// Far end.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Records not yet written.
+    pub fn pending(&self) -> usize {
+        self.queue.len() + self.staged_at.len() - self.reported
+    }
+
+    /// What became of the records so far; what is pending is counted as lost.
+    pub fn close(mut self) -> (SocketAddr, OutputTotals) {
+        self.totals.dropped_closed += self.pending() as u64;
+        (self.peer, self.totals)
+    }
+
+    fn stage(&mut self) {
+        self.staged.clear();
+        self.staged_at.clear();
+        (self.written, self.reported) = (0, 0);
+        for _ in 0..STAGED_FRAMES {
+            let count = self.queue.len().min(MAX_RECORDS);
+            if count == 0 {
+                return;
+            }
+            self.staged.extend_from_slice(&(count as u16).to_be_bytes());
+            for response in self.queue.drain(..count) {
+                self.staged.extend_from_slice(&response.record);
+                self.staged_at.push(response.at);
+            }
+        }
+    }
+
+    /// Counts the frames that are out. All but the last of what is staged are full ones.
+    fn report(&mut self, done: &mut Vec<Nanos>) {
+        let complete = if self.written == self.staged.len() {
+            self.staged_at.len()
+        } else {
+            self.written / MAX_FRAME_BYTES * MAX_RECORDS
+        };
+        let new = self
+            .staged_at
+            .get(self.reported..complete)
+            .unwrap_or_default();
+        done.extend_from_slice(new);
+        self.totals.sent += new.len() as u64;
+        self.totals.frames += new.len().div_ceil(MAX_RECORDS) as u64;
+        self.reported = complete.max(self.reported);
+    }
+
+    fn fail(&mut self) {
+        self.broken = true;
+        self.totals.dropped_closed += self.pending() as u64;
+        self.queue.clear();
+        self.staged.clear();
+        self.staged_at.clear();
+        (self.written, self.reported) = (0, 0);
+        // Makes the control thread's read return, whatever the error was.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+const _: () = assert!(MAX_FRAME_BYTES == 2 + MAX_RECORDS * RECORD_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::wire::compat::FrameDecoder;
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    fn pair() -> (Output, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let far = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let (near, peer) = listener.accept().expect("accept");
+        near.set_nonblocking(true).expect("nonblocking");
+        (Output::new(Arc::new(near), peer), far)
+    }
+
+    fn response(n: u64) -> Response {
+        let mut record = [0; RECORD_BYTES];
+        record[..8].copy_from_slice(&n.to_be_bytes());
+        Response {
+            at: Nanos(n),
+            record,
+        }
+    }
+
+    #[test]
+    fn a_batch_goes_out_in_frames_of_sixteen() {
+        let (mut output, mut far) = pair();
+        for n in 0..40 {
+            output.push(&response(n));
+        }
+        let mut done = Vec::new();
+        assert_eq!(output.flush(Nanos(1), &mut done), Flushed::Empty);
+        assert_eq!(done, (0..40).map(Nanos).collect::<Vec<_>>());
+        let mut bytes = vec![0; 3 * 2 + 40 * RECORD_BYTES];
+        far.read_exact(&mut bytes).expect("frames");
+        assert_eq!(bytes[..2], [0, 16]);
+        assert_eq!(bytes[MAX_FRAME_BYTES..][..2], [0, 16]);
+        assert_eq!(bytes[2 * MAX_FRAME_BYTES..][..2], [0, 8]);
+        let (_, totals) = output.close();
+        assert_eq!((totals.sent, totals.frames), (40, 3));
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_loses_the_oldest_and_gets_whole_frames() {
+        let (mut output, mut far) = pair();
+        let mut done = Vec::new();
+        let mut pushed = 0;
+        // Until the socket is full and the queue has overflowed by a thousand records.
+        while output.totals.dropped_full < 1000 {
+            output.push(&response(pushed));
+            pushed += 1;
+            if pushed % 64 == 0 {
+                output.flush(Nanos(pushed), &mut done);
+            }
+        }
+        assert!(output.blocked());
+        assert_eq!(output.flush(Nanos(pushed), &mut done), Flushed::Blocked);
+        let sent_before = done.len() as u64;
+        let (mut decoder, mut got) = (FrameDecoder::default(), Vec::new());
+        let mut chunk = vec![0; 1 << 16];
+        while got.last().is_none_or(|&last| last + 1 < pushed) {
+            output.writable();
+            assert_ne!(output.flush(Nanos(pushed), &mut done), Flushed::Broken);
+            let n = far.read(&mut chunk).expect("read");
+            decoder
+                .feed(&chunk[..n], |r| {
+                    got.push(u64::from_be_bytes(*r.first_chunk().expect("8")))
+                })
+                .expect("frames stay whole");
+        }
+        assert!(got.is_sorted(), "order is kept");
+        assert!(got.len() as u64 > sent_before);
+        let (_, totals) = output.close();
+        assert_eq!(totals.sent, got.len() as u64);
+        assert_eq!(totals.sent + totals.dropped_full, pushed);
+        assert_eq!(totals.dropped_closed, 0);
+    }
+
+    #[test]
+    fn a_broken_connection_counts_what_it_takes_along() {
+        let (mut output, far) = pair();
+        drop(far);
+        let mut done = Vec::new();
+        let mut pushed = 0;
+        // The first write provokes the RST, a later one fails.
+        loop {
+            output.push(&response(pushed));
+            pushed += 1;
+            if output.flush(Nanos(pushed), &mut done) == Flushed::Broken {
+                break;
+            }
+        }
+        output.push(&response(pushed));
+        let (_, totals) = output.close();
+        assert_eq!(totals.sent + totals.dropped_closed, pushed + 1);
+        assert!(totals.dropped_closed >= 2);
+    }
+}

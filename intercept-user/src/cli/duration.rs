@@ -1,0 +1,72 @@
+//! Times as they are typed: `500ms`, `5s`, `2m`, `1h`, a bare number meaning seconds as in the C tools.
+
+use std::time::Duration;
+
+/// Longest time that is taken: larger ones are typing errors, and sums must not overflow.
+const MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Reads a time above zero; the error names what was got and expected.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let expected =
+        || format!("got '{text}', expected a number above 0 with ms, s, m or h such as 5s");
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    let unit_ms: u64 = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(expected()),
+    };
+    let time = Duration::from_millis(number.saturating_mul(unit_ms));
+    if time.is_zero() {
+        return Err(expected());
+    }
+    if time > MAX {
+        return Err(format!("got '{text}', expected at most 8784h"));
+    }
+    Ok(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units() {
+        for (text, ms) in [
+            ("500ms", 500),
+            ("5", 5_000),
+            ("5s", 5_000),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(ms)),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn errors_quote_what_was_got() {
+        for text in [
+            "",
+            "0",
+            "0s",
+            "s",
+            "5d",
+            "-1",
+            "1.5s",
+            "99999999999999999999",
+            "9000h",
+        ] {
+            let error = parse_duration(text).expect_err(text);
+            assert!(error.contains(&format!("'{text}'")), "{error}");
+        }
+    }
+}

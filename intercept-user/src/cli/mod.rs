@@ -1,0 +1,192 @@
+//! The command line. C users find their letters; every letter has a long name.
+
+mod duration;
+pub mod filter;
+
+use clap::{ArgAction, Parser, ValueEnum};
+use common::packet::Endpoint;
+use common::wire::compat::DEFAULT_PORT;
+use dataplane::cores::CoreList;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Takes the responses of a server under test out of the network and returns their headers to tcpcopy.
+///
+/// Runs on the host to which the server under test routes the clients' addresses. Responses that match
+/// the filter never reach this host's network stack while the program runs.
+#[derive(Debug, Parser)]
+#[command(name = "intercept-user", version, about, long_about)]
+pub struct Args {
+    /// Interface on which the responses arrive
+    #[arg(short = 'i', long = "iface", value_name = "NAME")]
+    pub iface: String,
+
+    /// Cores for the workers, such as 0 or 0-3,5; one worker per receive queue, at most one per core.
+    /// Without it: one worker, not pinned
+    #[arg(long, value_name = "LIST")]
+    pub cores: Option<CoreList>,
+
+    /// Which packets are responses: 'tcp and src port N', also with 'and src host A' or with
+    /// alternatives, '(src port N or src port M)'
+    #[arg(short = 'F', long, value_name = "FILTER", value_parser = parse_filter)]
+    pub filter: Rules,
+
+    /// Port on which tcpcopy connects
+    #[arg(short = 'p', long, value_name = "PORT", default_value_t = DEFAULT_PORT,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+
+    /// Address on which tcpcopy connects. Who reaches it reads response headers: keep it private
+    #[arg(short = 'b', long, value_name = "ADDR", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    pub bind: IpAddr,
+
+    /// Append the log to this file instead of writing it to stderr
+    #[arg(short = 'l', long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+
+    /// Form of the log
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Least severe level that is logged. From debug on the kernel program logs each response
+    #[arg(long, value_enum, default_value_t = LogLevel::Info)]
+    pub log_level: LogLevel,
+
+    /// One level more than --log-level; twice: two more
+    #[arg(short = 'v', long, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Forget a route that no response used for so long
+    #[arg(long, value_name = "TIME", default_value = "600s", value_parser = duration::parse_duration)]
+    pub route_idle: Duration,
+
+    /// Most routes at a time; beyond it the one that expires first is forgotten. Each takes 100 bytes
+    #[arg(long, value_name = "N", default_value_t = 1_048_576,
+          value_parser = clap::value_parser!(u32).range(1..=67_108_864))]
+    pub max_routes: u32,
+
+    /// Stop by itself after this time
+    #[arg(long, value_name = "TIME", value_parser = duration::parse_duration)]
+    pub duration: Option<Duration>,
+
+    /// Write the exit report to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+impl Args {
+    /// The level asked for by `--log-level` and `-v` together.
+    pub fn level(&self) -> LogLevel {
+        const ALL: [LogLevel; 5] = [
+            LogLevel::Error,
+            LogLevel::Warn,
+            LogLevel::Info,
+            LogLevel::Debug,
+            LogLevel::Trace,
+        ];
+        let at = self.log_level as usize + usize::from(self.verbose);
+        ALL.get(at).copied().unwrap_or(LogLevel::Trace)
+    }
+}
+
+/// Forms of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Levels of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum LogLevel {
+    /// What stops the program
+    Error,
+    /// What makes it incomplete
+    Warn,
+    /// Start, peers, end
+    Info,
+    /// Decisions, and packets in the kernel
+    Debug,
+    /// Everything
+    Trace,
+}
+
+/// A parsed filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules(pub Vec<Endpoint>);
+
+fn parse_filter(text: &str) -> Result<Rules, filter::FilterError> {
+    filter::parse(text).map(Rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn letters_of_the_c_program() {
+        let args = Args::try_parse_from([
+            "intercept-user",
+            "-i",
+            "eth0",
+            "-F",
+            "tcp and src port 80",
+            "-p",
+            "1234",
+            "-b",
+            "::1",
+            "-l",
+            "log",
+            "-vv",
+        ])
+        .expect("valid");
+        assert_eq!((args.port, args.bind.to_string().as_str()), (1234, "::1"));
+        assert_eq!(args.filter.0.len(), 1);
+        assert_eq!(args.level(), LogLevel::Trace);
+    }
+
+    #[test]
+    fn defaults() {
+        let args = Args::try_parse_from([
+            "intercept-user",
+            "--iface",
+            "eth0",
+            "-F",
+            "tcp and src port 80",
+        ])
+        .expect("valid");
+        assert_eq!(args.port, 36_524);
+        assert_eq!(args.bind, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        assert_eq!(args.route_idle, Duration::from_secs(600));
+        assert!(args.cores.is_none() && args.duration.is_none());
+        assert_eq!(args.level(), LogLevel::Info);
+    }
+
+    #[test]
+    fn bad_values_are_usage_errors_that_quote_them() {
+        for (flag, value) in [
+            ("-F", "udp"),
+            ("-p", "0"),
+            ("-b", "example.org"),
+            ("--route-idle", "0"),
+            ("--cores", "x"),
+        ] {
+            let mut line = vec!["intercept-user", "-i", "eth0", flag, value];
+            if flag != "-F" {
+                line.extend(["-F", "tcp and src port 80"]);
+            }
+            let error = Args::try_parse_from(line).expect_err(value);
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(value), "{error}");
+        }
+    }
+}

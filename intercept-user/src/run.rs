@@ -1,0 +1,251 @@
+//! From the command line to the exit report.
+//!
+//! ```text
+//!  checks ─▶ listen ─▶ attach ─▶ threads ─▶ "ready" ─▶ signal, --duration or a failed thread
+//!                                                          │
+//!  report ◀─ counters ◀─ detach ◀─ threads end, sockets close
+//! ```
+//! Sockets are closed before the program is detached: the other order oopsed a kernel (design 3.7).
+
+use crate::channel::{ControlOptions, ListenError, listen};
+use crate::cli::{Args, LogFormat, LogLevel};
+use crate::report::{Report, Setting};
+use crate::service::{Service, ServiceError, ServiceOptions};
+use crate::startup::{MissingCapability, check_privileges, forwarding_settings};
+use crate::worker::Limits;
+use common::flow::Nanos;
+use dataplane::bpf::BpfError;
+use dataplane::bpf::responses::{Responses, ResponsesConfig};
+use dataplane::cores::CoreError;
+use dataplane::iface::{IfaceError, Interface};
+use dataplane::{Capture, clock};
+use std::io::{IsTerminal, Read};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+/// How often a thread that ended by itself is looked for.
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Why the program did not run, or did not end well: one line each.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// `-l`.
+    #[error(
+        "cannot open the log file {path}: {source}; expected a path that this user may append to"
+    )]
+    LogFile {
+        /// The path.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+    /// `-i`.
+    #[error(transparent)]
+    Interface(#[from] IfaceError),
+    /// `--cores`.
+    #[error(transparent)]
+    Cores(#[from] CoreError),
+    /// Not root.
+    #[error(transparent)]
+    Privileges(#[from] MissingCapability),
+    /// `-b`, `-p`.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Kernel program and its sockets.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// Threads.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// Signal handlers.
+    #[error("cannot install signal handlers: {0}")]
+    Signals(std::io::Error),
+    /// A thread ended that should have gone on, without an error of its own.
+    #[error("a thread ended by itself; this is a bug")]
+    Ended,
+}
+
+/// Runs until asked to stop. `object` is the BPF object.
+pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
+    let interface = Interface::by_name(&args.iface)?;
+    if let Some(cores) = &args.cores {
+        cores.check_available()?;
+    }
+    check_privileges()?;
+    warn_of_forwarding(&args.iface);
+    let listener = listen(SocketAddr::new(args.bind, args.port))?;
+    let mut signals = Signals::install().map_err(RunError::Signals)?;
+
+    // Without --cores one worker serves all queues; with it one per queue, as many as there are cores.
+    let cores = args
+        .cores
+        .as_ref()
+        .map_or(&[] as &[usize], |list| list.cores());
+    let queues = (interface.rx_queues as usize).max(1);
+    let workers = cores.len().min(queues).max(1);
+    if cores.len() > workers {
+        tracing::info!(
+            cores = cores.len(),
+            queues,
+            "{} has no use for more workers than queues",
+            args.iface
+        );
+    }
+    let config = ResponsesConfig {
+        ifname: &args.iface,
+        workers: workers as u32,
+        rules: &args.filter.0,
+        log_packets: args.level() >= LogLevel::Debug,
+    };
+    let mut responses = Responses::attach(object, &config)?;
+    let captures = (0..workers as u32)
+        .map(|worker| {
+            let ports = responses.take_ports(worker).into_iter();
+            ports
+                .map(|port| Box::new(port.rx) as Box<dyn Capture>)
+                .collect()
+        })
+        .collect();
+    let options = ServiceOptions {
+        limits: Limits {
+            routes: args.max_routes as usize,
+            route_idle: Nanos(args.route_idle.as_nanos() as u64),
+            ..Limits::default()
+        },
+        control: ControlOptions::default(),
+        cores: cores.iter().copied().take(workers).collect(),
+    };
+    let service = Service::start(listener, captures, &options)?;
+    let started = clock::now();
+    tracing::info!(
+        iface = args.iface, workers, native = responses.native(), rules = args.filter.0.len(),
+        address = %SocketAddr::new(args.bind, args.port),
+        "ready: taking responses, listening for tcpcopy",
+    );
+    if args.log_file.is_some() {
+        // Who waits for the program to be ready watches stderr, wherever the log goes.
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "intercept-user: ready");
+    }
+
+    let failed = wait(&mut signals, args.duration, &service);
+    tracing::info!("stopping");
+    let duration = clock::now().since(started);
+    // Ends the threads, which closes their sockets, ...
+    let outcome = service.stop();
+    // ... and only then takes the program off.
+    responses.detach();
+    let outcome = outcome?;
+    if failed {
+        return Err(RunError::Ended);
+    }
+    let setting = Setting {
+        iface: args.iface.clone(),
+        native: responses.native(),
+        workers,
+        duration,
+        clock_resolution: clock::resolution(),
+    };
+    let kernel = responses
+        .counters()
+        .into_iter()
+        .map(|(c, value)| (c.name(), value));
+    Ok(Report::new(setting, outcome, kernel))
+}
+
+/// Sets the log up for the whole process. Only the first call has an effect.
+pub fn init_logging(args: &Args) -> Result<(), RunError> {
+    let (writer, ansi) = match &args.log_file {
+        None => (
+            BoxMakeWriter::new(std::io::stderr),
+            std::io::stderr().is_terminal(),
+        ),
+        Some(path) => {
+            let file = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+                .map_err(|source| RunError::LogFile {
+                    path: path.clone(),
+                    source,
+                })?;
+            (BoxMakeWriter::new(Arc::new(file)), false)
+        }
+    };
+    let level = match args.level() {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_ansi(ansi)
+        .with_writer(writer);
+    let _ = match args.log_format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}
+
+fn warn_of_forwarding(ifname: &str) {
+    let on = forwarding_settings(Path::new("/proc"), ifname);
+    if !on.is_empty() {
+        tracing::warn!(
+            "IP forwarding is on ({}): the black hole ends with this process, then responses are forwarded \
+             to the real clients; turn it off on {ifname}, or drop the target's packets in the firewall",
+            on.join(", ")
+        );
+    }
+}
+
+/// Waits for the end; true if a thread ended by itself.
+fn wait(signals: &mut Signals, duration: Option<Duration>, service: &Service) -> bool {
+    let end = duration.map(|d| Instant::now() + d);
+    loop {
+        let left = end.map_or(WATCH_INTERVAL, |end| {
+            end.saturating_duration_since(Instant::now())
+        });
+        if left.is_zero() || signals.wait(left.min(WATCH_INTERVAL)) {
+            return false;
+        }
+        if service.failed() {
+            return true;
+        }
+    }
+}
+
+/// Requests to end, one byte each in a socket that the handlers write to.
+struct Signals(UnixStream);
+
+impl Signals {
+    /// SIGPIPE is ignored already: the Rust runtime does so, and a write to a closed connection is an
+    /// error like any other.
+    fn install() -> std::io::Result<Self> {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        let (received, sent) = UnixStream::pair()?;
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::low_level::pipe::register(signal, sent.try_clone()?)?;
+        }
+        Ok(Self(received))
+    }
+
+    /// True if a request came within `timeout`.
+    fn wait(&mut self, timeout: Duration) -> bool {
+        // Zero would mean for ever.
+        let timeout = timeout.max(Duration::from_millis(1));
+        if self.0.set_read_timeout(Some(timeout)).is_err() {
+            std::thread::sleep(timeout);
+            return false;
+        }
+        self.0.read(&mut [0; 16]).is_ok_and(|n| n > 0)
+    }
+}
