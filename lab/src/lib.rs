@@ -22,6 +22,7 @@
 //!   and by the next run after SIGKILL.
 //! * [`traffic`]: the HTTP server and load generator, and the comparison of what two servers saw.
 //! * [`replay`]: a whole replay run (programs, load, comparison, report), shared by `cargo xtask demo` and the tests.
+//! * [`nginx`], [`testing`]: what the end-to-end tests add.
 //! * [`tool`]: how the traffic parts run as processes inside a namespace.
 //!
 //! Checksums stay as veth has them: packets of a local sender carry partial ones, on production's
@@ -29,7 +30,9 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod nginx;
 pub mod replay;
+pub mod testing;
 pub mod tool;
 pub mod traffic;
 pub mod world;

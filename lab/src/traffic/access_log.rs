@@ -74,6 +74,10 @@ impl AccessLog {
                         .saturating_sub(ours.get(id).map_or(1, Vec::len)) as u64
                 })
                 .sum(),
+            missing_copies: seen
+                .iter()
+                .map(|(id, entries)| entries.len().saturating_sub(theirs[*id].len()) as u64)
+                .sum(),
             unexpected: theirs.keys().filter(|id| !ours.contains_key(*id)).count() as u64,
             corrupt: Ids(corrupt.map(|(id, _)| (**id).to_owned()).collect()),
             lost: Ids(lost.iter().map(|(id, _)| (**id).to_owned()).collect()),
@@ -115,6 +119,8 @@ pub struct Comparison {
     pub replayed_ids: u64,
     /// Requests that the target received more often than production.
     pub duplicates: u64,
+    /// Repeated requests (one id, several times, as `ab` sends them) of which the target received fewer.
+    pub missing_copies: u64,
     /// Ids that the target saw and production did not.
     pub unexpected: u64,
     /// Ids whose request differs between the two.
@@ -145,6 +151,12 @@ impl Comparison {
                 self.lost.count(),
                 self.production_ids,
                 self.lost.sample()
+            ));
+        }
+        if self.missing_copies > 0 {
+            faults.push(format!(
+                "{} repetitions of a request did not reach the target",
+                self.missing_copies
             ));
         }
         if self.corrupt.count() > 0 {
@@ -246,6 +258,20 @@ mod tests {
     fn a_request_that_production_got_twice_is_no_duplicate() {
         let twice = log(&["1 GET 0 a ok", "1 GET 0 a ok"]);
         assert_eq!(twice.compare(&twice).faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_repetition_that_the_target_missed_is_a_fault() {
+        let twice = log(&["1 GET 0 a ok", "1 GET 0 a ok"]);
+        let result = twice.compare(&log(&["1 GET 0 a ok"]));
+        assert_eq!(
+            (
+                result.missing_copies,
+                result.lost.count(),
+                result.faults().len()
+            ),
+            (1, 0, 1)
+        );
     }
 
     #[test]

@@ -7,10 +7,12 @@
 
 mod access_log;
 mod content;
+mod flood;
 mod load;
 mod server;
 
 pub use access_log::{AccessLog, Comparison, Entry, Ids};
 pub use content::{RequestId, Spec};
+pub use flood::{Flood, FloodReport};
 pub use load::{LoadOptions, LoadReport, run_load};
 pub use server::run_server;

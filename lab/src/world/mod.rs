@@ -6,6 +6,7 @@
 //!   └── registered in cleanup: SIGINT/SIGTERM take it down  └── killed by process id on drop
 //! ```
 
+mod bpf_objects;
 mod cleanup;
 mod command;
 mod counters;
@@ -15,6 +16,7 @@ mod links;
 mod namespace;
 mod process;
 
+pub use bpf_objects::BpfObjects;
 pub use command::{last_lines, run, run_with_input};
 pub use counters::{InterfaceCounters, StackCounters};
 pub use host::{CLIENT_SOURCE, HOSTS, Host};

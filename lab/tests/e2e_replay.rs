@@ -1,0 +1,92 @@
+//! Whole replays with the lab's own server and load: what `cargo xtask demo` requires, and its variations.
+
+use lab::{
+    Host, LabOptions,
+    replay::{Capture, RunOptions, RunResult, run},
+    testing::{programs, require_root},
+};
+
+/// Smaller than the demo, so that all variations fit; the demo itself runs the full load.
+fn options(capture: Capture, seed: u64) -> RunOptions {
+    let mut options = RunOptions::new(capture);
+    options.requests = 4000;
+    options.seed = seed;
+    options
+}
+
+fn replay(options: &RunOptions) -> RunResult {
+    require_root();
+    let programs = programs(env!("CARGO_BIN_EXE_lab-tool"));
+    let result = run(&programs, options, &mut |text| eprintln!("{text}")).unwrap();
+    eprintln!("{}", result.table());
+    assert_eq!(result.faults(), Vec::<String>::new());
+    assert_eq!(result.comparison.production_requests, options.requests);
+    result
+}
+
+/// Every session has an outcome and every byte is accounted for.
+fn assert_balanced(result: &RunResult) {
+    let report = &result.report;
+    let outcomes: u64 = report.outcomes().values().sum();
+    assert_eq!(
+        outcomes,
+        report.number("sessions/total"),
+        "{:?}",
+        report.outcomes()
+    );
+    let undelivered: u64 = report.numbers("bytes/undelivered").values().sum();
+    assert_eq!(
+        report.number("bytes/captured"),
+        report.number("bytes/delivered") + undelivered,
+        "{}",
+        report.json["bytes"]
+    );
+    assert_eq!(report.dropped(), 0, "{}", report.json["packets"]);
+}
+
+#[test]
+fn tap_on_production() {
+    let result = replay(&options(Capture::Tap, 11));
+    assert_balanced(&result);
+    // 50 kept connections and 2000 of one request each.
+    assert_eq!(
+        result.report.number("sessions/total"),
+        2050,
+        "{:?}",
+        result.report.outcomes()
+    );
+}
+
+#[test]
+fn mirror_port() {
+    let result = replay(&options(Capture::Mirror, 12));
+    assert_balanced(&result);
+    assert_eq!(
+        result.report.number("sessions/total"),
+        2050,
+        "{:?}",
+        result.report.outcomes()
+    );
+}
+
+#[test]
+fn two_workers_and_several_queues() {
+    for capture in [Capture::Tap, Capture::Mirror] {
+        let mut options = options(capture, 13);
+        options.lab.queues = 3;
+        options.copy.cores = "0,1".to_owned();
+        options.intercept.cores = "0,1".to_owned();
+        assert_balanced(&replay(&options));
+    }
+}
+
+#[test]
+fn a_mirror_that_also_carries_our_own_output_copies_nothing_twice() {
+    let mut options = options(Capture::Mirror, 14);
+    options.lab = LabOptions {
+        mirrored: vec![Host::Production, Host::Target, Host::Capture],
+        ..LabOptions::default()
+    };
+    let result = replay(&options);
+    assert!(result.comparison.duplicates == 0 && result.comparison.unexpected == 0);
+}

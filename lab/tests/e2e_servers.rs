@@ -1,0 +1,177 @@
+//! Real servers and clients: nginx twice, curl, ab and wrk; the two access logs must say the same.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use lab::{
+    Host, Lab, LabOptions, Process,
+    nginx::Nginx,
+    replay::{Capture, Copy, ExitReport, Intercept, PRODUCTION_PORT, TARGET_PORT, stop},
+    testing::{programs, require_root},
+};
+
+const LIMIT: Duration = Duration::from_mins(3);
+/// What is on its way when the clients are done reaches the target's log within this.
+const SETTLE: Duration = Duration::from_secs(20);
+
+const WRK_REQUESTS: u64 = 15_000;
+const AB_KEPT_REQUESTS: u64 = 5000;
+const AB_REQUESTS: u64 = 9000;
+const CURL_REQUESTS: u64 = 1000;
+const ALL_REQUESTS: u64 = WRK_REQUESTS + AB_KEPT_REQUESTS + AB_REQUESTS + CURL_REQUESTS;
+
+/// Unique ids from two threads, a steady pace, and no request left open at the end: a thread stops when all its
+/// requests are answered. A connection that has no more to send waits for an hour instead.
+const WRK_SCRIPT: &str = r#"
+local quota = PER_THREAD
+local next_thread = 0
+function setup(thread) next_thread = next_thread + 1; thread:set("thread_id", next_thread) end
+local issued, done = 0, 0
+function delay()
+  if issued >= quota then return 3600000 end
+  issued = issued + 1
+  return 15
+end
+local number = 0
+function request()
+  number = number + 1
+  local size = number % 7 == 0 and 3000 or 0
+  local path = "/wrk?id=wrk-" .. thread_id .. "-" .. number
+  if size > 0 then return wrk.format("POST", path, {["Content-Length"] = size}, string.rep("x", size)) end
+  return wrk.format("GET", path)
+end
+function response()
+  done = done + 1
+  if done == quota then wrk.thread:stop() end
+end
+"#;
+
+#[test]
+fn nginx_gets_what_nginx_got() {
+    require_root();
+    for capture in [Capture::Tap, Capture::Mirror] {
+        replay_to_nginx(capture);
+    }
+}
+
+fn replay_to_nginx(capture: Capture) {
+    let programs = programs(env!("CARGO_BIN_EXE_lab-tool"));
+    let lab = Lab::up(&LabOptions::default()).unwrap();
+    let mut production = Nginx::start(&lab, Host::Production, PRODUCTION_PORT).unwrap();
+    let mut target = Nginx::start(&lab, Host::Target, TARGET_PORT).unwrap();
+    let mut intercept = Intercept::default().start(&lab, &programs).unwrap();
+    let report = lab.file("report.json");
+    let mut tcpcopy = Copy::new(capture).start(&lab, &programs, &report).unwrap();
+
+    wrk(&lab);
+    ab(&lab, &["-k"], "ab-kept", AB_KEPT_REQUESTS);
+    ab(&lab, &[], "ab", AB_REQUESTS);
+    curl(&lab);
+
+    let read = |host| Nginx::log_of(&lab, host).unwrap();
+    let produced = read(Host::Production);
+    let deadline = Instant::now() + SETTLE;
+    while read(Host::Target).requests() < produced.requests() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(100));
+    }
+    stop(&mut tcpcopy).unwrap();
+    stop(&mut intercept).unwrap();
+    for server in [&mut production, &mut target] {
+        assert!(
+            server.process().ended().unwrap().is_none(),
+            "both servers still run"
+        );
+    }
+
+    let comparison = produced.compare(&read(Host::Target));
+    let report = ExitReport::read(&report).unwrap();
+    eprintln!("{}: {comparison:?} {:?}", capture.name(), report.outcomes());
+    assert_eq!(comparison.production_requests, ALL_REQUESTS);
+    assert_eq!(
+        comparison.target_requests,
+        ALL_REQUESTS,
+        "{:?} {}",
+        report.outcomes(),
+        report.json["packets"]
+    );
+    assert_eq!(comparison.faults(), Vec::<String>::new());
+}
+
+fn url(path: &str) -> String {
+    format!(
+        "http://{}:{PRODUCTION_PORT}{path}",
+        Host::Production.address()
+    )
+}
+
+fn wrk(lab: &Lab) {
+    let script = lab.file("wrk.lua");
+    fs::write(
+        &script,
+        WRK_SCRIPT.replace("PER_THREAD", &(WRK_REQUESTS / 2).to_string()),
+    )
+    .unwrap();
+    let mut command = lab.command(Host::Client, "wrk");
+    command
+        .args(["-t", "2", "-c", "50", "-d", "150", "--timeout", "30", "-s"])
+        .arg(&script)
+        .arg(url("/"));
+    let mut wrk = Process::start("wrk", &mut command, lab.folder()).unwrap();
+    wrk.wait_success(LIMIT).unwrap();
+    let said = wrk.stdout();
+    assert!(
+        said.contains(&format!("{WRK_REQUESTS} requests in")),
+        "{said}"
+    );
+    assert!(
+        !said.contains("Socket errors") && !said.contains("Non-2xx"),
+        "{said}"
+    );
+}
+
+fn ab(lab: &Lab, flags: &[&str], id: &str, requests: u64) {
+    let mut command = lab.command(Host::Client, "ab");
+    command
+        .args(flags)
+        .args(["-q", "-c", "10", "-n", &requests.to_string()])
+        .arg(url(&format!("/ab?id={id}")));
+    let mut ab = Process::start(id, &mut command, lab.folder()).unwrap();
+    ab.wait_success(LIMIT).unwrap();
+    let said = ab.stdout();
+    let figure = |name: &str| {
+        let line = said
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_default();
+        line.trim().parse::<u64>().ok()
+    };
+    assert_eq!(figure("Complete requests:"), Some(requests), "{said}");
+    assert_eq!(figure("Failed requests:"), Some(0), "{said}");
+}
+
+/// A connection for each request, closed by curl; every tenth one posts.
+fn curl(lab: &Lab) {
+    let (gets, posts) = (CURL_REQUESTS / 10 * 9, CURL_REQUESTS / 10);
+    for (name, flags, count) in [
+        ("get", &[][..], gets),
+        ("post", &["--data", "a=1&b=2"][..], posts),
+    ] {
+        let mut command = lab.command(Host::Client, "curl");
+        command
+            .args([
+                "-s",
+                "-S",
+                "-f",
+                "-o",
+                "/dev/null",
+                "-H",
+                "Connection: close",
+            ])
+            .args(flags);
+        command.arg(url(&format!("/curl?id=curl-{name}-[1-{count}]")));
+        let mut curl = Process::start(&format!("curl-{name}"), &mut command, lab.folder()).unwrap();
+        curl.wait_success(LIMIT).unwrap();
+    }
+}
