@@ -44,7 +44,7 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Self {
         Self {
             arena: Arena::new(config.buffer_bytes),
-            strangers: Strangers::new(config.max_sessions),
+            strangers: Strangers::default(),
             config,
             sessions: Vec::new(),
             free: Vec::new(),

@@ -290,6 +290,8 @@ impl Session {
             if self.phase == Phase::Opening {
                 if self.syn_sent_at.is_some() {
                     self.sender.back_off(now);
+                } else {
+                    self.sender.rto_at = None;
                 }
                 self.send_syn(cx);
             } else {

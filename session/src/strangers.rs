@@ -9,6 +9,9 @@ use common::flow::ClientSegment;
 use common::packet::{SeqNumber, TcpFlags};
 use std::collections::HashMap;
 
+/// Beyond this many connections, further ones are counted by their bytes alone: 16 MiB of table.
+const LIMIT: usize = 1 << 18;
+
 #[derive(Clone, Copy)]
 struct Stranger {
     outcome: Outcome,
@@ -16,20 +19,12 @@ struct Stranger {
     nxt: SeqNumber,
 }
 
+#[derive(Default)]
 pub(crate) struct Strangers {
     known: HashMap<Pair, Stranger, PairHasherBuilder>,
-    limit: usize,
 }
 
 impl Strangers {
-    /// Beyond `limit` connections, further ones are counted by their bytes alone.
-    pub(crate) fn new(limit: usize) -> Self {
-        Self {
-            known: HashMap::default(),
-            limit,
-        }
-    }
-
     /// A packet of a connection that is not replayed; `outcome` is why, if it is new.
     pub(crate) fn see(
         &mut self,
@@ -58,7 +53,7 @@ impl Strangers {
         stranger.nxt = stranger.nxt.max(end);
         if ends {
             self.known.remove(&key);
-        } else if known.is_some() || self.known.len() < self.limit {
+        } else if known.is_some() || self.known.len() < LIMIT {
             self.known.insert(key, stranger);
         }
     }

@@ -197,8 +197,14 @@ fn serve(
         }
         let answer = u64::from(u32::from_be_bytes([e, f, g, h])) * answer_permille / 1000;
         seen.parsed += len;
-        seen.pending
-            .extend(std::iter::repeat_n(0x55, answer.max(1) as usize));
+        seen.working
+            .push_back((now + service, answer.max(1) as usize));
+    }
+    while seen.working.front().is_some_and(|(at, _)| *at <= now) {
+        let Some((_, answer)) = seen.working.pop_front() else {
+            break;
+        };
+        seen.pending.extend(std::iter::repeat_n(0x55, answer));
         seen.answers += 1;
     }
     while socket.can_send() && !seen.pending.is_empty() {
