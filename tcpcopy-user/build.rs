@@ -11,9 +11,14 @@ fn main() {
     };
     // OUT_DIR is TARGET/[TRIPLE/]PROFILE/build/PACKAGE/out: the target directory is an ancestor,
     // wherever CARGO_TARGET_DIR or a config file has put it.
-    let found = out.ancestors().map(|dir| dir.join("bpf").join(OBJECT)).find(|p| p.is_file());
+    let found = out
+        .ancestors()
+        .map(|dir| dir.join("bpf").join(OBJECT))
+        .find(|p| p.is_file());
     let target_dir = out.ancestors().nth(4).unwrap_or(Path::new("target"));
-    let expected = found.clone().unwrap_or_else(|| target_dir.join("bpf").join(OBJECT));
+    let expected = found
+        .clone()
+        .unwrap_or_else(|| target_dir.join("bpf").join(OBJECT));
     println!("cargo::rerun-if-changed={}", expected.display());
     match found {
         Some(object) => println!("cargo::rustc-env=TCPCOPY_BPF_OBJECT={}", object.display()),

@@ -18,8 +18,10 @@ struct Aligned<T: ?Sized> {
     bytes: T,
 }
 
-static OBJECT: &Aligned<[u8]> =
-    &Aligned { align: [], bytes: *include_bytes!(env!("TCPCOPY_BPF_OBJECT")) };
+static OBJECT: &Aligned<[u8]> = &Aligned {
+    align: [],
+    bytes: *include_bytes!(env!("TCPCOPY_BPF_OBJECT")),
+};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {

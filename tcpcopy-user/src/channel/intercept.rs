@@ -30,7 +30,9 @@ impl Intercept {
         let socket: SocketAddr = peer.to_socket();
         Self {
             peer,
-            links: (0..connections.max(1)).map(|_| Link::new(socket, now)).collect(),
+            links: (0..connections.max(1))
+                .map(|_| Link::new(socket, now))
+                .collect(),
             routes: RouteTable::default(),
             turn: 0,
             rescan: None,
@@ -55,7 +57,9 @@ impl Intercept {
 
     /// Remembers a route and queues its announcement; false if no connection is up.
     pub fn announce(&mut self, client: Endpoint, target: Endpoint) -> bool {
-        let Some(record) = compat::add(client, target) else { return false };
+        let Some(record) = compat::add(client, target) else {
+            return false;
+        };
         let route = self.routes.entry(client, target);
         let link = match route.carrier {
             // The same connection again: newer announcements win, and order within a connection is
@@ -68,7 +72,10 @@ impl Intercept {
             return false;
         };
         let to = &mut self.links[link];
-        route.carrier = Some(Carrier { link, generation: to.generation() });
+        route.carrier = Some(Carrier {
+            link,
+            generation: to.generation(),
+        });
         to.push(record);
         true
     }
@@ -132,7 +139,9 @@ impl Intercept {
         let Some(start) = self.rescan else { return };
         let end = (start + RESCAN_SLOTS).min(self.routes.slots());
         for at in start..end {
-            let Some(route) = self.routes.slot(at) else { continue };
+            let Some(route) = self.routes.slot(at) else {
+                continue;
+            };
             if route.carrier.is_some_and(|c| carries(&self.links, c)) {
                 continue;
             }
@@ -147,7 +156,10 @@ impl Intercept {
                 return;
             }
             if let Some(record) = compat::add(route.client, route.target) {
-                route.carrier = Some(Carrier { link, generation: to.generation() });
+                route.carrier = Some(Carrier {
+                    link,
+                    generation: to.generation(),
+                });
                 to.push(record);
                 self.reannounced += 1;
             }

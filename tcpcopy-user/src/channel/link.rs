@@ -56,9 +56,18 @@ pub struct LinkCounters {
 
 #[derive(Debug)]
 enum State {
-    Down { retry_at: Nanos },
-    Connecting { socket: Socket, give_up: Nanos, check_at: Nanos },
-    Up { socket: Socket, decoder: Box<FrameDecoder> },
+    Down {
+        retry_at: Nanos,
+    },
+    Connecting {
+        socket: Socket,
+        give_up: Nanos,
+        check_at: Nanos,
+    },
+    Up {
+        socket: Socket,
+        decoder: Box<FrameDecoder>,
+    },
 }
 
 /// What became of a connection in one [`Link::service`].
@@ -144,7 +153,9 @@ impl Link {
 
     /// Writes what is queued, as far as the socket takes it.
     pub fn flush(&mut self) -> std::io::Result<()> {
-        let State::Up { socket, .. } = &mut self.state else { return Ok(()) };
+        let State::Up { socket, .. } = &mut self.state else {
+            return Ok(());
+        };
         if self.queue.is_empty() {
             return Ok(());
         }
@@ -158,7 +169,9 @@ impl Link {
         self.queue.clear();
         let pause = self.backoff;
         self.backoff = Nanos((pause.0 * 2).min(BACKOFF_MAX.0));
-        self.state = State::Down { retry_at: now + pause };
+        self.state = State::Down {
+            retry_at: now + pause,
+        };
         if was_up {
             self.counters.losses += 1;
             tracing::warn!(intercept = %self.peer, "connection to intercept lost: {why}");
@@ -196,7 +209,11 @@ impl Link {
         match begun {
             Ok(socket) => {
                 let give_up = now + Nanos(CONNECT_TIMEOUT.as_nanos() as u64);
-                self.state = State::Connecting { socket, give_up, check_at: now + CONNECT_CHECK };
+                self.state = State::Connecting {
+                    socket,
+                    give_up,
+                    check_at: now + CONNECT_CHECK,
+                };
             }
             Err(e) => self.lose(now, &e),
         }
@@ -204,7 +221,12 @@ impl Link {
     }
 
     fn check_connecting(&mut self, now: Nanos) -> Change {
-        let State::Connecting { socket, give_up, check_at } = &mut self.state else {
+        let State::Connecting {
+            socket,
+            give_up,
+            check_at,
+        } = &mut self.state
+        else {
             return Change::None;
         };
         let failed = match socket.take_error() {
@@ -235,11 +257,16 @@ impl Link {
         self.queue.restart(compat::hello());
         self.generation = self.generation.wrapping_add(1);
         self.counters.connects += 1;
-        self.state = State::Up { socket, decoder: Box::default() };
+        self.state = State::Up {
+            socket,
+            decoder: Box::default(),
+        };
     }
 
     fn receive(&mut self, now: Nanos, buffer: &mut [u8], out: &mut Vec<ResponseHeader>) -> Change {
-        let State::Up { socket, decoder } = &mut self.state else { return Change::None };
+        let State::Up { socket, decoder } = &mut self.state else {
+            return Change::None;
+        };
         let why: String = match socket.read(buffer) {
             Ok(0) => "closed by intercept".to_owned(),
             Ok(n) => {

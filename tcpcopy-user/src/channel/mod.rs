@@ -65,7 +65,10 @@ impl Channel {
             let mut intercept = Intercept::new(peer, connections, now);
             if let Err(source) = intercept.connect_blocking() {
                 if !lonely {
-                    return Err(ChannelError::Unreachable { intercept: peer, source });
+                    return Err(ChannelError::Unreachable {
+                        intercept: peer,
+                        source,
+                    });
                 }
                 tracing::warn!(intercept = %peer, "not reached, going on without: {source}");
             }
@@ -85,7 +88,9 @@ impl Channel {
             return false;
         }
         // Not `any`: every intercept must hear it.
-        self.intercepts.iter_mut().fold(false, |told, i| i.announce(client, target) || told)
+        self.intercepts
+            .iter_mut()
+            .fold(false, |told, i| i.announce(client, target) || told)
     }
 
     /// The responses are not needed any more.
@@ -126,7 +131,10 @@ impl Channel {
 
     /// Addresses of intercepts without any connection.
     pub fn unreachable(&self) -> impl Iterator<Item = Endpoint> + '_ {
-        self.intercepts.iter().filter(|i| !i.is_up()).map(Intercept::peer)
+        self.intercepts
+            .iter()
+            .filter(|i| !i.is_up())
+            .map(Intercept::peer)
     }
 
     /// Descriptors to wait for, with true for those that wait for room to write as well.

@@ -24,7 +24,11 @@ pub struct SendQueue {
 impl SendQueue {
     /// An empty queue for `capacity` records (at least 2).
     pub fn new(capacity: usize) -> Self {
-        Self { records: VecDeque::new(), front_written: 0, capacity: capacity.max(2) }
+        Self {
+            records: VecDeque::new(),
+            front_written: 0,
+            capacity: capacity.max(2),
+        }
     }
 
     /// Forgets everything and begins a connection with `hello`.
@@ -68,7 +72,12 @@ impl SendQueue {
         while !self.records.is_empty() {
             let mut bytes = [0u8; WRITE_RECORDS * CLIENT_RECORD_BYTES];
             let mut len = 0;
-            for (slot, record) in bytes.as_chunks_mut::<CLIENT_RECORD_BYTES>().0.iter_mut().zip(&self.records) {
+            for (slot, record) in bytes
+                .as_chunks_mut::<CLIENT_RECORD_BYTES>()
+                .0
+                .iter_mut()
+                .zip(&self.records)
+            {
                 *slot = *record;
                 len += CLIENT_RECORD_BYTES;
             }
@@ -123,7 +132,10 @@ mod tests {
     fn a_half_written_record_is_completed_whatever_is_dropped() {
         let mut q = SendQueue::new(4);
         q.restart([0; 14]);
-        let mut to = Narrow { room: 14 + 5, got: Vec::new() };
+        let mut to = Narrow {
+            room: 14 + 5,
+            got: Vec::new(),
+        };
         q.push([1; 14]);
         assert_eq!(q.write_to(&mut to).unwrap(), 1);
         for n in 2..=9u8 {
@@ -134,7 +146,10 @@ mod tests {
         assert_eq!(q.write_to(&mut to).unwrap(), 4);
         let order: Vec<u8> = to.got.chunks(14).map(|r| r[0]).collect();
         assert_eq!(order, [0, 1, 7, 8, 9]);
-        assert!(to.got.chunks(14).all(|r| r.iter().all(|b| *b == r[0])), "torn record");
+        assert!(
+            to.got.chunks(14).all(|r| r.iter().all(|b| *b == r[0])),
+            "torn record"
+        );
         assert!(q.is_empty());
     }
 
@@ -147,7 +162,10 @@ mod tests {
                 q.push([n; 14]);
                 want.extend_from_slice(&[n; 14]);
             }
-            let mut to = Narrow { room: 0, got: Vec::new() };
+            let mut to = Narrow {
+                room: 0,
+                got: Vec::new(),
+            };
             let mut done = 0;
             while !q.is_empty() {
                 to.room = step;

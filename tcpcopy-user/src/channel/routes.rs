@@ -46,12 +46,18 @@ impl RouteTable {
         if at >= self.slots.len() {
             self.slots.resize(at + 1, None);
         }
-        self.slots[at].get_or_insert(Route { client, target, carrier: None })
+        self.slots[at].get_or_insert(Route {
+            client,
+            target,
+            carrier: None,
+        })
     }
 
     /// Forgets a route.
     pub fn remove(&mut self, client: Endpoint, target: Endpoint) {
-        let Some(at) = self.index.remove(&(client, target)) else { return };
+        let Some(at) = self.index.remove(&(client, target)) else {
+            return;
+        };
         if let Some(slot) = self.slots.get_mut(at as usize) {
             *slot = None;
             self.free.push(at);

@@ -1,0 +1,326 @@
+use super::*;
+use common::packet::{Addr, SeqNumber, TcpFlags, TcpOptions};
+use common::wire::compat::{self, ClientRecord, MAX_RECORDS};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Long enough for a loaded machine; waiting ends as soon as what is waited for is there.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn client(n: u16) -> Endpoint {
+    Endpoint::new(Addr::v4([192, 0, 2, 1]), n)
+}
+
+fn target() -> Endpoint {
+    Endpoint::new(Addr::v4([10, 0, 0, 30]), 8080)
+}
+
+fn header(n: u16) -> ResponseHeader {
+    ResponseHeader {
+        target: target(),
+        client: client(n),
+        seq: SeqNumber(u32::MAX - u32::from(n)),
+        ack: SeqNumber(9),
+        flags: TcpFlags::ACK,
+        window: n,
+        payload_len: u32::from(n),
+        options: TcpOptions::default(),
+    }
+}
+
+fn frame(headers: &[ResponseHeader]) -> Vec<u8> {
+    let mut bytes = (headers.len() as u16).to_be_bytes().to_vec();
+    for h in headers {
+        bytes.extend_from_slice(&compat::encode_record(h).unwrap());
+    }
+    bytes
+}
+
+fn listener() -> (TcpListener, Endpoint) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = listener.local_addr().unwrap().into();
+    (listener, peer)
+}
+
+fn accept(listener: &TcpListener) -> TcpStream {
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut hello = [0; 14];
+    (&stream).read_exact(&mut hello).unwrap();
+    assert_eq!(hello, compat::hello());
+    stream
+}
+
+fn read_record(stream: &mut TcpStream) -> ClientRecord {
+    let mut record = [0; 14];
+    stream.read_exact(&mut record).unwrap();
+    ClientRecord::decode(&record, false)
+}
+
+fn now() -> Nanos {
+    dataplane::clock::now()
+}
+
+/// Services the channel until `done` holds.
+fn until(
+    channel: &mut Channel,
+    out: &mut Vec<ResponseHeader>,
+    done: impl Fn(&Channel, &[ResponseHeader]) -> bool,
+) {
+    let start = Instant::now();
+    while !done(channel, out) {
+        assert!(start.elapsed() < PATIENCE, "not reached, got {out:?}");
+        channel.service(now(), out);
+        channel.flush(now());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn counter(channel: &Channel, wanted: &str) -> u64 {
+    let mut sum = 0;
+    channel.counters(&mut |name, value| sum += if name == wanted { value } else { 0 });
+    sum
+}
+
+#[test]
+fn frames_may_be_cut_anywhere() {
+    let (listener, peer) = listener();
+    let mut channel = Channel::connect(&[peer], 1, false, now()).unwrap();
+    let mut stream = accept(&listener);
+    let headers: Vec<_> = (0..MAX_RECORDS as u16 + 1).map(header).collect();
+    // Counts 0, 1, 16: the format's limits.
+    let mut bytes = frame(&[]);
+    bytes.extend(frame(&headers[..1]));
+    bytes.extend(frame(&headers[1..]));
+    let mut out = Vec::new();
+    // One byte a write at every offset is all cuts at once.
+    for byte in &bytes {
+        stream.write_all(std::slice::from_ref(byte)).unwrap();
+        channel.service(now(), &mut out);
+    }
+    until(&mut channel, &mut out, |_, out| out.len() >= headers.len());
+    assert_eq!(out, headers);
+    assert_eq!(counter(&channel, "responses"), headers.len() as u64);
+    assert_eq!(counter(&channel, "losses"), 0);
+}
+
+#[test]
+fn a_count_of_17_ends_the_connection() {
+    let (listener, peer) = listener();
+    let mut channel = Channel::connect(&[peer], 1, false, now()).unwrap();
+    let mut stream = accept(&listener);
+    let mut bytes = frame(&[header(1)]);
+    bytes.extend_from_slice(&17u16.to_be_bytes());
+    stream.write_all(&bytes).unwrap();
+    let mut out = Vec::new();
+    until(&mut channel, &mut out, |c, _| counter(c, "losses") == 1);
+    assert_eq!(out, [header(1)], "what came before is good");
+    // It comes back by itself.
+    let again = std::thread::scope(|s| {
+        let accepted = s.spawn(|| accept(&listener));
+        until(&mut channel, &mut out, |c, _| counter(c, "connects") == 2);
+        accepted.join().unwrap()
+    });
+    drop(again);
+}
+
+#[test]
+fn records_that_are_no_header_are_counted() {
+    let (listener, peer) = listener();
+    let mut channel = Channel::connect(&[peer], 1, false, now()).unwrap();
+    let mut stream = accept(&listener);
+    let mut bytes = frame(&[header(1), header(2)]);
+    bytes[2] = 0x65;
+    stream.write_all(&bytes).unwrap();
+    let mut out = Vec::new();
+    until(&mut channel, &mut out, |_, out| !out.is_empty());
+    assert_eq!(out, [header(2)]);
+    assert_eq!(counter(&channel, "responses_bad"), 1);
+}
+
+#[test]
+fn every_intercept_hears_each_route_on_connections_in_turn() {
+    let (a, peer_a) = listener();
+    let (b, peer_b) = listener();
+    let mut channel = Channel::connect(&[peer_a, peer_b], 2, false, now()).unwrap();
+    let mut of_a = [accept(&a), accept(&a)];
+    let mut of_b = [accept(&b), accept(&b)];
+    for n in 1..=4 {
+        assert!(channel.announce(client(n), target()));
+    }
+    channel.flush(now());
+    for streams in [&mut of_a, &mut of_b] {
+        let mut got: Vec<u16> = Vec::new();
+        for stream in streams {
+            for _ in 0..2 {
+                let ClientRecord::Add { client, target: t } = read_record(stream) else {
+                    panic!("no CLIENT_ADD")
+                };
+                assert_eq!(t, target());
+                got.push(client.port);
+            }
+        }
+        got.sort_unstable();
+        assert_eq!(got, [1, 2, 3, 4]);
+    }
+}
+
+#[test]
+fn live_routes_are_announced_again_after_a_reconnect() {
+    let (listener, peer) = listener();
+    let mut channel = Channel::connect(&[peer], 1, false, now()).unwrap();
+    let mut first = accept(&listener);
+    for n in 1..=3 {
+        assert!(channel.announce(client(n), target()));
+    }
+    channel.retire(client(2), target());
+    channel.flush(now());
+    for _ in 0..3 {
+        read_record(&mut first);
+    }
+    drop(first);
+    let mut out = Vec::new();
+    until(&mut channel, &mut out, |c, _| !c.is_up());
+    assert!(!channel.announce(client(4), target()), "nobody to tell");
+    let mut second = std::thread::scope(|s| {
+        let accepted = s.spawn(|| accept(&listener));
+        until(&mut channel, &mut out, |c, _| {
+            counter(c, "routes_announced_again") == 3
+        });
+        accepted.join().unwrap()
+    });
+    let mut got: Vec<_> = (0..3)
+        .map(|_| match read_record(&mut second) {
+            ClientRecord::Add { client, .. } => client.port,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    got.sort_unstable();
+    assert_eq!(got, [1, 3, 4]);
+    assert_eq!(counter(&channel, "routes_live"), 3);
+}
+
+#[test]
+fn routes_of_a_lost_connection_move_to_another_at_once() {
+    let (listener, peer) = listener();
+    let mut channel = Channel::connect(&[peer], 2, false, now()).unwrap();
+    let mut streams = vec![accept(&listener), accept(&listener)];
+    drop(listener);
+    assert!(channel.announce(client(1), target()));
+    assert!(channel.announce(client(2), target()));
+    channel.flush(now());
+    let mut lost = streams.remove(0);
+    let ClientRecord::Add { client: moved, .. } = read_record(&mut lost) else {
+        panic!("no add")
+    };
+    drop(lost);
+    let mut left = streams.remove(0);
+    read_record(&mut left);
+    let mut out = Vec::new();
+    until(&mut channel, &mut out, |c, _| {
+        counter(c, "routes_announced_again") == 1
+    });
+    assert_eq!(
+        read_record(&mut left),
+        ClientRecord::Add {
+            client: moved,
+            target: target()
+        }
+    );
+    assert!(
+        channel.announce(moved, target()),
+        "announcing again stays possible"
+    );
+}
+
+#[test]
+fn start_up_names_the_intercept_that_is_not_there() {
+    let (listener, peer) = listener();
+    drop(listener);
+    let error = Channel::connect(&[peer], 2, false, now())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with(&format!("intercept {peer} cannot be reached: ")),
+        "{error}"
+    );
+    assert!(
+        error.contains("--lonely") && !error.contains('\n'),
+        "{error}"
+    );
+
+    let mut lonely = Channel::connect(&[peer], 2, true, now()).unwrap();
+    assert!(!lonely.is_up());
+    assert_eq!(lonely.unreachable().collect::<Vec<_>>(), [peer]);
+    assert!(!lonely.announce(client(1), target()));
+    assert!(lonely.deadline().is_some(), "it must be tried again");
+    // An intercept that appears later is found.
+    let late = TcpListener::bind(peer.to_socket()).unwrap();
+    let mut out = Vec::new();
+    std::thread::scope(|s| {
+        let accepted = s.spawn(|| (accept(&late), accept(&late)));
+        until(&mut lonely, &mut out, |c, _| {
+            counter(c, "routes_announced_again") == 1
+        });
+        accepted.join().unwrap();
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_read_blocks_nobody() {
+    let (listener, peer) = listener();
+    let mut channel = Channel::connect(&[peer], 1, false, now()).unwrap();
+    let mut stream = accept(&listener);
+    // More than socket buffers and the queue hold together.
+    let wanted = 1_500_000u32;
+    let mut sent = 0u32;
+    while sent < wanted {
+        for _ in 0..1000 {
+            channel.announce(client(sent as u16), target());
+            sent += 1;
+        }
+        channel.flush(now());
+    }
+    let dropped = counter(&channel, "records_dropped");
+    assert!(dropped > 0, "the queue must be bounded");
+    // What arrives is whole records, in step, and nothing is missing but what was counted.
+    let mut got = 0u64;
+    let mut out = Vec::new();
+    let mut buffer = vec![0u8; 1 << 16];
+    let mut pending = Vec::new();
+    while got + dropped < u64::from(wanted) {
+        channel.service(now(), &mut out);
+        channel.flush(now());
+        let n = stream.read(&mut buffer).unwrap();
+        assert!(n > 0);
+        pending.extend_from_slice(&buffer[..n]);
+        let (records, rest) = pending.as_chunks::<14>();
+        for r in records {
+            assert!(
+                matches!(ClientRecord::decode(r, false), ClientRecord::Add { .. }),
+                "{r:?}"
+            );
+        }
+        got += records.len() as u64;
+        pending = rest.to_vec();
+    }
+    assert!(pending.is_empty());
+    assert_eq!(counter(&channel, "records_dropped"), dropped);
+}
+
+#[test]
+fn ipv6_is_refused_by_the_format_and_counted() {
+    let (listener, peer) = listener();
+    let mut channel = Channel::connect(&[peer], 1, false, now()).unwrap();
+    let _stream = accept(&listener);
+    let v6: Endpoint = "[2001:db8::1]:80"
+        .parse::<std::net::SocketAddr>()
+        .unwrap()
+        .into();
+    assert!(!channel.announce(client(1), v6));
+    assert!(!channel.announce(v6, target()));
+    assert_eq!(counter(&channel, "family_not_carried"), 2);
+    assert_eq!(counter(&channel, "routes_live"), 0);
+}

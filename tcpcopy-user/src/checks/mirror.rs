@@ -8,7 +8,10 @@ use dataplane::iface::Interface;
 pub fn check_mirror(iface: &Interface) -> Result<(), CheckError> {
     match in_use(iface) {
         None => Ok(()),
-        Some(why) => Err(CheckError::MirrorRefused { iface: iface.name.clone(), why }),
+        Some(why) => Err(CheckError::MirrorRefused {
+            iface: iface.name.clone(),
+            why,
+        }),
     }
 }
 
@@ -16,11 +19,17 @@ fn in_use(iface: &Interface) -> Option<String> {
     if iface.is_loopback {
         return Some("it is the loopback interface".to_owned());
     }
-    if let Some((addr, _)) = iface.addresses.iter().find(|(addr, _)| !is_link_local(*addr)) {
+    if let Some((addr, _)) = iface
+        .addresses
+        .iter()
+        .find(|(addr, _)| !is_link_local(*addr))
+    {
         return Some(format!("it has the address {addr}"));
     }
     if let Some(master) = iface.master {
-        return Some(format!("it belongs to the device with index {master} (bridge or bond)"));
+        return Some(format!(
+            "it belongs to the device with index {master} (bridge or bond)"
+        ));
     }
     if iface.has_upper {
         return Some("another device (VLAN, macvlan) is on top of it".to_owned());

@@ -51,14 +51,20 @@ mod tests {
         assert_eq!(check(1 << 12 | 1 << 13 | 1 << 21), Ok(()));
         for (bit, name, _) in NEEDED {
             let text = check(all & !(1 << bit)).unwrap_err().to_string();
-            assert!(text.starts_with(&format!("missing {name}: needed to ")), "{text}");
+            assert!(
+                text.starts_with(&format!("missing {name}: needed to ")),
+                "{text}"
+            );
             assert!(!text.contains('\n'));
         }
     }
 
     #[test]
     fn the_set_is_read_from_the_status_file() {
-        assert_eq!(effective("Name:\tx\nCapPrm:\tffff\nCapEff:\t0000000000003000\n"), 0x3000);
+        assert_eq!(
+            effective("Name:\tx\nCapPrm:\tffff\nCapEff:\t0000000000003000\n"),
+            0x3000
+        );
         assert_eq!(effective("Name:\tx\n"), u64::MAX);
     }
 }

@@ -25,7 +25,10 @@ pub fn check_targets(
         }
         let any = transfers.iter().any(|o| o.online.addr.is_any());
         if any && iface_addresses.contains(&target.addr) && !target.addr.to_ip().is_loopback() {
-            return Err(CheckError::TargetIsHost { target, iface: iface.to_owned() });
+            return Err(CheckError::TargetIsHost {
+                target,
+                iface: iface.to_owned(),
+            });
         }
         if !target.addr.is_v4() {
             return Err(CheckError::TargetFamily { target });
@@ -65,14 +68,26 @@ mod tests {
             ("80-10.77.0.30:8080", "accepted"),
             ("80-10.77.0.30:80", "accepted"),
             ("80-127.0.0.1:8080", "accepted"),
-            ("10.77.0.20:80-10.77.0.30:80,10.77.0.21:80-10.77.0.30:80", "accepted"),
-            ("10.77.0.30:80-10.77.0.30:80", "target 10.77.0.30:80 would be captured again"),
+            (
+                "10.77.0.20:80-10.77.0.30:80,10.77.0.21:80-10.77.0.30:80",
+                "accepted",
+            ),
+            (
+                "10.77.0.30:80-10.77.0.30:80",
+                "target 10.77.0.30:80 would be captured again",
+            ),
             (
                 "80-10.77.0.30:80,10.77.0.30:80-10.77.0.40:80",
                 "target 10.77.0.30:80 would be captured again by the transfer 10.77.0.30:80-10.77.0.40:80",
             ),
-            ("10.77.0.20:80-10.77.0.20:8080", "target 10.77.0.20:8080 is on the online address"),
-            ("80-10.77.0.20:8080", "target 10.77.0.20:8080 is an address of eth0"),
+            (
+                "10.77.0.20:80-10.77.0.20:8080",
+                "target 10.77.0.20:8080 is on the online address",
+            ),
+            (
+                "80-10.77.0.20:8080",
+                "target 10.77.0.20:8080 is an address of eth0",
+            ),
             ("80-[2001:db8::2]:80", "target [2001:db8::2]:80 is IPv6"),
         ] {
             let got = refused(list);
@@ -86,7 +101,13 @@ mod tests {
         let transfers = parse_transfers(["80-10.77.1.30:8080"]).unwrap();
         let check = |list: &str| check_clients(&transfers, &list.parse().unwrap());
         assert_eq!(check("10.77.2.0/24"), Ok(()));
-        assert!(matches!(check("10.77.1.0/24"), Err(CheckError::ClientIsTarget { .. })));
-        assert!(matches!(check("2001:db8::/120"), Err(CheckError::ClientFamily { .. })));
+        assert!(matches!(
+            check("10.77.1.0/24"),
+            Err(CheckError::ClientIsTarget { .. })
+        ));
+        assert!(matches!(
+            check("2001:db8::/120"),
+            Err(CheckError::ClientFamily { .. })
+        ));
     }
 }

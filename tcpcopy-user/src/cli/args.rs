@@ -153,8 +153,13 @@ impl LogLevel {
     /// `steps` levels more talkative.
     #[must_use]
     pub fn more(self, steps: u8) -> Self {
-        const ALL: [LogLevel; 5] =
-            [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+        const ALL: [LogLevel; 5] = [
+            LogLevel::Error,
+            LogLevel::Warn,
+            LogLevel::Info,
+            LogLevel::Debug,
+            LogLevel::Trace,
+        ];
         let at = (self as usize + usize::from(steps)).min(ALL.len() - 1);
         ALL.get(at).copied().unwrap_or(Self::Trace)
     }

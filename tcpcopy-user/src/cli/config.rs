@@ -1,10 +1,10 @@
 //! Validated settings.
 
+use super::UsageError;
 use super::args::{Args, CaptureKind, LogFormat, LogLevel};
 use super::duration::parse_duration;
 use super::endpoint::{parse_item, parse_port};
 use super::transfer::{Transfer, parse_transfers};
-use super::UsageError;
 use common::packet::Endpoint;
 use dataplane::cores::CoreList;
 use session::AddressPool;
@@ -80,21 +80,27 @@ impl Config {
         let transfers = parse_transfers(args.transfers.iter().map(String::as_str))
             .map_err(|e| UsageError::new(X, e))?;
         let port = parse_port(&args.port).map_err(|e| UsageError::new("-p, --port", e))?;
-        let intercepts = parse_intercepts(&args.intercepts, port).map_err(|e| UsageError::new(S, e))?;
+        let intercepts =
+            parse_intercepts(&args.intercepts, port).map_err(|e| UsageError::new(S, e))?;
         let iface = args.iface.trim().to_owned();
         if iface.is_empty() {
-            return Err(UsageError::new("-i, --iface", "empty name, expected an interface such as eth0"));
+            return Err(UsageError::new(
+                "-i, --iface",
+                "empty name, expected an interface such as eth0",
+            ));
         }
         let clients = match &args.clients {
             None => None,
             Some(list) => Some(
-                list.parse::<AddressPool>().map_err(|e| UsageError::new("-c, --clients", e))?,
+                list.parse::<AddressPool>()
+                    .map_err(|e| UsageError::new("-c, --clients", e))?,
             ),
         };
         let cores = match &args.cores {
             None => None,
             Some(list) => Some(
-                list.parse::<CoreList>().map_err(|e| UsageError::new("--cores", e))?,
+                list.parse::<CoreList>()
+                    .map_err(|e| UsageError::new("--cores", e))?,
             ),
         };
         if args.force && args.capture == CaptureKind::Tap {
@@ -108,8 +114,11 @@ impl Config {
             Some(text) => time("-k, --idle-timeout", text)?,
             None => response_timeout + IDLE_SURPLUS,
         };
-        let duration =
-            args.duration.as_deref().map(|text| time("--duration", text)).transpose()?;
+        let duration = args
+            .duration
+            .as_deref()
+            .map(|text| time("--duration", text))
+            .transpose()?;
         let drain = parse_duration(&args.drain).map_err(|e| UsageError::new("--drain", e))?;
         Ok(Self {
             transfers,
@@ -154,7 +163,10 @@ impl Config {
 fn time(flag: &'static str, text: &str) -> Result<Duration, UsageError> {
     let time = parse_duration(text).map_err(|e| UsageError::new(flag, e))?;
     if time.is_zero() {
-        return Err(UsageError::new(flag, format_args!("'{text}' is zero, expected more than 0")));
+        return Err(UsageError::new(
+            flag,
+            format_args!("'{text}' is zero, expected more than 0"),
+        ));
     }
     Ok(time)
 }
@@ -165,7 +177,10 @@ where
 {
     match text.parse::<T>() {
         Ok(n) if n >= min && n <= max => Ok(n),
-        _ => Err(UsageError::new(flag, format_args!("got '{text}', expected {min} to {max}"))),
+        _ => Err(UsageError::new(
+            flag,
+            format_args!("got '{text}', expected {min} to {max}"),
+        )),
     }
 }
 
@@ -182,7 +197,9 @@ fn parse_intercepts(lists: &[String], default_port: u16) -> Result<Vec<Endpoint>
         }
         let intercept = Endpoint::new(addr, item.port.unwrap_or(default_port));
         if out.contains(&intercept) {
-            return Err(format!("'{text}' is given twice, expected each intercept once"));
+            return Err(format!(
+                "'{text}' is given twice, expected each intercept once"
+            ));
         }
         out.push(intercept);
     }
@@ -190,7 +207,10 @@ fn parse_intercepts(lists: &[String], default_port: u16) -> Result<Vec<Endpoint>
         return Err(format!("empty list, {EXPECTED}"));
     }
     if out.len() > MAX_INTERCEPTS {
-        return Err(format!("{} intercepts, expected at most {MAX_INTERCEPTS}", out.len()));
+        return Err(format!(
+            "{} intercepts, expected at most {MAX_INTERCEPTS}",
+            out.len()
+        ));
     }
     Ok(out)
 }

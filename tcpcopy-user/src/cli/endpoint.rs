@@ -29,28 +29,45 @@ pub fn parse_item(text: &str) -> Result<Item, String> {
         let Some((inside, after)) = rest.split_once(']') else {
             return Err(format!("'{text}' has no closing bracket"));
         };
-        let v6: Ipv6Addr =
-            inside.parse().map_err(|_| format!("'{inside}' in '{text}' is no IPv6 address"))?;
+        let v6: Ipv6Addr = inside
+            .parse()
+            .map_err(|_| format!("'{inside}' in '{text}' is no IPv6 address"))?;
         let port = match after.strip_prefix(':') {
             Some(port) => Some(parse_port(port)?),
             None if after.is_empty() => None,
             None => return Err(format!("'{after}' follows the bracket of '{text}'")),
         };
-        return Ok(Item { addr: Some(IpAddr::V6(v6).into()), port });
+        return Ok(Item {
+            addr: Some(IpAddr::V6(v6).into()),
+            port,
+        });
     }
     if text.contains('@') {
-        return Err(format!("'{text}' names a MAC address; they are found by themselves, leave it out"));
+        return Err(format!(
+            "'{text}' names a MAC address; they are found by themselves, leave it out"
+        ));
     }
     if text.matches(':').count() > 1 {
-        return Err(format!("'{text}' looks like IPv6 without brackets, write [{text}]:port"));
+        return Err(format!(
+            "'{text}' looks like IPv6 without brackets, write [{text}]:port"
+        ));
     }
     if let Some((addr, port)) = text.split_once(':') {
-        return Ok(Item { addr: Some(parse_addr(addr)?), port: Some(parse_port(port)?) });
+        return Ok(Item {
+            addr: Some(parse_addr(addr)?),
+            port: Some(parse_port(port)?),
+        });
     }
     if text.bytes().all(|b| b.is_ascii_digit()) {
-        return Ok(Item { addr: None, port: Some(parse_port(text)?) });
+        return Ok(Item {
+            addr: None,
+            port: Some(parse_port(text)?),
+        });
     }
-    Ok(Item { addr: Some(parse_addr(text)?), port: None })
+    Ok(Item {
+        addr: Some(parse_addr(text)?),
+        port: None,
+    })
 }
 
 fn parse_addr(text: &str) -> Result<Addr, String> {

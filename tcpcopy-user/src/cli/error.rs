@@ -13,6 +13,9 @@ pub struct UsageError {
 impl UsageError {
     /// Puts both together.
     pub fn new(flag: &'static str, problem: impl std::fmt::Display) -> Self {
-        Self { flag, problem: problem.to_string() }
+        Self {
+            flag,
+            problem: problem.to_string(),
+        }
     }
 }

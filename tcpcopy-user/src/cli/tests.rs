@@ -1,0 +1,271 @@
+use crate::cli::{
+    CaptureKind, Config, LogLevel, Parsed, Transfer, parse, parse_duration, parse_transfers,
+};
+use common::packet::{Addr, Endpoint};
+use std::time::Duration;
+
+const MINIMAL: [&str; 6] = ["-i", "eth0", "-x", "80-10.0.0.30:8080", "-s", "10.0.0.40"];
+
+fn at(text: &str) -> Endpoint {
+    text.parse::<std::net::SocketAddr>().unwrap().into()
+}
+
+fn run(argv: &[&str]) -> Result<Config, String> {
+    match parse(std::iter::once(&"tcpcopy-user").chain(argv))? {
+        Parsed::Run(config) => Ok(*config),
+        Parsed::Text(text) => Err(format!("text: {text}")),
+    }
+}
+
+/// The minimal command line with one flag more, or one of its flags replaced.
+fn with(flag: &str, value: &str) -> Result<Config, String> {
+    let mut argv: Vec<&str> = Vec::new();
+    for pair in MINIMAL.chunks(2) {
+        if pair[0] != flag {
+            argv.extend(pair);
+        }
+    }
+    argv.push(flag);
+    if !value.is_empty() {
+        argv.push(value);
+    }
+    run(&argv)
+}
+
+#[test]
+fn defaults() {
+    let c = run(&MINIMAL).unwrap();
+    assert_eq!(
+        c.transfers,
+        [Transfer {
+            online: Endpoint::new(Addr::ANY, 80),
+            target: at("10.0.0.30:8080")
+        }]
+    );
+    assert_eq!(c.intercepts, [at("10.0.0.40:36524")]);
+    assert_eq!(
+        (c.capture, c.connections, c.mtu),
+        (CaptureKind::Tap, 2, 1500)
+    );
+    assert_eq!(c.response_timeout, Duration::from_secs(60));
+    assert_eq!(c.idle_timeout, Duration::from_secs(180));
+    assert_eq!(c.drain, Duration::from_secs(5));
+    assert_eq!(c.log_level, LogLevel::Info);
+    assert!(c.duration.is_none() && c.clients.is_none() && c.cores.is_none());
+}
+
+#[test]
+fn the_transfer_grammar() {
+    let any = |port| Endpoint::new(Addr::ANY, port);
+    for (list, want) in [
+        ("80-10.0.0.30:8080", vec![(any(80), "10.0.0.30:8080")]),
+        (
+            "10.0.0.20:80-10.0.0.30:8080",
+            vec![(at("10.0.0.20:80"), "10.0.0.30:8080")],
+        ),
+        (
+            "0.0.0.0:80-10.0.0.30:8080",
+            vec![(any(80), "10.0.0.30:8080")],
+        ),
+        ("[::]:80-10.0.0.30:8080", vec![(any(80), "10.0.0.30:8080")]),
+        (
+            "[2001:db8::1]:80-[2001:db8::2]:80",
+            vec![(at("[2001:db8::1]:80"), "[2001:db8::2]:80")],
+        ),
+        (
+            "80-10.0.0.30:8080, 81-10.0.0.31:8081",
+            vec![(any(80), "10.0.0.30:8080"), (any(81), "10.0.0.31:8081")],
+        ),
+    ] {
+        let want: Vec<_> = want
+            .into_iter()
+            .map(|(online, t)| Transfer {
+                online,
+                target: at(t),
+            })
+            .collect();
+        assert_eq!(parse_transfers([list]), Ok(want), "{list}");
+    }
+}
+
+#[test]
+fn every_error_is_one_line_with_culprit_and_expectation() {
+    for (flag, value, parts) in [
+        ("-x", "", &["a value is required", "--transfer"] as &[&str]),
+        (
+            "-x",
+            "80",
+            &[
+                "-x, --transfer: '80' has no '-'",
+                "expected [address:]port-target:port",
+            ],
+        ),
+        (
+            "-x",
+            "80-8080",
+            &["target '8080' in '80-8080' must have an address and a port"],
+        ),
+        (
+            "-x",
+            "80-10.0.0.30",
+            &["target '10.0.0.30' in '80-10.0.0.30' must have an address and a port"],
+        ),
+        (
+            "-x",
+            "10.0.0.20-10.0.0.30:80",
+            &["'10.0.0.20' in '10.0.0.20-10.0.0.30:80' has no port"],
+        ),
+        (
+            "-x",
+            "0-10.0.0.30:80",
+            &["port '0' out of range, expected 1 to 65535"],
+        ),
+        ("-x", "80-10.0.0.30:65536", &["port '65536' out of range"]),
+        ("-x", "80-10.0.0.256:80", &["'10.0.0.256' is no IP address"]),
+        (
+            "-x",
+            "80-web:80",
+            &["'web' is no IP address (host names are not looked up)"],
+        ),
+        (
+            "-x",
+            "80-0.0.0.0:80",
+            &["target '0.0.0.0:80' in '80-0.0.0.0:80' is no host's address"],
+        ),
+        ("-x", "80-224.0.0.1:80", &["is no host's address"]),
+        (
+            "-x",
+            "80-2001:db8::1:80",
+            &["looks like IPv6 without brackets, write [2001:db8::1:80]"],
+        ),
+        (
+            "-x",
+            "80-[2001:db8::1:80",
+            &["'[2001:db8::1:80' has no closing bracket"],
+        ),
+        (
+            "-x",
+            "80-[10.0.0.1]:80",
+            &["'10.0.0.1' in '[10.0.0.1]:80' is no IPv6 address"],
+        ),
+        ("-x", "80-[::1]80", &["'80' follows the bracket"]),
+        (
+            "-x",
+            "80@00:11:22:33:44:55-10.0.0.30:80",
+            &["names a MAC address", "leave it out"],
+        ),
+        ("-x", "80-10.0.0.30:80,", &["empty item"]),
+        (
+            "-x",
+            "80-10.0.0.30:80,80-10.0.0.31:80",
+            &[
+                "transfer the same packets",
+                "each online address and port once",
+            ],
+        ),
+        (
+            "-s",
+            "10.0.0.40:0",
+            &["-s, --intercept: port '0' out of range"],
+        ),
+        ("-s", "36524", &["'36524' is only a port"]),
+        ("-s", "0.0.0.0", &["'0.0.0.0' is no host's address"]),
+        ("-s", "10.0.0.40,10.0.0.40:36524", &["given twice"]),
+        ("-s", "", &["a value is required", "--intercept"]),
+        (
+            "-p",
+            "x",
+            &["-p, --port: port 'x' out of range, expected 1 to 65535"],
+        ),
+        ("-C", "0", &["-C, --connections: got '0', expected 1 to 11"]),
+        ("-C", "12", &["got '12', expected 1 to 11"]),
+        ("-M", "100", &["-M, --mtu: got '100', expected 576 to 1500"]),
+        (
+            "-c",
+            "10.1.0.x",
+            &["-c, --clients: '10.1.0.x' is no address"],
+        ),
+        (
+            "-t",
+            "soon",
+            &["-t, --response-timeout: 'soon' is no time, expected a number with ms, s, m or h"],
+        ),
+        ("-t", "0", &["'0' is zero, expected more than 0"]),
+        ("-k", "5d", &["-k, --idle-timeout: '5d' is no time"]),
+        ("--drain", "1d", &["--drain: '1d' is no time"]),
+        ("--duration", "99999999h", &["'99999999h' is too long"]),
+        ("--cores", "3-1", &["--cores: ", "'3-1'"]),
+        (
+            "--capture",
+            "pcap",
+            &[
+                "invalid value 'pcap' for '--capture <CAPTURE>'",
+                "tap, mirror",
+            ],
+        ),
+        ("--force", "", &["--force: given with --capture tap"]),
+        (
+            "--log-level",
+            "loud",
+            &["invalid value 'loud'", "error, warn, info, debug, trace"],
+        ),
+        ("-n", "2", &["unexpected argument '-n'"]),
+        ("-i", " ", &["-i, --iface: empty name"]),
+    ] {
+        let error = with(flag, value).expect_err(&format!("{flag} {value} was accepted"));
+        assert!(!error.contains('\n'), "{flag} {value}: {error}");
+        assert!(
+            error.starts_with(|c: char| c.is_lowercase() || c == '-'),
+            "{error}"
+        );
+        for part in parts {
+            assert!(
+                error.contains(part),
+                "{flag} {value}: '{error}' lacks '{part}'"
+            );
+        }
+    }
+    let error = run(&["-x", "80-10.0.0.30:80"]).expect_err("accepted");
+    assert!(
+        error.contains("--intercept <LIST>") && error.contains("--iface <NAME>"),
+        "{error}"
+    );
+}
+
+#[test]
+fn times() {
+    for (text, ms) in [
+        ("500ms", 500),
+        ("5s", 5000),
+        ("5", 5000),
+        ("2m", 120_000),
+        ("1h", 3_600_000),
+        ("0", 0),
+    ] {
+        assert_eq!(
+            parse_duration(text),
+            Ok(Duration::from_millis(ms)),
+            "{text}"
+        );
+    }
+    for text in ["", "s", "5 s", "1.5s", "-5s", "5S", "18446744073709551616s"] {
+        assert!(parse_duration(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn verbose_raises_the_level() {
+    assert_eq!(with("-v", "").unwrap().log_level, LogLevel::Debug);
+    assert_eq!(with("-vvvv", "").unwrap().log_level, LogLevel::Trace);
+}
+
+#[test]
+fn help_is_no_error() {
+    assert!(
+        matches!(parse(["tcpcopy-user", "--help"]), Ok(Parsed::Text(t)) if t.contains("--transfer"))
+    );
+    assert!(matches!(
+        parse(["tcpcopy-user", "--version"]),
+        Ok(Parsed::Text(_))
+    ));
+}

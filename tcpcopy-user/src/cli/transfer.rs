@@ -31,7 +31,9 @@ impl std::fmt::Display for Transfer {
 }
 
 /// Reads one or several lists.
-pub fn parse_transfers<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<Vec<Transfer>, String> {
+pub fn parse_transfers<'a>(
+    lists: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<Transfer>, String> {
     let mut out: Vec<Transfer> = Vec::new();
     for text in lists.into_iter().flat_map(|l| l.split(',')).map(str::trim) {
         let transfer = parse_transfer(text)?;
@@ -56,7 +58,11 @@ fn parse_transfer(text: &str) -> Result<Transfer, String> {
         return Err(format!("'{text}' has no '-', {EXPECTED}"));
     };
     let item = |side: &str| parse_item(side).map_err(|e| format!("{e} in '{text}', {EXPECTED}"));
-    let Item { addr, port: Some(port) } = item(online)? else {
+    let Item {
+        addr,
+        port: Some(port),
+    } = item(online)?
+    else {
         return Err(format!("'{online}' in '{text}' has no port, {EXPECTED}"));
     };
     let addr = addr.filter(|a| !is_unspecified(*a)).unwrap_or(Addr::ANY);
@@ -67,9 +73,14 @@ fn parse_transfer(text: &str) -> Result<Transfer, String> {
     };
     let ip = target.addr.to_ip();
     if ip.is_unspecified() || ip.is_multicast() || target.addr == Addr::v4([255; 4]) {
-        return Err(format!("target '{target}' in '{text}' is no host's address, {EXPECTED}"));
+        return Err(format!(
+            "target '{target}' in '{text}' is no host's address, {EXPECTED}"
+        ));
     }
-    Ok(Transfer { online: Endpoint::new(addr, port), target })
+    Ok(Transfer {
+        online: Endpoint::new(addr, port),
+        target,
+    })
 }
 
 fn is_unspecified(addr: Addr) -> bool {

@@ -4,11 +4,48 @@ use super::Report;
 use crate::worker::DECODE_ERROR_NAMES;
 use std::collections::BTreeMap;
 
-/// Suffixes and names of port and program counters that count losses; everything else that ports
-/// count is information.
-const LOSS_WORDS: [&str; 9] = [
-    "dropped", "drop", "full", "failed", "too_large", "no_frame", "invalid", "ring_empty", "error",
+/// Counters of programs and ports that count losses, by group; everything else that they count is
+/// information. A kernel program passes what it cannot decode: production has it, the replay has not.
+const LOSSES: [(&str, &[&str]); 4] = [
+    (
+        "kernel",
+        &[
+            "fragment",
+            "truncated",
+            "bad_ip",
+            "bad_tcp",
+            "ring_full",
+            "load_failed",
+            "too_large",
+            "redirect_failed",
+        ],
+    ),
+    (
+        "capture",
+        &[
+            "rx_dropped",
+            "rx_ring_full",
+            "rx_fill_ring_empty",
+            "rx_invalid_descs",
+            "tap_incomplete",
+            "tap_malformed",
+        ],
+    ),
+    (
+        "tx",
+        &[
+            "tx_no_frame",
+            "tx_bad_length",
+            "tx_invalid_descs",
+            "tx_not_ip",
+            "tx_handed_too_long",
+            "tx_handover_dropped",
+        ],
+    ),
+    ("channel", &["records_dropped", "responses_bad"]),
 ];
+/// Followed by the name of an errno.
+const TX_ERROR: &str = "tx_error_";
 
 /// Collects them, zero counts left out.
 pub fn dropped(report: &Report) -> BTreeMap<String, u64> {
@@ -27,23 +64,22 @@ pub fn dropped(report: &Report) -> BTreeMap<String, u64> {
     put("handover_full".to_owned(), intake.handover_full);
     put("tx_not_a_target".to_owned(), sent.not_a_target);
     put("tx_no_next_hop".to_owned(), sent.no_next_hop);
-    put("tx_no_frame".to_owned(), sent.no_frame);
     put("tx_not_built".to_owned(), sent.not_built);
     for ((group, name), value) in &report.counters {
-        // What the worker counts itself is in the list above already.
-        let counted = *group == "handover" || *name == "tx_no_frame";
-        if !counted && is_loss(group, name) {
-            let prefix = format!("{group}_");
-            let name = if name.starts_with(&prefix) { (*name).to_owned() } else { prefix + name };
-            put(name, *value);
+        let listed = LOSSES
+            .iter()
+            .any(|(g, names)| g == group && names.contains(name));
+        if listed || name.starts_with(TX_ERROR) {
+            let prefixed = matches!(*group, "capture" | "tx");
+            put(
+                if prefixed {
+                    (*name).to_owned()
+                } else {
+                    format!("{group}_{name}")
+                },
+                *value,
+            );
         }
     }
     out
-}
-
-fn is_loss(group: &str, name: &str) -> bool {
-    // Fragments pass and are counted; what the program could not decode passes too.
-    let undecoded =
-        group == "kernel" && DECODE_ERROR_NAMES.iter().any(|(_, text)| *text == name);
-    undecoded || LOSS_WORDS.iter().any(|word| name.ends_with(word) || name.contains(&format!("{word}_")))
 }

@@ -133,7 +133,10 @@ pub fn to_json(report: &Report) -> serde_json::Result<String> {
             .iter()
             .map(|what| (what.name(), Percentiles::of(report.latencies.get(*what))))
             .collect(),
-        clock: Clock { source: "CLOCK_MONOTONIC", resolution_ns: s.clock_resolution.0 },
+        clock: Clock {
+            source: "CLOCK_MONOTONIC",
+            resolution_ns: s.clock_resolution.0,
+        },
         counters,
     };
     serde_json::to_string_pretty(&json)

@@ -1,0 +1,143 @@
+use super::*;
+use crate::worker::Latency;
+use serde_json::Value;
+
+fn worker(n: u64) -> WorkerReport {
+    let mut totals = Totals {
+        sessions: 3 * n,
+        bytes_captured: 100 * n,
+        bytes_delivered: 90 * n,
+        ..Totals::default()
+    };
+    totals.outcomes[session::Outcome::Completed as usize] = 2 * n;
+    totals.outcomes[session::Outcome::TimedOut as usize] = n;
+    totals.bytes_undelivered[session::Outcome::TimedOut as usize] = 10 * n;
+    let mut latencies = Latencies::default();
+    for us in 1..=1000 {
+        latencies.record(Latency::Connect, Nanos::from_micros(us * n));
+    }
+    let mut intake = IntakeCounters {
+        frames: 50 * n,
+        ..IntakeCounters::default()
+    };
+    intake.undecodable(common::packet::DecodeError::Fragment);
+    WorkerReport {
+        totals,
+        latencies,
+        sent: SendCounters {
+            sent: 40 * n,
+            no_next_hop: n,
+            ..SendCounters::default()
+        },
+        intake,
+        counters: vec![
+            Counter {
+                group: "tx",
+                name: "tx_frames",
+                value: 40 * n,
+            },
+            Counter {
+                group: "tx",
+                name: "tx_error_enobufs",
+                value: n,
+            },
+            Counter {
+                group: "capture",
+                name: "rx_ring_full",
+                value: 2 * n,
+            },
+        ],
+    }
+}
+
+fn report() -> Report {
+    let setting = Setting {
+        capture: "tap",
+        iface: "eth0".to_owned(),
+        workers: 2,
+        duration: Nanos::from_millis(2500),
+        clock_resolution: Nanos(1),
+    };
+    let kernel = [
+        Counter {
+            group: "kernel",
+            name: "captured",
+            value: 107,
+        },
+        Counter {
+            group: "kernel",
+            name: "ring_full",
+            value: 7,
+        },
+    ];
+    Report::new(setting, &[worker(1), worker(1)], &kernel)
+}
+
+#[test]
+fn json_has_the_agreed_fields() {
+    let json: Value = serde_json::from_str(&to_json(&report()).unwrap()).unwrap();
+    for (path, want) in [
+        ("/version", Value::from(1)),
+        ("/capture", "tap".into()),
+        ("/duration_s", 2.5.into()),
+        ("/sessions/total", 6.into()),
+        ("/sessions/by_outcome/completed", 4.into()),
+        ("/sessions/by_outcome/timed_out", 2.into()),
+        ("/bytes/captured", 200.into()),
+        ("/bytes/delivered", 180.into()),
+        ("/bytes/undelivered/timed_out", 20.into()),
+        ("/bytes/balanced", true.into()),
+        ("/packets/captured", 100.into()),
+        ("/packets/transmitted", 80.into()),
+        ("/packets/dropped/kernel_ring_full", 7.into()),
+        ("/packets/dropped/rx_ring_full", 4.into()),
+        ("/packets/dropped/tx_error_enobufs", 2.into()),
+        ("/packets/dropped/tx_no_next_hop", 2.into()),
+        ("/packets/dropped/intake_fragment", 2.into()),
+        ("/latency_us/connect/count", 2000.into()),
+        ("/latency_us/hold/count", 0.into()),
+        ("/latency_us/hold/p99_9", 0.0.into()),
+        ("/clock/source", "CLOCK_MONOTONIC".into()),
+        ("/clock/resolution_ns", 1.into()),
+        ("/counters/kernel/captured", 107.into()),
+    ] {
+        assert_eq!(json.pointer(path), Some(&want), "{path} in {json:#}");
+    }
+    for name in ["connect", "response", "processing", "hold", "lag"] {
+        for point in ["count", "p50", "p90", "p99", "p99_9", "max"] {
+            let path = format!("/latency_us/{name}/{point}");
+            assert!(json.pointer(&path).is_some_and(Value::is_number), "{path}");
+        }
+    }
+    let p50 = json
+        .pointer("/latency_us/connect/p50")
+        .and_then(Value::as_f64)
+        .unwrap();
+    assert!((p50 - 500.0).abs() < 1.0, "{p50}");
+    // What is no loss is not in the list of losses.
+    assert_eq!(
+        json.pointer("/packets/dropped")
+            .and_then(Value::as_object)
+            .map(|o| o.len()),
+        Some(5)
+    );
+}
+
+#[test]
+fn text_shows_the_balance() {
+    let text = to_text(&report());
+    assert!(
+        text.contains("balance: 200 captured = 180 delivered + 20 undelivered"),
+        "{text}"
+    );
+    assert!(text.contains("dropped, kernel_ring_full"), "{text}");
+    assert!(text.contains("CLOCK_MONOTONIC, resolution 1 ns"), "{text}");
+
+    let mut bad = worker(1);
+    bad.totals.bytes_delivered += 1;
+    let text = to_text(&Report::new(report().setting, &[bad], &[]));
+    assert!(
+        text.contains("100 captured DOES NOT EQUAL 91 delivered + 10 undelivered"),
+        "{text}"
+    );
+}

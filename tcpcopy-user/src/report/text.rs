@@ -51,7 +51,11 @@ fn render(report: &Report, out: &mut String) -> std::fmt::Result {
     writeln!(out, "\npackets")?;
     writeln!(out, "  {:<20} {:>14}", "captured", report.intake.frames)?;
     writeln!(out, "  {:<20} {:>14}", "transmitted", report.sent.sent)?;
-    writeln!(out, "  {:<20} {:>14}", "retransmitted", t.segments_retransmitted)?;
+    writeln!(
+        out,
+        "  {:<20} {:>14}",
+        "retransmitted", t.segments_retransmitted
+    )?;
     writeln!(out, "  {:<20} {:>14}", "acknowledgements", t.acks_sent)?;
     writeln!(out, "  {:<20} {:>14}", "responses", t.responses)?;
     let dropped = report.dropped();

@@ -65,10 +65,16 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             .create(true)
             .append(true)
             .open(path)
-            .map_err(RunError::system(format!("write the report {}", path.display())))?;
+            .map_err(RunError::system(format!(
+                "write the report {}",
+                path.display()
+            )))?;
     }
     if !iface.up {
-        tracing::warn!(iface = iface.name, "interface is down, nothing arrives until it is up");
+        tracing::warn!(
+            iface = iface.name,
+            "interface is down, nothing arrives until it is up"
+        );
     }
     let workers = workers(config, &iface);
     let now = clock::now();
@@ -86,20 +92,31 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         tracing::info!(mtu, "packets are kept to the MTU of the way to the target");
     }
 
-    let wakers = resource("make event descriptors", (0..workers).map(|_| Waker::new()).collect::<Result<Vec<_>, _>>())?;
+    let wakers = resource(
+        "make event descriptors",
+        (0..workers)
+            .map(|_| Waker::new())
+            .collect::<Result<Vec<_>, _>>(),
+    )?;
     let handles: Vec<WakerHandle> = wakers.iter().map(Waker::handle).collect();
-    let handovers = resource("make rings between workers", handover::mesh(workers, HANDOVER_RING_BYTES))?;
+    let handovers = resource(
+        "make rings between workers",
+        handover::mesh(workers, HANDOVER_RING_BYTES),
+    )?;
 
     let mirrored_device = (config.capture == CaptureKind::Mirror
         && ways.devices.contains_key(&iface.index))
     .then_some(iface.index);
     let mut attached = Attached::attach(config, object, workers, mirrored_device.is_some())?;
-    let mut ports = (0..workers).map(|w| attached.take_ports(w)).collect::<Result<Vec<_>, _>>()?;
-    let mut egresses: Vec<Vec<(u32, Box<dyn Transmit>)>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut ports: Vec<Ports> = (0..workers).map(|w| attached.take_ports(w)).collect();
+    let mut egresses: Vec<Vec<(u32, Box<dyn Transmit>)>> =
+        (0..workers).map(|_| Vec::new()).collect();
     for (&ifindex, ifname) in &ways.devices {
         let own = mirrored_device == Some(ifindex);
-        let existing: Vec<Option<AfXdpTx>> =
-            ports.iter_mut().map(|p| if own { p.tx.take() } else { None }).collect();
+        let existing: Vec<Option<AfXdpTx>> = ports
+            .iter_mut()
+            .map(|p| if own { p.tx.take() } else { None })
+            .collect();
         // Zero-copy makes drivers rebuild their rings: not on an interface that production may use.
         let force_copy = !own;
         let opened = egress::open_all(ifname, workers, &handles, existing, force_copy)?;
@@ -139,8 +156,19 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             live: Arc::clone(live),
         });
     }
-    let cores = config.cores.as_ref().map(|c| c.cores().to_vec()).unwrap_or_default();
-    Ok(Assembled { parts, cores, wakers: handles, control, live, attached })
+    let cores = config
+        .cores
+        .as_ref()
+        .map(|c| c.cores().to_vec())
+        .unwrap_or_default();
+    Ok(Assembled {
+        parts,
+        cores,
+        wakers: handles,
+        control,
+        live,
+        attached,
+    })
 }
 
 fn workers(config: &Config, iface: &Interface) -> usize {
@@ -160,7 +188,10 @@ struct Ways {
 
 fn egress_devices(hops: &Hops, addresses: &[Addr]) -> Ways {
     let table = hops.load();
-    let mut ways = Ways { devices: BTreeMap::new(), mtu: None };
+    let mut ways = Ways {
+        devices: BTreeMap::new(),
+        mtu: None,
+    };
     for hop in addresses.iter().filter_map(|a| table.get(*a)) {
         ways.mtu = Some(ways.mtu.map_or(hop.mtu, |m| m.min(hop.mtu)));
         if !hop.local {
@@ -191,5 +222,8 @@ fn nanos(d: Duration) -> Nanos {
 }
 
 fn resource<T, E: Into<std::io::Error>>(what: &str, result: Result<T, E>) -> Result<T, RunError> {
-    result.map_err(|e| RunError::System { what: what.to_owned(), source: e.into() })
+    result.map_err(|e| RunError::System {
+        what: what.to_owned(),
+        source: e.into(),
+    })
 }

@@ -38,7 +38,8 @@ impl Attached {
         also_tx: bool,
     ) -> Result<Self, BpfError> {
         let (transfers, targets) = (config.online(), config.targets());
-        let ifname = config.iface.clone();
+        let (transfers, targets) = (transfers.as_slice(), targets.as_slice());
+        let ifname = config.iface.as_str();
         let workers = workers as u32;
         // Off unless asked for: each packet would cost a record.
         let log_packets = config.log_level >= crate::cli::LogLevel::Debug;
@@ -56,17 +57,29 @@ impl Attached {
             )?),
             CaptureKind::Mirror => Self::Mirror(Mirror::attach(
                 object,
-                &MirrorConfig { ifname, workers, transfers, targets, also_tx, log_packets },
+                &MirrorConfig {
+                    ifname,
+                    workers,
+                    transfers,
+                    targets,
+                    also_tx,
+                    log_packets,
+                },
             )?),
         })
     }
 
     /// The ports of a worker; each can be taken once.
-    pub fn take_ports(&mut self, worker: usize) -> Result<Ports, BpfError> {
+    pub fn take_ports(&mut self, worker: usize) -> Ports {
         let worker = worker as u32;
         let mut ports = Ports::default();
         match self {
-            Self::Tap(tap) => ports.sources.push(Box::new(tap.take_reader(worker)?)),
+            Self::Tap(tap) => {
+                let reader = tap
+                    .take_reader(worker)
+                    .map(|r| Box::new(r) as Box<dyn Capture>);
+                ports.sources.extend(reader);
+            }
             Self::Mirror(mirror) => {
                 for port in mirror.take_ports(worker) {
                     ports.sources.push(Box::new(port.rx));
@@ -74,7 +87,7 @@ impl Attached {
                 }
             }
         }
-        Ok(ports)
+        ports
     }
 
     /// What the program counted.
@@ -85,20 +98,27 @@ impl Attached {
         };
         counters
             .into_iter()
-            .map(|(counter, value)| Counter { group: "kernel", name: counter.name(), value })
+            .map(|(counter, value)| Counter {
+                group: "kernel",
+                name: counter.name(),
+                value,
+            })
             .collect()
     }
 
-    /// Whether it can be detached while workers still transmit. Not the mirror: its sockets, which
-    /// they may transmit by, must be closed first.
-    pub fn detaches_early(&self) -> bool {
-        matches!(self, Self::Tap(_))
+    /// Ends the capture while workers go on. A tap lets go of production at once, and what is in its
+    /// rings can still be read. The mirror stays: its sockets, by which workers may transmit, must be
+    /// closed before the program goes.
+    pub fn stop(&mut self) {
+        if let Self::Tap(tap) = self {
+            tap.detach();
+        }
     }
 
-    /// Detaches; with `mirror` all ports must be gone.
-    pub fn detach(self) {
+    /// Detaches; all ports must be gone. Counters stay readable.
+    pub fn detach(&mut self) {
         match self {
-            Self::Tap(tap) => drop(tap),
+            Self::Tap(tap) => tap.detach(),
             Self::Mirror(mirror) => mirror.detach(),
         }
     }

@@ -18,13 +18,19 @@ pub struct LogError {
 /// Sets the log up for the whole process. Only the first call has an effect.
 pub fn init_logging(config: &Config) -> Result<(), LogError> {
     let (writer, ansi) = match &config.log_file {
-        None => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
+        None => (
+            BoxMakeWriter::new(std::io::stderr),
+            std::io::stderr().is_terminal(),
+        ),
         Some(path) => {
             let file = std::fs::OpenOptions::new()
                 .create(true)
                 .append(true)
                 .open(path)
-                .map_err(|source| LogError { path: path.clone(), source })?;
+                .map_err(|source| LogError {
+                    path: path.clone(),
+                    source,
+                })?;
             (BoxMakeWriter::new(Arc::new(file)), false)
         }
     };

@@ -6,7 +6,7 @@ use super::capture::Attached;
 use super::signals::Signals;
 use crate::cli::Config;
 use crate::report::{Report, Setting};
-use crate::worker::{Control, Counter, LiveFigures, LiveStats, Worker, WorkerParts, WorkerReport};
+use crate::worker::{Control, LiveFigures, LiveStats, Worker, WorkerParts, WorkerReport};
 use common::flow::Nanos;
 use dataplane::wake::WakerHandle;
 use dataplane::{clock, cores};
@@ -23,7 +23,14 @@ pub fn supervise(
     assembled: Assembled,
     mut signals: Signals,
 ) -> Result<Report, RunError> {
-    let Assembled { parts, cores, wakers, control, live, attached } = assembled;
+    let Assembled {
+        parts,
+        cores,
+        wakers,
+        control,
+        live,
+        attached,
+    } = assembled;
     let started = clock::now();
     let workers = parts.len();
     let mut threads = Vec::with_capacity(workers);
@@ -34,7 +41,10 @@ pub fn supervise(
                 control.stop(started, started);
                 wake(&wakers);
                 threads.into_iter().for_each(|t| drop(t.join()));
-                return Err(RunError::System { what: format!("start worker {id}"), source });
+                return Err(RunError::System {
+                    what: format!("start worker {id}"),
+                    source,
+                });
             }
         }
     }
@@ -51,8 +61,7 @@ pub fn supervise(
         control,
         wakers,
         live,
-        attached: Some(attached),
-        kernel: Vec::new(),
+        attached,
         drain: nanos(config.drain),
     };
     let end = config.duration.map(|d| started + nanos(d));
@@ -66,15 +75,15 @@ pub fn supervise(
             run.end_requested(now);
         }
         if end.is_some_and(|at| now >= at) && run.control.stop_at().is_none() {
-            tracing::info!("end of --duration, {} left for open sessions", seconds(run.drain));
+            tracing::info!(
+                "end of --duration, {} left for open sessions",
+                seconds(run.drain)
+            );
             run.stop(now);
         }
         if now >= stats_at {
             stats_at = now + interval;
             run.log_stats();
-        }
-        if run.control.capturing() == 0 {
-            run.detach_early();
         }
         let ended = threads.iter().filter(|t| t.is_finished()).count();
         if ended == threads.len() {
@@ -95,11 +104,15 @@ pub fn supervise(
         }
     }
     // The workers are gone, and with them every socket and mapped ring.
-    run.detach();
+    run.attached.detach();
     if let Some(worker) = died {
         return Err(RunError::WorkerDied { worker });
     }
-    let duration = run.control.stop_at().unwrap_or_else(clock::now).since(started);
+    let duration = run
+        .control
+        .stop_at()
+        .unwrap_or_else(clock::now)
+        .since(started);
     let setting = Setting {
         capture: config.capture.name(),
         iface: config.iface.clone(),
@@ -107,15 +120,14 @@ pub fn supervise(
         duration,
         clock_resolution: clock::resolution(),
     };
-    Ok(Report::new(setting, &reports, &run.kernel))
+    Ok(Report::new(setting, &reports, &run.attached.counters()))
 }
 
 struct Run {
     control: Arc<Control>,
     wakers: Vec<WakerHandle>,
     live: Vec<Arc<LiveStats>>,
-    attached: Option<Attached>,
-    kernel: Vec<Counter>,
+    attached: Attached,
     drain: Nanos,
 }
 
@@ -135,29 +147,30 @@ impl Run {
     }
 
     fn stop(&mut self, now: Nanos) {
+        let now = if self.control.stop_at().is_none() {
+            // First no more packets, then the time from which on they do not count: with a tap
+            // every packet that was captured is replayed.
+            self.attached.stop();
+            clock::now()
+        } else {
+            now
+        };
         self.control.stop(now, now + self.drain);
         wake(&self.wakers);
     }
 
-    /// No worker reads the capture any more: production is left alone while sessions go on.
-    fn detach_early(&mut self) {
-        if self.attached.as_ref().is_some_and(Attached::detaches_early) {
-            self.detach();
-        }
-    }
-
-    fn detach(&mut self) {
-        if let Some(attached) = self.attached.take() {
-            self.kernel = attached.counters();
-            attached.detach();
-        }
-    }
-
     fn log_stats(&self) {
-        let f = self.live.iter().map(|l| l.read()).fold(LiveFigures::default(), LiveFigures::plus);
-        let lost: u64 = self.attached.as_ref().map_or(0, |a| {
-            a.counters().iter().filter(|c| c.name == "ring_full").map(|c| c.value).sum()
-        });
+        let f = self
+            .live
+            .iter()
+            .map(|l| l.read())
+            .fold(LiveFigures::default(), LiveFigures::plus);
+        let counters = self.attached.counters();
+        let lost: u64 = counters
+            .iter()
+            .filter(|c| c.name == "ring_full")
+            .map(|c| c.value)
+            .sum();
         tracing::info!(
             open = f.open,
             sessions = f.sessions,
@@ -178,15 +191,17 @@ fn spawn(
     parts: WorkerParts,
     core: Option<usize>,
 ) -> std::io::Result<JoinHandle<WorkerReport>> {
-    std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
-        if let Some(core) = core
-            && let Err(e) = cores::pin(core)
-        {
-            tracing::warn!("worker {id} runs unpinned: {e}");
-        }
-        // Made here, so that its memory is local to the core it runs on.
-        Worker::new(parts).run(clock::now)
-    })
+    std::thread::Builder::new()
+        .name(format!("worker-{id}"))
+        .spawn(move || {
+            if let Some(core) = core
+                && let Err(e) = cores::pin(core)
+            {
+                tracing::warn!("worker {id} runs unpinned: {e}");
+            }
+            // Made here, so that its memory is local to the core it runs on.
+            Worker::new(parts).run(clock::now)
+        })
 }
 
 fn wake(wakers: &[WakerHandle]) {

@@ -53,7 +53,10 @@ impl TransferTable {
     }
 
     fn get(&self, key: Endpoint) -> Option<Endpoint> {
-        let at = self.entries.binary_search_by_key(&key, |(online, _)| *online).ok()?;
+        let at = self
+            .entries
+            .binary_search_by_key(&key, |(online, _)| *online)
+            .ok()?;
         self.entries.get(at).map(|(_, target)| *target)
     }
 }
@@ -71,14 +74,29 @@ mod tests {
     fn exact_before_any_and_targets_before_all() {
         let list = "80-10.0.0.30:8080,10.0.0.20:80-10.0.0.31:8081,[2001:db8::1]:80-[2001:db8::2]:80,8080-10.0.0.30:8080";
         let table = TransferTable::new(&parse_transfers([list]).unwrap());
-        assert_eq!(table.lookup(at("10.0.0.20:80")), Lookup::Target(at("10.0.0.31:8081")));
-        assert_eq!(table.lookup(at("10.0.0.21:80")), Lookup::Target(at("10.0.0.30:8080")));
-        assert_eq!(table.lookup(at("[2001:db8::1]:80")), Lookup::Target(at("[2001:db8::2]:80")));
-        assert_eq!(table.lookup(at("[2001:db8::9]:80")), Lookup::Target(at("10.0.0.30:8080")));
+        assert_eq!(
+            table.lookup(at("10.0.0.20:80")),
+            Lookup::Target(at("10.0.0.31:8081"))
+        );
+        assert_eq!(
+            table.lookup(at("10.0.0.21:80")),
+            Lookup::Target(at("10.0.0.30:8080"))
+        );
+        assert_eq!(
+            table.lookup(at("[2001:db8::1]:80")),
+            Lookup::Target(at("[2001:db8::2]:80"))
+        );
+        assert_eq!(
+            table.lookup(at("[2001:db8::9]:80")),
+            Lookup::Target(at("10.0.0.30:8080"))
+        );
         assert_eq!(table.lookup(at("10.0.0.21:81")), Lookup::Miss);
         // The wildcard for 8080 does not catch what goes to the target on 8080.
         assert_eq!(table.lookup(at("10.0.0.30:8080")), Lookup::ToTarget);
-        assert_eq!(table.lookup(at("10.0.0.20:8080")), Lookup::Target(at("10.0.0.30:8080")));
+        assert_eq!(
+            table.lookup(at("10.0.0.20:8080")),
+            Lookup::Target(at("10.0.0.30:8080"))
+        );
         assert_eq!(table.targets().len(), 3);
     }
 }

@@ -31,12 +31,9 @@ impl Control {
     /// only brings the second time forward.
     pub fn stop(&self, now: Nanos, give_up: Nanos) {
         self.give_up_at_ns.fetch_min(give_up.0, Ordering::Release);
-        let _ = self.stop_at_ns.compare_exchange(
-            0,
-            now.0.max(1),
-            Ordering::Release,
-            Ordering::Relaxed,
-        );
+        let _ =
+            self.stop_at_ns
+                .compare_exchange(0, now.0.max(1), Ordering::Release, Ordering::Relaxed);
     }
 
     /// When the capture ended, if it did.
@@ -109,8 +106,26 @@ impl LiveFigures {
     }
 
     fn from_array(v: [u64; LIVE_FIGURES]) -> Self {
-        let [open, sessions, completed, frames, sent, responses, bytes_captured, bytes_delivered] = v;
-        Self { open, sessions, completed, frames, sent, responses, bytes_captured, bytes_delivered }
+        let [
+            open,
+            sessions,
+            completed,
+            frames,
+            sent,
+            responses,
+            bytes_captured,
+            bytes_delivered,
+        ] = v;
+        Self {
+            open,
+            sessions,
+            completed,
+            frames,
+            sent,
+            responses,
+            bytes_captured,
+            bytes_delivered,
+        }
     }
 
     /// Sum with another worker's.

@@ -49,7 +49,11 @@ impl LiveHops {
 impl NextHops for LiveHops {
     fn changed(&mut self) -> bool {
         let now = self.hops.load();
-        if self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &now)) {
+        if self
+            .seen
+            .as_ref()
+            .is_some_and(|seen| Arc::ptr_eq(seen, &now))
+        {
             return false;
         }
         // Holding the table keeps its address from being used again by a later one.
@@ -59,7 +63,11 @@ impl NextHops for LiveHops {
 
     fn hop(&self, addr: Addr) -> Option<Hop> {
         let hop = self.seen.as_ref()?.get(addr)?;
-        Some(Hop { ifindex: hop.ifindex, macs: hop.macs, local: hop.local })
+        Some(Hop {
+            ifindex: hop.ifindex,
+            macs: hop.macs,
+            local: hop.local,
+        })
     }
 }
 
@@ -99,11 +107,22 @@ impl Egress {
     ) -> Self {
         let ways = targets
             .iter()
-            .map(|&target| Way { target, port: None, macs: FrameAddresses::default() })
+            .map(|&target| Way {
+                target,
+                port: None,
+                macs: FrameAddresses::default(),
+            })
             .collect();
-        let mut all: Vec<_> = ports.into_iter().map(|(index, port)| (Some(index), port)).collect();
+        let mut all: Vec<_> = ports
+            .into_iter()
+            .map(|(index, port)| (Some(index), port))
+            .collect();
         all.extend(raw.map(|port| (None, port)));
-        let mut egress = Self { ways, ports: all, hops };
+        let mut egress = Self {
+            ways,
+            ports: all,
+            hops,
+        };
         egress.refresh();
         egress
     }
@@ -117,7 +136,10 @@ impl Egress {
             let hop = self.hops.hop(way.target.addr);
             let raw = self.ports.iter().position(|(device, _)| device.is_none());
             let port = hop.and_then(|hop| {
-                let own = self.ports.iter().position(|(device, _)| *device == Some(hop.ifindex));
+                let own = self
+                    .ports
+                    .iter()
+                    .position(|(device, _)| *device == Some(hop.ifindex));
                 if hop.local { raw } else { own.or(raw) }
             });
             if port.is_none() || port != way.port {
@@ -134,10 +156,15 @@ impl Egress {
             [only] if only.target == dst => only,
             ways => {
                 let at = ways.binary_search_by_key(&dst, |w| w.target);
-                at.ok().and_then(|at| ways.get(at)).ok_or(NoWay::NotATarget)?
+                at.ok()
+                    .and_then(|at| ways.get(at))
+                    .ok_or(NoWay::NotATarget)?
             }
         };
-        let port = way.port.and_then(|at| self.ports.get_mut(at)).ok_or(NoWay::NoNextHop)?;
+        let port = way
+            .port
+            .and_then(|at| self.ports.get_mut(at))
+            .ok_or(NoWay::NoNextHop)?;
         Ok((port.1.as_mut(), way.macs))
     }
 

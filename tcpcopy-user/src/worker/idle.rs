@@ -40,7 +40,11 @@ impl Idle {
         }
         self.empty = self.empty.saturating_add(1);
         let left = deadline.map_or(MAX_SLEEP, |at| at.since(now).min(MAX_SLEEP));
-        if busy || self.empty <= EMPTY_ROUNDS || left <= NAP { Rest::Nap } else { Rest::Sleep(left) }
+        if busy || self.empty <= EMPTY_ROUNDS || left <= NAP {
+            Rest::Nap
+        } else {
+            Rest::Sleep(left)
+        }
     }
 }
 
@@ -58,7 +62,10 @@ mod tests {
         }
         assert_eq!(idle.after(false, false, now, None), Rest::Sleep(MAX_SLEEP));
         let soon = now + Nanos::from_millis(7);
-        assert_eq!(idle.after(false, false, now, Some(soon)), Rest::Sleep(Nanos::from_millis(7)));
+        assert_eq!(
+            idle.after(false, false, now, Some(soon)),
+            Rest::Sleep(Nanos::from_millis(7))
+        );
         assert_eq!(idle.after(false, true, now, Some(soon)), Rest::Nap);
         assert_eq!(idle.after(false, false, now, Some(now)), Rest::Nap);
         assert_eq!(idle.after(true, false, now, Some(now)), Rest::None);

@@ -114,7 +114,9 @@ impl Intake<'_> {
         let start = packet.tcp.payload.min(bytes.len());
         // Short frames are padded to 60 bytes on the wire; the IP length says where data ends.
         let end = start.saturating_add(payload_len).min(bytes.len());
-        let options = bytes.get(packet.ip.l4 + 20..start).map_or_else(TcpOptions::default, TcpOptions::parse);
+        let options = bytes
+            .get(packet.ip.l4 + 20..start)
+            .map_or_else(TcpOptions::default, TcpOptions::parse);
         Ok(ClientSegment {
             client,
             online,
@@ -165,8 +167,11 @@ mod tests {
     }
 
     fn captured(bytes: &[u8], at: u64) -> Captured<'_> {
-        let meta =
-            CaptureMeta { at: Nanos(at), frame_len: bytes.len() as u32, ..CaptureMeta::default() };
+        let meta = CaptureMeta {
+            at: Nanos(at),
+            frame_len: bytes.len() as u32,
+            ..CaptureMeta::default()
+        };
         Captured { bytes, meta }
     }
 
@@ -175,16 +180,34 @@ mod tests {
         let table = TransferTable::new(
             &parse_transfers(["80-10.0.0.30:8080,10.0.0.20:81-10.0.0.31:80"]).unwrap(),
         );
-        let intake = Intake { transfers: &table, pool_is_v4: None, stop_at: Some(Nanos(1000)) };
+        let intake = Intake {
+            transfers: &table,
+            pool_is_v4: None,
+            stop_at: Some(Nanos(1000)),
+        };
         let client = "192.0.2.1:4000";
         let of = |bytes: &[u8], at| intake.segment(&captured(bytes, at)).map(|s| s.target);
-        assert_eq!(of(&frame(client, "10.0.0.20:80", b"x"), 1000), Ok(at("10.0.0.30:8080")));
-        assert_eq!(of(&frame(client, "10.0.0.20:81", b"x"), 1), Ok(at("10.0.0.31:80")));
+        assert_eq!(
+            of(&frame(client, "10.0.0.20:80", b"x"), 1000),
+            Ok(at("10.0.0.30:8080"))
+        );
+        assert_eq!(
+            of(&frame(client, "10.0.0.20:81", b"x"), 1),
+            Ok(at("10.0.0.31:80"))
+        );
         for (bytes, time, why) in [
-            (frame(client, "10.0.0.20:80", b"x"), 1001, Rejected::AfterEnd),
+            (
+                frame(client, "10.0.0.20:80", b"x"),
+                1001,
+                Rejected::AfterEnd,
+            ),
             (frame(client, "10.0.0.21:81", b"x"), 1, Rejected::NoTransfer),
             (frame(client, "10.0.0.30:8080", b"x"), 1, Rejected::ToTarget),
-            (frame("[2001:db8::1]:4000", "[2001:db8::2]:80", b"x"), 1, Rejected::OtherFamily),
+            (
+                frame("[2001:db8::1]:4000", "[2001:db8::2]:80", b"x"),
+                1,
+                Rejected::OtherFamily,
+            ),
             (vec![0; 20], 1, Rejected::Undecodable(DecodeError::NotIp)),
         ] {
             assert_eq!(of(&bytes, time), Err(why));
@@ -194,7 +217,11 @@ mod tests {
     #[test]
     fn padding_is_no_payload_and_cut_captures_are_known() {
         let table = TransferTable::new(&parse_transfers(["80-10.0.0.30:8080"]).unwrap());
-        let intake = Intake { transfers: &table, pool_is_v4: None, stop_at: None };
+        let intake = Intake {
+            transfers: &table,
+            pool_is_v4: None,
+            stop_at: None,
+        };
         let mut bytes = frame("192.0.2.1:4000", "10.0.0.20:80", b"GET");
         bytes.extend_from_slice(&[0xee; 9]);
         let segment = intake.segment(&captured(&bytes, 5)).unwrap();
@@ -205,8 +232,14 @@ mod tests {
 
         let whole = frame("192.0.2.1:4000", "10.0.0.20:80", &[7; 500]);
         for cut in 0..whole.len() {
-            let meta = CaptureMeta { frame_len: whole.len() as u32, ..CaptureMeta::default() };
-            match intake.segment(&Captured { bytes: &whole[..cut], meta }) {
+            let meta = CaptureMeta {
+                frame_len: whole.len() as u32,
+                ..CaptureMeta::default()
+            };
+            match intake.segment(&Captured {
+                bytes: &whole[..cut],
+                meta,
+            }) {
                 Ok(s) => {
                     assert_eq!(s.payload_len, 500, "cut at {cut}");
                     assert_eq!(s.payload.len(), cut.saturating_sub(66), "cut at {cut}");

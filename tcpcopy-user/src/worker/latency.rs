@@ -26,8 +26,13 @@ pub enum Latency {
 
 impl Latency {
     /// Every one, in report order.
-    pub const ALL: [Self; 5] =
-        [Self::Connect, Self::Response, Self::Processing, Self::Hold, Self::Lag];
+    pub const ALL: [Self; 5] = [
+        Self::Connect,
+        Self::Response,
+        Self::Processing,
+        Self::Hold,
+        Self::Lag,
+    ];
 
     /// Name in reports.
     pub const fn name(self) -> &'static str {
@@ -60,7 +65,9 @@ pub struct Latencies {
 
 impl Default for Latencies {
     fn default() -> Self {
-        Self { histograms: std::array::from_fn(|_| empty_histogram()) }
+        Self {
+            histograms: std::array::from_fn(|_| empty_histogram()),
+        }
     }
 }
 

@@ -39,7 +39,7 @@ use dataplane::{BATCH, Capture};
 use idle::{Idle, NAP, Rest};
 use intake::{Intake, Rejected};
 use sender::Sender;
-use session::{Engine, EngineConfig, Output, Outcome, Totals};
+use session::{Engine, EngineConfig, Outcome, Totals};
 use std::sync::Arc;
 
 /// How often a worker shows its figures to the reporter.
@@ -162,8 +162,14 @@ impl Worker {
             if self.finished(now, round) {
                 return self.finish(&clock);
             }
-            let deadline = earlier(self.engine.next_deadline(), self.sender.channel().deadline());
-            match self.idle.after(round.worked, self.sender.busy(), now, deadline) {
+            let deadline = earlier(
+                self.engine.next_deadline(),
+                self.sender.channel().deadline(),
+            );
+            match self
+                .idle
+                .after(round.worked, self.sender.busy(), now, deadline)
+            {
                 Rest::None => {}
                 Rest::Nap => nap(),
                 Rest::Sleep(left) => self.sleep(left),
@@ -183,7 +189,11 @@ impl Worker {
         let old = (self.intake.frames - frames_before) - (self.intake.after_end - late_before);
         let handed_over = self.take(None, now, stop_at);
         if stop_at.is_some() && self.capturing {
-            self.rounds_without_old = if old == 0 { self.rounds_without_old + 1 } else { 0 };
+            self.rounds_without_old = if old == 0 {
+                self.rounds_without_old + 1
+            } else {
+                0
+            };
             if taken == 0 || self.rounds_without_old > DRAINED_ROUNDS {
                 self.end_capture();
             }
@@ -199,13 +209,28 @@ impl Worker {
         if now >= self.publish_at {
             self.publish(now);
         }
-        Round { worked: taken + handed_over > 0 || sent || !self.responses.is_empty(), handed_over }
+        Round {
+            worked: taken + handed_over > 0 || sent || !self.responses.is_empty(),
+            handed_over,
+        }
     }
 
     /// Takes one batch from a source (`None`: from other workers) through the engine.
     fn take(&mut self, source: Option<usize>, now: Nanos, stop_at: Option<Nanos>) -> usize {
-        let Self { sources, handover, transfers, engine, sender, intake, .. } = self;
-        let rules = Intake { transfers, pool_is_v4: self.pool_is_v4, stop_at };
+        let Self {
+            sources,
+            handover,
+            transfers,
+            engine,
+            sender,
+            intake,
+            ..
+        } = self;
+        let rules = Intake {
+            transfers,
+            pool_is_v4: self.pool_is_v4,
+            stop_at,
+        };
         let (id, workers) = (self.id, self.workers);
         let act = &mut |batch: &[common::flow::Captured<'_>], mut others: Option<&mut Handover>| {
             let mut segments: ArrayVec<ClientSegment<'_>, BATCH> = ArrayVec::new();
@@ -241,7 +266,9 @@ impl Worker {
         };
         match source {
             Some(at) => {
-                let Some(source) = sources.get_mut(at) else { return 0 };
+                let Some(source) = sources.get_mut(at) else {
+                    return 0;
+                };
                 let n = source.recv(&mut |batch| act(batch, Some(&mut *handover)));
                 self.intake.frames += n as u64;
                 n
@@ -259,7 +286,11 @@ impl Worker {
         for source in &mut self.sources {
             let counters = &mut self.counters;
             source.counters(&mut |name, value| {
-                counters.push(Counter { group: "capture", name, value });
+                counters.push(Counter {
+                    group: "capture",
+                    name,
+                    value,
+                });
             });
         }
         self.sources.clear();
@@ -296,13 +327,25 @@ impl Worker {
         self.publish(now);
         let counters = &mut self.counters;
         self.handover.counters(&mut |name, value| {
-            counters.push(Counter { group: "handover", name, value });
+            counters.push(Counter {
+                group: "handover",
+                name,
+                value,
+            });
         });
         self.sender.egress().counters(&mut |name, value| {
-            counters.push(Counter { group: "tx", name, value });
+            counters.push(Counter {
+                group: "tx",
+                name,
+                value,
+            });
         });
         self.sender.channel().counters(&mut |name, value| {
-            counters.push(Counter { group: "channel", name, value });
+            counters.push(Counter {
+                group: "channel",
+                name,
+                value,
+            });
         });
         WorkerReport {
             totals: self.engine.totals().clone(),
@@ -343,7 +386,9 @@ impl Worker {
                 self.poll.add(fd, false);
             }
             let poll = &mut self.poll;
-            self.sender.channel().interests(|fd, write| poll.add(fd, write));
+            self.sender
+                .channel()
+                .interests(|fd, write| poll.add(fd, write));
             self.poll.wait(at_most);
         }
         self.waker.clear();
