@@ -19,7 +19,7 @@ mod run;
 pub use exit_report::ExitReport;
 pub use programs::{Capture, Copy, Intercept, Programs, stop};
 pub use result::RunResult;
-pub use run::{RunOptions, run};
+pub use run::{RunOptions, run, run_prepared};
 
 /// Port of production's server.
 pub const PRODUCTION_PORT: u16 = 80;

@@ -60,9 +60,19 @@ pub fn run(
     options: &RunOptions,
     progress: &mut dyn FnMut(&str),
 ) -> Result<RunResult, LabError> {
+    run_prepared(programs, options, &mut |_| Ok(()), progress)
+}
+
+/// The same, with something done to the lab before anything runs in it.
+pub fn run_prepared(
+    programs: &Programs,
+    options: &RunOptions,
+    prepare: &mut dyn FnMut(&Lab) -> Result<(), LabError>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<RunResult, LabError> {
     progress("lab: building namespaces, switch and mirror");
     let mut lab = Lab::up(&options.lab)?;
-    let result = run_in(&lab, programs, options, progress);
+    let result = prepare(&lab).and_then(|()| run_in(&lab, programs, options, progress));
     let failed = result.as_ref().map_or(true, |run| !run.faults().is_empty());
     if failed {
         lab.keep_files();

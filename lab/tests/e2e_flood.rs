@@ -1,0 +1,155 @@
+//! With `tap`, production receives every packet, whatever becomes of the reader.
+//!
+//! One run measures what the untapped stack sustains, then the same load and a flood at half that rate run twice:
+//! untapped, and tapped with a stopped reader whose rings fill and drop.
+
+use std::{thread, time::Duration};
+
+use lab::{
+    Host, Lab, LabOptions, Process,
+    replay::{Capture, Copy, ExitReport, Intercept, PRODUCTION_PORT, Programs, stop},
+    testing::{programs, require_root},
+    traffic::{Flood, FloodReport, LoadOptions, LoadReport},
+    world::{CLIENT_SOURCE, StackCounters},
+};
+use rustix::process::Signal;
+
+const LIMIT: Duration = Duration::from_mins(1);
+/// Long enough for a stopped reader's rings (64 MiB) to fill several times at the rates of a veth.
+const FLOOD_TIME: Duration = Duration::from_secs(6);
+const MEASURE_TIME: Duration = Duration::from_secs(2);
+/// A load that fits into the flood.
+const REQUESTS: u64 = 2000;
+const RATE: u64 = 500;
+
+/// What production and the client's stack went through.
+#[derive(Debug)]
+struct Passage {
+    load: LoadReport,
+    flood: FloodReport,
+    /// Segments that production's stack took in.
+    received: u64,
+    retransmitted: u64,
+}
+
+impl Passage {
+    /// Flood packets that did not reach production's TCP. Requests add to what was received, never subtract.
+    fn lost(&self) -> u64 {
+        self.flood.sent.saturating_sub(self.received)
+    }
+}
+
+#[test]
+fn production_gets_every_packet_while_the_reader_stands_still() {
+    require_root();
+    let programs = programs(env!("CARGO_BIN_EXE_lab-tool"));
+    let lab = Lab::up(&LabOptions::default()).unwrap();
+    let mut server = Process::start(
+        "server",
+        &mut programs.tool.server(
+            &lab,
+            Host::Production,
+            PRODUCTION_PORT,
+            &lab.file("production.log"),
+        ),
+        lab.folder(),
+    )
+    .unwrap();
+    server.wait_for_line("ready", LIMIT).unwrap();
+
+    let before = StackCounters::of(&lab.host(Host::Production)).unwrap();
+    let full = flood(MEASURE_TIME, None)
+        .run(&lab.host(Host::Client))
+        .unwrap();
+    let after = StackCounters::of(&lab.host(Host::Production)).unwrap();
+    let sustained = after.since(&before, "TcpInSegs") as f64 / full.seconds;
+    let half = (sustained / 2.0) as u64;
+    eprintln!("sustained {sustained:.0} packets/s untapped, flood at {half}");
+    assert!(half > 1000, "{full:?}");
+
+    let untapped = passage(&lab, &programs, half, 31);
+
+    let _intercept = Intercept::default().start(&lab, &programs).unwrap();
+    let report = lab.file("report.json");
+    let mut tcpcopy = Copy::new(Capture::Tap)
+        .start(&lab, &programs, &report)
+        .unwrap();
+    tcpcopy.signal(Signal::STOP).unwrap();
+    let tapped = passage(&lab, &programs, half, 32);
+    tcpcopy.signal(Signal::CONT).unwrap();
+    stop(&mut tcpcopy).unwrap();
+    let report = ExitReport::read(&report).unwrap();
+
+    eprintln!(
+        "untapped {untapped:?}\ntapped {tapped:?}\nreport {}",
+        report.json["packets"]
+    );
+    assert_eq!(untapped.load.errors, 0, "{untapped:?}");
+    assert_eq!(tapped.load.errors, 0, "{tapped:?}");
+    assert_eq!(
+        untapped.lost(),
+        0,
+        "half of what the stack sustains arrives completely"
+    );
+    assert_eq!(
+        tapped.lost(),
+        0,
+        "and so it does behind a tap that nobody reads"
+    );
+    assert!(
+        tapped.retransmitted <= untapped.retransmitted,
+        "production and client sent again {} segments tapped, {} untapped",
+        tapped.retransmitted,
+        untapped.retransmitted
+    );
+    assert!(
+        report.dropped() > 0,
+        "the rings were full: {}",
+        report.json["packets"]
+    );
+}
+
+fn flood(duration: Duration, rate: Option<u64>) -> Flood {
+    Flood {
+        from: CLIENT_SOURCE,
+        to: (Host::Production.address(), PRODUCTION_PORT),
+        duration,
+        rate,
+    }
+}
+
+fn passage(lab: &Lab, programs: &Programs, rate: u64, seed: u64) -> Passage {
+    let hosts = [Host::Production, Host::Client];
+    let counters = || hosts.map(|host| StackCounters::of(&lab.host(host)).unwrap());
+    let before = counters();
+    let options = LoadOptions {
+        server: (Host::Production.address(), PRODUCTION_PORT),
+        requests: REQUESTS,
+        connections: 20,
+        rate: RATE,
+        seed,
+    };
+    let (flood, load) = thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            flood(FLOOD_TIME, Some(rate))
+                .run(&lab.host(Host::Client))
+                .unwrap()
+        });
+        let mut load =
+            Process::start("load", &mut programs.tool.load(lab, &options), lab.folder()).unwrap();
+        load.wait_success(LIMIT).unwrap();
+        (
+            flood.join().unwrap(),
+            LoadReport::from_json(&load.stdout().parse().unwrap()).unwrap(),
+        )
+    });
+    let after = counters();
+    Passage {
+        load,
+        flood,
+        received: after[0].since(&before[0], "TcpInSegs"),
+        retransmitted: (0..2)
+            .map(|host| after[host].since(&before[host], "TcpRetransSegs"))
+            .sum(),
+    }
+}
