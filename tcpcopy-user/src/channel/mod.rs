@@ -87,10 +87,12 @@ impl Channel {
             self.unspeakable += 1;
             return false;
         }
-        // Not `any`: every intercept must hear it.
-        self.intercepts
-            .iter_mut()
-            .fold(false, |told, i| i.announce(client, target) || told)
+        let mut told = false;
+        for intercept in &mut self.intercepts {
+            // Every one must hear it, not only the first that can.
+            told |= intercept.announce(client, target);
+        }
+        told
     }
 
     /// The responses are not needed any more.

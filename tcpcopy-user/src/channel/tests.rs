@@ -89,7 +89,7 @@ fn frames_may_be_cut_anywhere() {
     let (listener, peer) = listener();
     let mut channel = Channel::connect(&[peer], 1, false, now()).unwrap();
     let mut stream = accept(&listener);
-    let headers: Vec<_> = (0..MAX_RECORDS as u16 + 1).map(header).collect();
+    let headers: Vec<_> = (0..=MAX_RECORDS as u16).map(header).collect();
     // Counts 0, 1, 16: the format's limits.
     let mut bytes = frame(&[]);
     bytes.extend(frame(&headers[..1]));

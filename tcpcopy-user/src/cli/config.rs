@@ -8,6 +8,7 @@ use super::transfer::{Transfer, parse_transfers};
 use common::packet::Endpoint;
 use dataplane::cores::CoreList;
 use session::AddressPool;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ const MIN_MTU_BYTES: u16 = 576;
 /// A frame lives in one 2 KiB UMEM frame together with its headroom.
 const MAX_MTU_BYTES: u16 = 1500;
 /// What the C program adds to the response timeout to get the idle timeout.
-const IDLE_SURPLUS: Duration = Duration::from_secs(120);
+const IDLE_SURPLUS: Duration = Duration::from_mins(2);
 
 /// Everything that the program was told, checked as far as is possible without looking at the host.
 #[derive(Clone, Debug)]
@@ -124,7 +125,7 @@ impl Config {
             transfers,
             intercepts,
             iface,
-            connections: number("-C, --connections", &args.connections, 1, MAX_CONNECTIONS)?,
+            connections: number("-C, --connections", &args.connections, 1..=MAX_CONNECTIONS)?,
             clients,
             capture: args.capture,
             force: args.force,
@@ -133,7 +134,7 @@ impl Config {
             idle_timeout,
             turn_limit: time("--turn-limit", &args.turn_limit)?,
             no_turns: args.no_turns,
-            mtu: number("-M, --mtu", &args.mtu, MIN_MTU_BYTES, MAX_MTU_BYTES)?,
+            mtu: number("-M, --mtu", &args.mtu, MIN_MTU_BYTES..=MAX_MTU_BYTES)?,
             lonely: args.lonely,
             drain,
             duration,
@@ -171,15 +172,19 @@ fn time(flag: &'static str, text: &str) -> Result<Duration, UsageError> {
     Ok(time)
 }
 
-fn number<T>(flag: &'static str, text: &str, min: T, max: T) -> Result<T, UsageError>
+fn number<T>(flag: &'static str, text: &str, range: RangeInclusive<T>) -> Result<T, UsageError>
 where
     T: std::str::FromStr + PartialOrd + std::fmt::Display,
 {
     match text.parse::<T>() {
-        Ok(n) if n >= min && n <= max => Ok(n),
+        Ok(n) if range.contains(&n) => Ok(n),
         _ => Err(UsageError::new(
             flag,
-            format_args!("got '{text}', expected {min} to {max}"),
+            format_args!(
+                "got '{text}', expected {} to {}",
+                range.start(),
+                range.end()
+            ),
         )),
     }
 }

@@ -47,8 +47,8 @@ fn defaults() {
         (c.capture, c.connections, c.mtu),
         (CaptureKind::Tap, 2, 1500)
     );
-    assert_eq!(c.response_timeout, Duration::from_secs(60));
-    assert_eq!(c.idle_timeout, Duration::from_secs(180));
+    assert_eq!(c.response_timeout, Duration::from_mins(1));
+    assert_eq!(c.idle_timeout, Duration::from_mins(3));
     assert_eq!(c.drain, Duration::from_secs(5));
     assert_eq!(c.log_level, LogLevel::Info);
     assert!(c.duration.is_none() && c.clients.is_none() && c.cores.is_none());

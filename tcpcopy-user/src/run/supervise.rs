@@ -40,7 +40,9 @@ pub fn supervise(
             Err(source) => {
                 control.stop(started, started);
                 wake(&wakers);
-                threads.into_iter().for_each(|t| drop(t.join()));
+                for thread in threads {
+                    drop(thread.join());
+                }
                 return Err(RunError::System {
                     what: format!("start worker {id}"),
                     source,

@@ -264,20 +264,17 @@ impl Worker {
                 engine.captured(now, segment, sender);
             }
         };
-        match source {
-            Some(at) => {
-                let Some(source) = sources.get_mut(at) else {
-                    return 0;
-                };
-                let n = source.recv(&mut |batch| act(batch, Some(&mut *handover)));
-                self.intake.frames += n as u64;
-                n
-            }
-            None => {
-                let n = handover.recv(&mut |batch| act(batch, None));
-                self.intake.handed_over += n as u64;
-                n
-            }
+        if let Some(at) = source {
+            let Some(source) = sources.get_mut(at) else {
+                return 0;
+            };
+            let n = source.recv(&mut |batch| act(batch, Some(&mut *handover)));
+            self.intake.frames += n as u64;
+            n
+        } else {
+            let n = handover.recv(&mut |batch| act(batch, None));
+            self.intake.handed_over += n as u64;
+            n
         }
     }
 

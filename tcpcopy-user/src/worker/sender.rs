@@ -152,13 +152,11 @@ impl Output for Sender {
             payload: segment.payload,
             ip_id: self.ip_id,
         };
-        match build_tcp_frame(buffer, macs, &frame) {
-            Ok(len) => port.commit(len),
-            Err(_) => {
-                self.counters.not_built += 1;
-                return;
-            }
-        }
+        let Ok(len) = build_tcp_frame(buffer, macs, &frame) else {
+            self.counters.not_built += 1;
+            return;
+        };
+        port.commit(len);
         self.dirty = true;
         self.counters.sent += 1;
         if let Cause::Captured { at, held } = segment.cause

@@ -32,7 +32,7 @@ use tcpcopy_user::worker::{
 use world::World;
 
 /// Long enough for a loaded machine; waiting ends as soon as what is waited for is there.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const DEVICE: u32 = 7;
 
 struct OneHop(bool);

@@ -91,7 +91,7 @@ impl World {
         self.read_announcements();
         for frame in frames {
             self.frames += 1;
-            if self.lose_every != 0 && self.frames % self.lose_every == 0 {
+            if self.frames.is_multiple_of(self.lose_every) {
                 self.lost += 1;
                 continue;
             }
