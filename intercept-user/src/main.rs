@@ -3,11 +3,15 @@
 
 #[cfg(bpf_object)]
 mod program {
-    use clap::Parser;
-    use intercept_user::cli::Args;
+    use intercept_user::cli::{self, Args, Parsed};
     use intercept_user::{report, run};
     use std::io::Write;
     use std::process::ExitCode;
+
+    /// Wrong command line.
+    const USAGE: u8 = 2;
+    /// Anything else.
+    const FAILED: u8 = 1;
 
     /// The object file, aligned as its loader reads it: ELF headers are 8-byte words.
     #[repr(C)]
@@ -22,28 +26,39 @@ mod program {
     };
 
     pub fn main() -> ExitCode {
-        // Usage errors end the process here, with exit code 2.
-        let args = Args::parse();
-        match go(&args) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(text) => {
-                let _ = writeln!(std::io::stderr(), "intercept-user: {text}");
-                ExitCode::FAILURE
+        match cli::parse(std::env::args_os()) {
+            Ok(Parsed::Run(args)) => match go(&args) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(text) => fail(&text, FAILED),
+            },
+            Ok(Parsed::Text(text)) => {
+                print(&text);
+                ExitCode::SUCCESS
             }
+            Err(text) => fail(&text, USAGE),
         }
     }
 
     fn go(args: &Args) -> Result<(), String> {
         run::init_logging(args).map_err(|e| e.to_string())?;
         let report = run::run(args, &OBJECT.bytes).map_err(|e| e.to_string())?;
-        // A reader that went away is no reason to end with a panic.
-        let _ = std::io::stdout().write_all(report::to_text(&report).as_bytes());
+        print(&report::to_text(&report));
         if let Some(path) = &args.report {
             let json = report::to_json(&report).map_err(|e| e.to_string())?;
             std::fs::write(path, json + "\n")
                 .map_err(|e| format!("cannot write the report {}: {e}", path.display()))?;
         }
         Ok(())
+    }
+
+    /// A reader that went away is no reason to end with a panic.
+    fn print(text: &str) {
+        let _ = std::io::stdout().write_all(text.as_bytes());
+    }
+
+    fn fail(text: &str, code: u8) -> ExitCode {
+        let _ = writeln!(std::io::stderr(), "intercept-user: {text}");
+        ExitCode::from(code)
     }
 }
 

@@ -76,9 +76,9 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     if let Some(cores) = &args.cores {
         cores.check_available()?;
     }
+    let listener = listen(SocketAddr::new(args.bind, args.port))?;
     check_privileges()?;
     warn_of_forwarding(&args.iface);
-    let listener = listen(SocketAddr::new(args.bind, args.port))?;
     let mut signals = Signals::install().map_err(RunError::Signals)?;
 
     // Without --cores one worker serves all queues; with it one per queue, as many as there are cores.

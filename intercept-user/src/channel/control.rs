@@ -37,7 +37,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 /// Written data unacknowledged, or a peer that does not read, for so long ends the connection
 /// (tcp(7), TCP_USER_TIMEOUT): what waits by then is stale.
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
+const USER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Settings.
 #[derive(Clone, Copy, Debug)]

@@ -289,7 +289,7 @@ mod tests {
             let n = far.read(&mut chunk).expect("read");
             decoder
                 .feed(&chunk[..n], |r| {
-                    got.push(u64::from_be_bytes(*r.first_chunk().expect("8")))
+                    got.push(u64::from_be_bytes(*r.first_chunk().expect("8")));
                 })
                 .expect("frames stay whole");
         }

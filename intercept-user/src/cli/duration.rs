@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Longest time that is taken: larger ones are typing errors, and sums must not overflow.
-const MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+const MAX: Duration = Duration::from_hours(8784);
 
 /// Reads a time above zero; the error names what was got and expected.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {

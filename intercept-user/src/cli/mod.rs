@@ -90,6 +90,44 @@ impl Args {
     }
 }
 
+/// What parsing came to.
+#[derive(Debug)]
+pub enum Parsed {
+    /// Settings to run with.
+    Run(Box<Args>),
+    /// Text that was asked for (help, version), for stdout.
+    Text(String),
+}
+
+/// Reads a command line, the program's name first. An error is one line.
+pub fn parse<I, T>(argv: I) -> Result<Parsed, String>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<std::ffi::OsString> + Clone,
+{
+    use clap::error::ErrorKind;
+    match Args::try_parse_from(argv) {
+        Ok(args) => Ok(Parsed::Run(Box::new(args))),
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Ok(Parsed::Text(e.to_string()))
+        }
+        Err(e) => Err(one_line(&e.to_string())),
+    }
+}
+
+/// clap writes paragraphs; scripts and logs want the culprit in one line.
+fn one_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| {
+            !l.is_empty() && !l.starts_with("Usage:") && !l.starts_with("For more information")
+        })
+        .collect();
+    format!("{} (see --help)", lines.join(" "))
+}
+
 /// Forms of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -155,6 +193,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_missing_is_named_in_one_line() {
+        let error = parse(["intercept-user"]).expect_err("nothing given");
+        assert!(
+            error.contains("--iface <NAME>") && error.contains("--filter <FILTER>"),
+            "{error}"
+        );
+        assert!(!error.contains('\n'), "{error}");
+        assert!(matches!(
+            parse(["intercept-user", "--help"]),
+            Ok(Parsed::Text(_))
+        ));
+    }
+
+    #[test]
     fn defaults() {
         let args = Args::try_parse_from([
             "intercept-user",
@@ -166,7 +218,7 @@ mod tests {
         .expect("valid");
         assert_eq!(args.port, 36_524);
         assert_eq!(args.bind, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        assert_eq!(args.route_idle, Duration::from_secs(600));
+        assert_eq!(args.route_idle, Duration::from_mins(10));
         assert!(args.cores.is_none() && args.duration.is_none());
         assert_eq!(args.level(), LogLevel::Info);
     }
@@ -184,9 +236,8 @@ mod tests {
             if flag != "-F" {
                 line.extend(["-F", "tcp and src port 80"]);
             }
-            let error = Args::try_parse_from(line).expect_err(value);
-            assert_eq!(error.exit_code(), 2);
-            assert!(error.to_string().contains(value), "{error}");
+            let error = parse(line).expect_err(value);
+            assert!(error.contains(value) && !error.contains('\n'), "{error}");
         }
     }
 }

@@ -75,7 +75,7 @@ pub struct Parked {
     /// Oldest slot.
     head: usize,
     /// Slots in use or emptied in the middle.
-    len: usize,
+    span: usize,
     waiting: usize,
     totals: ParkedTotals,
 }
@@ -93,7 +93,7 @@ impl Parked {
             hasher: DefaultHashBuilder::default(),
             capacity,
             head: 0,
-            len: 0,
+            span: 0,
             waiting: 0,
             totals: ParkedTotals::default(),
         }
@@ -111,10 +111,10 @@ impl Parked {
             self.totals.refused += 1;
             return;
         }
-        if self.len == self.capacity && self.pop_head() {
+        if self.span == self.capacity && self.pop_head() {
             self.totals.displaced += 1;
         }
-        let at = (self.head + self.len) % self.capacity;
+        let at = (self.head + self.span) % self.capacity;
         let slot = Slot {
             key,
             response,
@@ -126,7 +126,7 @@ impl Parked {
             Some(old) => *old = slot,
             None => self.slots.push(slot),
         }
-        self.len += 1;
+        self.span += 1;
         self.waiting += 1;
         self.totals.parked += 1;
         let Self {
@@ -183,7 +183,7 @@ impl Parked {
     /// Bounded expiry work. True if more is to do at once.
     pub fn advance(&mut self, now: Nanos) -> bool {
         for _ in 0..EXPIRY_BUDGET {
-            if self.len == 0 {
+            if self.span == 0 {
                 return false;
             }
             let oldest = &self.slots[self.head];
@@ -199,7 +199,7 @@ impl Parked {
 
     /// When [`Parked::advance`] may next have something to do.
     pub fn next_deadline(&self) -> Option<Nanos> {
-        (self.len > 0).then(|| self.slots[self.head].parked + PARKED_LIFETIME)
+        (self.span > 0).then(|| self.slots[self.head].parked + PARKED_LIFETIME)
     }
 
     /// Responses that wait now.
@@ -237,7 +237,7 @@ impl Parked {
             }
         }
         self.head = (self.head + 1) % self.capacity;
-        self.len -= 1;
+        self.span -= 1;
         lost
     }
 }

@@ -104,7 +104,7 @@ impl RouteTable {
     /// Adds a route or hands an existing one to `connection`.
     pub fn add(&mut self, now: Nanos, key: RouteKey, connection: ConnectionId) {
         if self.index.len() >= self.capacity
-            && self.find(&key).is_none()
+            && !self.contains(&key)
             && let Some(victim) = self.wheel.earliest()
         {
             self.remove(victim);
@@ -233,6 +233,11 @@ impl RouteTable {
         } else {
             self.wheel.next()
         }
+    }
+
+    /// There is a route; does not extend its life.
+    pub fn contains(&self, key: &RouteKey) -> bool {
+        self.find(key).is_some()
     }
 
     /// Routes there are.

@@ -90,8 +90,10 @@ pub struct WorkerReport {
 const TURNAROUND_MAX_NS: u64 = 60_000_000_000;
 
 /// A histogram for turnaround times: 1 ns to one minute, three digits (about 200 KiB).
+///
+/// # Panics
+/// Never: the bounds are constants that the crate accepts (low >= 1, high >= 2 * low, digits <= 5).
 pub fn turnaround_histogram() -> Histogram<u64> {
-    // The bounds are constants that the crate accepts: low >= 1, high >= 2 * low, digits <= 5.
     Histogram::new_with_bounds(1, TURNAROUND_MAX_NS, 3)
         .expect("constant bounds: 1 ns to 60 s, 3 digits")
 }
@@ -229,7 +231,7 @@ impl Core {
             ..
         } = self;
         links.take(link_counts, |routed| {
-            connections.push(routed.connection, &routed.response)
+            connections.push(routed.connection, &routed.response);
         })
     }
 
