@@ -7,9 +7,9 @@ use session::AddressPool;
 
 /// Checks every target against the list and against the capture interface's own addresses.
 ///
-/// A transfer without address (`80-10.0.0.30:80`) does not count as capturing its target: programs and
-/// workers skip what goes to a target before they look at transfers. It does count for the addresses of
-/// the capture interface, which are production then.
+/// The one overlap that is allowed is the commonest use of all, `80-10.0.0.30:80`: its own target on the
+/// port that it captures on any address. Programs and workers skip what goes to a target before they
+/// look at transfers. Two transfers that lead into each other are somebody's mistake all the same.
 pub fn check_targets(
     transfers: &[Transfer],
     iface: &str,
@@ -17,7 +17,11 @@ pub fn check_targets(
 ) -> Result<(), CheckError> {
     for t in transfers {
         let target = t.target;
-        if let Some(by) = transfers.iter().find(|o| o.online == target) {
+        let captures = |o: &&Transfer| {
+            o.online == target
+                || (o.online.addr.is_any() && o.online.port == target.port && o.target != target)
+        };
+        if let Some(by) = transfers.iter().find(captures) {
             return Err(CheckError::TargetCaptured { target, by: *by });
         }
         if let Some(of) = transfers.iter().find(|o| o.online.addr == target.addr) {
@@ -67,6 +71,11 @@ mod tests {
         for (list, text) in [
             ("80-10.77.0.30:8080", "accepted"),
             ("80-10.77.0.30:80", "accepted"),
+            ("80-10.77.0.30:80,8080-10.77.0.30:8080", "accepted"),
+            (
+                "80-10.77.0.30:8080,8080-10.77.0.40:9090",
+                "target 10.77.0.30:8080 would be captured again by the transfer 8080-10.77.0.40:9090",
+            ),
             ("80-127.0.0.1:8080", "accepted"),
             (
                 "10.77.0.20:80-10.77.0.30:80,10.77.0.21:80-10.77.0.30:80",

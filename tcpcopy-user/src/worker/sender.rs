@@ -91,7 +91,7 @@ impl Sender {
     pub fn flush(&mut self, now: Nanos) -> bool {
         self.channel.flush(now);
         self.egress.flush();
-        std::mem::swap(&mut self.committed, &mut self.flushed);
+        self.flushed.append(&mut self.committed);
         std::mem::take(&mut self.dirty)
     }
 
