@@ -63,7 +63,9 @@ mod program {
 }
 
 #[cfg(bpf_object)]
-use program::main;
+fn main() -> std::process::ExitCode {
+    program::main()
+}
 
 #[cfg(not(bpf_object))]
 compile_error!(

@@ -1,0 +1,215 @@
+//! A service over memory and real loopback peers.
+
+use common::flow::{CaptureMeta, ResponseHeader};
+use common::packet::{
+    Addr, Endpoint, FrameAddresses, SeqNumber, TcpFlags, TcpFrame, TcpOptions, build_tcp_frame,
+};
+use common::wire::compat::{self, FrameDecoder, decode_record};
+use dataplane::memory::MemoryCapture;
+use dataplane::{Capture, clock};
+use intercept_user::channel::{ControlOptions, listen};
+use intercept_user::report::{Report, Setting};
+use intercept_user::service::{Service, ServiceOptions};
+use intercept_user::worker::Limits;
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Longest wait for something that must come: only a failure lasts so long.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct World {
+    service: Service,
+    queues: Vec<MemoryCapture>,
+    address: SocketAddr,
+    workers: usize,
+}
+
+impl World {
+    pub fn new(workers: usize) -> Self {
+        Self::with(workers, Limits::default(), ControlOptions::default())
+    }
+
+    pub fn with(workers: usize, limits: Limits, control: ControlOptions) -> Self {
+        let listener = listen("127.0.0.1:0".parse().expect("address")).expect("listen");
+        let address = listener.local_addr().expect("address");
+        let queues: Vec<MemoryCapture> = (0..workers)
+            .map(|_| MemoryCapture::new().expect("queue"))
+            .collect();
+        let captures = queues
+            .iter()
+            .map(|q| vec![Box::new(q.clone()) as Box<dyn Capture>])
+            .collect();
+        let options = ServiceOptions {
+            limits,
+            control,
+            cores: Vec::new(),
+        };
+        let service = Service::start(listener, captures, &options).expect("start");
+        Self {
+            service,
+            queues,
+            address,
+            workers,
+        }
+    }
+
+    /// A connection that has said nothing yet.
+    pub fn connect(&self) -> Peer {
+        let stream = TcpStream::connect(self.address).expect("connect");
+        stream.set_nodelay(true).expect("nodelay");
+        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        Peer {
+            stream,
+            decoder: FrameDecoder::default(),
+            records: VecDeque::new(),
+        }
+    }
+
+    /// A connection that has said hello.
+    pub fn tcpcopy(&self) -> Peer {
+        let mut peer = self.connect();
+        peer.send(&compat::hello());
+        peer
+    }
+
+    /// A response arrives on a queue.
+    pub fn respond(&self, queue: usize, client: Endpoint, seq: u32) {
+        let frame = response_frame(client, TARGET, seq, TcpFlags::ACK, &[]);
+        let meta = CaptureMeta {
+            at: clock::now(),
+            ..CaptureMeta::default()
+        };
+        self.queues[queue].push(&frame, meta);
+    }
+
+    /// Pushes raw bytes as a frame.
+    pub fn push(&self, queue: usize, frame: &[u8], frame_len: u32) {
+        let meta = CaptureMeta {
+            at: clock::now(),
+            frame_len,
+            ..CaptureMeta::default()
+        };
+        self.queues[queue].push(frame, meta);
+    }
+
+    /// Waits until workers have taken all frames.
+    pub fn settle(&self) {
+        let end = Instant::now() + PATIENCE;
+        while self.queues.iter().any(|q| q.waiting() > 0) {
+            assert!(Instant::now() < end, "workers do not take frames");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Announces a route and waits until it works: a probe response is delivered.
+    pub fn announce(&self, peer: &mut Peer, client: Endpoint) {
+        peer.add(client);
+        self.respond(0, client, u32::MAX);
+        loop {
+            let header = peer.next();
+            if header.client == client && header.seq == SeqNumber(u32::MAX) {
+                return;
+            }
+        }
+    }
+
+    pub fn stop(self) -> Report {
+        let outcome = self.service.stop().expect("stop");
+        let setting = Setting {
+            iface: "memory".to_owned(),
+            native: true,
+            workers: self.workers,
+            duration: common::flow::Nanos::from_secs(1),
+            clock_resolution: clock::resolution(),
+        };
+        Report::new(setting, outcome, [("captured", 0)])
+    }
+}
+
+pub const TARGET: Endpoint = Endpoint::new(Addr::v4([10, 77, 0, 30]), 8080);
+
+pub fn client(n: u16) -> Endpoint {
+    Endpoint::new(Addr::v4([10, 77, 2, 1]), 20_000 + n)
+}
+
+pub fn response_frame(
+    client: Endpoint,
+    target: Endpoint,
+    seq: u32,
+    flags: TcpFlags,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut buf = [0; 2048];
+    let segment = TcpFrame {
+        src: target,
+        dst: client,
+        seq: SeqNumber(seq),
+        ack: SeqNumber(1),
+        flags,
+        window: 500,
+        options: TcpOptions::default(),
+        payload,
+        ip_id: 1,
+    };
+    let len = build_tcp_frame(&mut buf, FrameAddresses::default(), &segment).expect("frame");
+    buf[..len].to_vec()
+}
+
+pub struct Peer {
+    pub stream: TcpStream,
+    decoder: FrameDecoder,
+    records: VecDeque<ResponseHeader>,
+}
+
+impl Peer {
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("send");
+    }
+
+    pub fn add(&mut self, client: Endpoint) {
+        self.send(&compat::add(client, TARGET).expect("IPv4"));
+    }
+
+    /// The next response header; fails if none comes.
+    pub fn next(&mut self) -> ResponseHeader {
+        loop {
+            if let Some(record) = self.records.pop_front() {
+                return record;
+            }
+            let mut bytes = [0; 4096];
+            let n = self.stream.read(&mut bytes).expect("a response in time");
+            assert_ne!(n, 0, "closed instead of a response");
+            let records = &mut self.records;
+            self.decoder
+                .feed(&bytes[..n], |r| {
+                    records.push_back(decode_record(r).expect("record"));
+                })
+                .expect("framing");
+        }
+    }
+
+    /// Sequence numbers of the next `n` responses.
+    pub fn sequence(&mut self, n: usize) -> Vec<u32> {
+        (0..n).map(|_| self.next().seq.0).collect()
+    }
+
+    /// Fills `bytes` from the stream; `None` at its end or when the time is over.
+    pub fn take_exact(&mut self, bytes: &mut [u8]) -> Option<()> {
+        self.stream.read_exact(bytes).ok()
+    }
+
+    /// Waits until the other side has closed.
+    pub fn expect_closed(&mut self) {
+        let mut bytes = [0; 4096];
+        loop {
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::ConnectionReset => return,
+                Err(e) => panic!("expected the connection to be closed, got {e}"),
+            }
+        }
+    }
+}
