@@ -67,7 +67,7 @@ pub fn compile_bpf(
     let text = format!(
         "static long (*vlan_push)(void *ctx, unsigned short protocol, unsigned short tci) = (void *)18;\n\
          __attribute__((section(\"{section}\"), used)) int {name}(void *ctx) {{ {body} }}\n\
-         char license[] __attribute__((section(\"license\"), used)) = \"GPL\";\n"
+         char _license[] __attribute__((section(\"license\"), used)) = \"GPL\";\n"
     );
     std::fs::write(&source, text).map_err(LabError::file(&source))?;
     run(Command::new("clang")

@@ -238,7 +238,7 @@ fn loops_and_production_as_target() {
 }
 
 #[test]
-fn mirror_on_an_interface_with_an_address() {
+fn mirror_on_an_interface_that_may_carry_the_hosts_own_traffic() {
     let world = World::up();
     let command = world.tcpcopy(|copy| {
         copy.capture = Capture::Mirror;
@@ -246,6 +246,11 @@ fn mirror_on_an_interface_with_an_address() {
         "eth0".clone_into(&mut copy.interface);
     });
     world.refused(command, FAILED, &["eth0", "mirror", "--force"]);
+    // Without --force, a cable into another namespace is taken for a container's own interface.
+    let mut copy = Copy::new(Capture::Mirror);
+    copy.more.clear();
+    let command = copy.command(&world.lab, &world.programs, &world.lab.file("report.json"));
+    world.refused(command, FAILED, &["mir0", "mirror", "--force"]);
 }
 
 #[test]

@@ -105,7 +105,9 @@ impl Copy {
             cores: "0".to_owned(),
             transfer: format!("{PRODUCTION_PORT}-{}:{TARGET_PORT}", Host::Target.address()),
             intercept: Host::Assistant.address().to_string(),
-            more: Vec::new(),
+            // A veth from another namespace looks like a container's own interface, which a mirror would cut off;
+            // here it is the cable of a switch's mirror port, and only the operator can know that.
+            more: if capture == Capture::Mirror { vec!["--force".to_owned()] } else { Vec::new() },
         }
     }
 
