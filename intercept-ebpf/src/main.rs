@@ -77,6 +77,9 @@ fn count(counter: InterceptCounter) {
 #[inline(always)]
 fn decode(bytes: &Linear) -> Result<TcpPacket, DecodeError> {
     let ether = decode_ethernet(bytes)?;
+    if !ether.is_ip() {
+        return Err(DecodeError::NotIp);
+    }
     let ip = decode_ip(bytes, ether.l3)?;
     if ip.fragment {
         if taken(ip.src, 0) {

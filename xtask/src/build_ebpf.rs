@@ -78,11 +78,17 @@ pub fn run() -> crate::Result<()> {
     fs::create_dir_all(&out).map_err(|e| format!("cannot create {}: {e}", out.display()))?;
     for object in OBJECTS {
         let (from, to) = (built.join(object), out.join(object));
+        let cannot = |e| format!("cannot copy {} to {}: {e}", from.display(), to.display());
+        // The programs that embed an object are rebuilt when its time changes, not its content.
+        let new = fs::read(&from).map_err(cannot)?;
+        if fs::read(&to).is_ok_and(|old| old == new) {
+            continue;
+        }
         // By rename, so that a build script that reads it meanwhile sees the old or the new one.
         let tmp = out.join(format!("{object}.new"));
-        fs::copy(&from, &tmp)
-            .and_then(|_| fs::rename(&tmp, &to))
-            .map_err(|e| format!("cannot copy {} to {}: {e}", from.display(), to.display()))?;
+        fs::write(&tmp, new)
+            .and_then(|()| fs::rename(&tmp, &to))
+            .map_err(cannot)?;
     }
     // Cargo may have completed the lock file: what counts is the state after the build.
     fs::write(&stamp_file, inputs_stamp(&root)?)

@@ -48,6 +48,14 @@ pub struct Ether {
     pub vlan_tags: u8,
 }
 
+impl Ether {
+    /// True if the ethertype is that of IPv4 or IPv6.
+    #[inline(always)]
+    pub const fn is_ip(&self) -> bool {
+        matches!(self.ethertype, ethertype::IPV4 | ethertype::IPV6)
+    }
+}
+
 /// Decodes the Ethernet header and up to [`MAX_VLAN_TAGS`] tags.
 #[inline(always)]
 pub fn decode_ethernet<B: Bytes + ?Sized>(bytes: &B) -> Result<Ether, DecodeError> {

@@ -80,6 +80,10 @@ pub struct TcpPacket {
 #[inline(always)]
 pub fn decode_frame<B: Bytes + ?Sized>(bytes: &B) -> Result<TcpPacket, DecodeError> {
     let ether = decode_ethernet(bytes)?;
+    // What follows another ethertype (ARP, MPLS, PPPoE, a third tag) may look like an IP header.
+    if !ether.is_ip() {
+        return Err(DecodeError::NotIp);
+    }
     decode_from_ip(bytes, ether.l3)
 }
 

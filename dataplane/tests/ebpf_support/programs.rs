@@ -1,0 +1,194 @@
+//! The built objects and BPF_PROG_TEST_RUN.
+
+use std::path::PathBuf;
+
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, RingBuf, XskMap};
+use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use common::abi::{EndpointKey, ProgramConfig, RecordHeader, config_flags};
+use common::packet::Endpoint;
+
+/// Marks our metadata in these tests.
+pub const COOKIE: u32 = 0x5eed_c0de;
+/// Return value of every tap run: TCX_NEXT (-1) as the kernel reports it.
+pub const TCX_NEXT: u32 = u32::MAX;
+pub const XDP_DROP: u32 = 1;
+pub const XDP_PASS: u32 = 2;
+pub const XDP_REDIRECT: u32 = 4;
+
+/// Bytes of an object that `cargo xtask build-ebpf` wrote.
+pub fn object(name: &str) -> Vec<u8> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root.join("target"), |dir| root.join(dir));
+    let path = target.join("bpf").join(name);
+    std::fs::read(&path).unwrap_or_else(|e| {
+        panic!("{}: {e}: the BPF objects are built by `cargo xtask test`", path.display())
+    })
+}
+
+/// How a program is loaded.
+pub struct Setup<'a> {
+    pub object: &'a str,
+    pub flags: u32,
+    /// Endpoint maps to fill.
+    pub maps: &'a [(&'static str, &'a [Endpoint])],
+    pub ring_bytes: u32,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        Self { object: "", flags: config_flags::XDP_META, maps: &[], ring_bytes: 1 << 20 }
+    }
+}
+
+/// A loaded object with its maps filled.
+pub struct Loaded {
+    pub ebpf: Ebpf,
+    counters: PerCpuArray<MapData, u64>,
+    ring: Option<RingBuf<MapData>>,
+}
+
+impl Loaded {
+    pub fn new(setup: &Setup<'_>) -> Self {
+        let any = setup.maps.iter().flat_map(|(_, list)| *list).any(|e| e.addr.is_any());
+        let flags = setup.flags
+            | if any { config_flags::ANY_RULES | config_flags::ANY_TARGETS } else { 0 };
+        let cpus = 256;
+        let config = ProgramConfig { workers: 1, flags, cookie: COOKIE, cpus };
+        let config: [u8; size_of::<ProgramConfig>()] = bytemuck::cast(config);
+        let tap = setup.object == "tcpcopy-ebpf";
+        let mut loader = EbpfLoader::new();
+        loader.override_global("CONFIG", &config, true);
+        if tap {
+            loader.map_max_entries("RINGS", cpus);
+        }
+        let mut ebpf = loader.load(&object(setup.object)).unwrap();
+        for (name, endpoints) in setup.maps {
+            let map = ebpf.map_mut(name).unwrap();
+            let mut map = HashMap::<_, [u8; size_of::<EndpointKey>()], u32>::try_from(map).unwrap();
+            for endpoint in *endpoints {
+                map.insert(bytemuck::cast::<_, [u8; 20]>(EndpointKey::new(*endpoint)), 0, 0)
+                    .unwrap();
+            }
+        }
+        let counters = PerCpuArray::try_from(ebpf.take_map("COUNTERS").unwrap()).unwrap();
+        let ring = tap.then(|| ring(&mut ebpf, cpus, setup.ring_bytes));
+        Self { ebpf, counters, ring }
+    }
+
+    /// Loads one program for test runs; prints what the verifier made of it.
+    pub fn classifier(&mut self, name: &str) -> &SchedClassifier {
+        let program: &mut SchedClassifier =
+            self.ebpf.program_mut(name).unwrap().try_into().unwrap();
+        program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
+        report(name, &program.info().unwrap());
+        program
+    }
+
+    /// The same for XDP.
+    pub fn xdp(&mut self, name: &str) -> &Xdp {
+        let program: &mut Xdp = self.ebpf.program_mut(name).unwrap().try_into().unwrap();
+        program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
+        report(name, &program.info().unwrap());
+        program
+    }
+
+    /// Runs the program once; `None` if the kernel does not make a packet of these bytes.
+    pub fn run(&self, name: &str, frame: &[u8]) -> Option<Output> {
+        let mut out = vec![0; frame.len() + 512];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::new()
+        };
+        let result = match self.test_run(name, options) {
+            Ok(result) => result,
+            Err(ProgramError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EINVAL) => {
+                return None;
+            }
+            Err(e) => panic!("test run of {name}: {e}"),
+        };
+        out.truncate(result.data_size_out as usize);
+        Some(Output { verdict: result.return_value, bytes: out })
+    }
+
+    /// Mean nanoseconds of a run.
+    pub fn nanoseconds(&self, name: &str, frame: &[u8], repeat: u32) -> u128 {
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
+        self.test_run(name, options).unwrap().duration.as_nanos()
+    }
+
+    fn test_run(
+        &self,
+        name: &str,
+        options: TestRunOptions<'_>,
+    ) -> Result<aya::programs::TestRunResult, ProgramError> {
+        let program = self.ebpf.program(name).unwrap();
+        if let Ok(xdp) = <&Xdp>::try_from(program) {
+            xdp.test_run(options)
+        } else {
+            <&SchedClassifier>::try_from(program).unwrap().test_run(options)
+        }
+    }
+
+    /// Sum over CPUs.
+    pub fn counter(&self, index: u32) -> u64 {
+        self.counters.get(&index, 0).unwrap().iter().sum()
+    }
+
+    /// All of `n` counters.
+    pub fn counters(&self, n: u32) -> Vec<u64> {
+        (0..n).map(|i| self.counter(i)).collect()
+    }
+
+    /// Puts a socket into XSKS.
+    pub fn put_socket(&mut self, queue: u32, fd: i32) {
+        let mut xsks = XskMap::try_from(self.ebpf.map_mut("XSKS").unwrap()).unwrap();
+        xsks.set(queue, fd, 0).unwrap();
+    }
+
+    /// Takes all records out of the tap's ring.
+    pub fn records(&mut self) -> Vec<(RecordHeader, Vec<u8>)> {
+        let ring = self.ring.as_mut().unwrap();
+        let mut records = Vec::new();
+        while let Some(record) = ring.next() {
+            let (header, rest) = record.split_at(size_of::<RecordHeader>());
+            let header: RecordHeader = bytemuck::pod_read_unaligned(header);
+            records.push((header, rest[..header.len as usize].to_vec()));
+        }
+        records
+    }
+
+    /// Sets worker 0's wish to be woken, or tells whether it is still set.
+    pub fn sleep_flag(&mut self) -> Array<&mut MapData, [u64; 8]> {
+        Array::try_from(self.ebpf.map_mut("SLEEP").unwrap()).unwrap()
+    }
+}
+
+/// What a run did.
+pub struct Output {
+    pub verdict: u32,
+    pub bytes: Vec<u8>,
+}
+
+/// One ring for every CPU.
+fn ring(ebpf: &mut Ebpf, cpus: u32, bytes: u32) -> RingBuf<MapData> {
+    let kind = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
+    let definition = aya_obj::Map::new_from_params(kind, 0, 0, bytes, 0);
+    let map = MapData::create(definition, "test_ring", None).unwrap();
+    let mut rings =
+        ArrayOfMaps::<_, MapData>::try_from(ebpf.map_mut("RINGS").unwrap()).unwrap();
+    for cpu in 0..cpus {
+        rings.set(cpu, &map, 0).unwrap();
+    }
+    RingBuf::try_from(aya::maps::Map::from_map_data(map).unwrap()).unwrap()
+}
+
+fn report(name: &str, info: &aya::programs::ProgramInfo) {
+    println!(
+        "{name}: {} instructions verified, {} bytes translated",
+        info.verified_instruction_count().unwrap_or(0),
+        info.size_translated().unwrap_or(0)
+    );
+}
