@@ -152,6 +152,8 @@ impl<R: TxRings> Transmit for TxPort<R> {
             self.submit();
         }
         if self.unsent > 0 {
+            // A driver in zero-copy mode has taken frames by itself meanwhile.
+            self.unsent = self.rings.unsent();
             self.kick(KICKS_MAX_PER_FLUSH);
         }
         self.rings.reap(&mut self.free);

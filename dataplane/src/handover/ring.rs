@@ -171,7 +171,7 @@ mod tests {
             let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ capacity as u64);
             let mut model: VecDeque<(Vec<u8>, CaptureMeta)> = VecDeque::new();
             let (mut sent, mut received) = (0u32, 0u32);
-            for step in 0..20_000u32 {
+            for step in 0..4_000u32 {
                 if random.below(3) != 0 {
                     let len = random.below(capacity as u64 / 2) as usize;
                     let bytes: Vec<u8> = (0..len).map(|i| (step as usize + i) as u8).collect();
@@ -197,16 +197,15 @@ mod tests {
                             received += 1;
                         }
                     });
-                    assert_eq!(
-                        n == 0,
-                        model.is_empty() && n == 0,
-                        "frames waited, none came"
+                    assert!(
+                        n > 0 || model.is_empty(),
+                        "step {step}: frames wait, none came"
                     );
                 }
             }
             while rx.recv(&mut |batch| received += batch.len() as u32) > 0 {}
             assert_eq!(sent, received, "capacity {capacity}");
-            assert!(sent > 1000, "capacity {capacity}: only {sent} sent");
+            assert!(sent > 200, "capacity {capacity}: only {sent} sent");
             assert!(rx.is_empty());
         }
     }
