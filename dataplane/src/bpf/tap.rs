@@ -51,7 +51,9 @@ pub struct Tap {
     _log: Option<LogThread>,
     // The program and the maps that were not taken.
     _ebpf: Ebpf,
-    _rings: MapData,
+    // The program names both by descriptor until it is loaded, and holds them afterwards.
+    _rings: ArrayOfMaps<MapData, MapData>,
+    _sleep: MapData,
 }
 
 impl Tap {
@@ -74,7 +76,7 @@ impl Tap {
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
 
         let bytes = ring_bytes(config.ring_bytes_total, online.len() * workers as usize);
-        let (readers, rings) = readers(&mut ebpf, workers, cpus, online.len(), bytes)?;
+        let (readers, rings, sleep) = readers(&mut ebpf, workers, cpus, online.len(), bytes)?;
         let log = if config.log_packets {
             Some(LogThread::start(&mut ebpf)?)
         } else {
@@ -96,6 +98,7 @@ impl Tap {
             _log: log,
             _ebpf: ebpf,
             _rings: rings,
+            _sleep: sleep,
         })
     }
 
@@ -142,7 +145,7 @@ fn readers(
     cpus: u32,
     online: usize,
     bytes: usize,
-) -> Result<(Vec<TapReader>, MapData), BpfError> {
+) -> Result<(Vec<TapReader>, ArrayOfMaps<MapData, MapData>, MapData), BpfError> {
     let mut rings =
         ArrayOfMaps::<MapData, MapData>::try_from(ebpf.take_map("RINGS").ok_or_else(|| {
             BpfError::Object {
@@ -172,7 +175,7 @@ fn readers(
         }
         readers.push(TapReader::new(own, flag));
     }
-    Ok((readers, sleep))
+    Ok((readers, rings, sleep))
 }
 
 fn attach(ebpf: &mut Ebpf, ifname: &str) -> Result<FdLink, BpfError> {
