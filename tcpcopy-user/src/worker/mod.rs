@@ -20,15 +20,16 @@ mod egress;
 mod idle;
 mod intake;
 mod latency;
+mod parts;
 mod sender;
 
 pub use control::{Control, LiveFigures, LiveStats};
 pub use egress::{Egress, Hop, LiveHops, NextHops};
 pub use intake::{DECODE_ERROR_NAMES, IntakeCounters};
 pub use latency::{Latencies, Latency};
+pub use parts::{Counter, WorkerParts, WorkerReport};
 pub use sender::SendCounters;
 
-use crate::channel::Channel;
 use crate::transfers::TransferTable;
 use arrayvec::ArrayVec;
 use common::flow::{ClientSegment, Nanos, ResponseHeader, flow_hash, owner};
@@ -39,7 +40,7 @@ use dataplane::{BATCH, Capture};
 use idle::{Idle, NAP, Rest};
 use intake::{Intake, Rejected};
 use sender::Sender;
-use session::{Engine, EngineConfig, Outcome, Totals};
+use session::{Engine, Outcome};
 use std::sync::Arc;
 
 /// How often a worker shows its figures to the reporter.
@@ -49,58 +50,6 @@ const PUBLISH_INTERVAL: Nanos = Nanos::from_millis(250);
 const DRAINED_ROUNDS: u32 = 256;
 /// Naps that the last frames get to leave.
 const LAST_FLUSHES: u32 = 200;
-
-/// What a worker is made of.
-pub struct WorkerParts {
-    /// Its number, and how many there are.
-    pub id: u32,
-    /// See `id`.
-    pub workers: u32,
-    /// Its captures.
-    pub sources: Vec<Box<dyn Capture>>,
-    /// Its ends of the rings between workers.
-    pub handover: Handover,
-    /// The transfer list.
-    pub transfers: Arc<TransferTable>,
-    /// Settings of its engine.
-    pub engine: EngineConfig,
-    /// Its ports.
-    pub egress: Egress,
-    /// Its connections to intercept.
-    pub channel: Channel,
-    /// Wakes it from sleep.
-    pub waker: Waker,
-    /// Orders.
-    pub control: Arc<Control>,
-    /// Where it shows its figures.
-    pub live: Arc<LiveStats>,
-}
-
-/// One counter of a port or a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counter {
-    /// Kind of thing that counts: `capture`, `handover`, `tx`, `channel`, `kernel`.
-    pub group: &'static str,
-    /// Name within the kind.
-    pub name: &'static str,
-    /// Value.
-    pub value: u64,
-}
-
-/// What a worker leaves behind.
-#[derive(Clone, Debug)]
-pub struct WorkerReport {
-    /// Books of its engine.
-    pub totals: Totals,
-    /// What it measured.
-    pub latencies: Latencies,
-    /// Segments by what became of them behind the engine.
-    pub sent: SendCounters,
-    /// Frames by what became of them before the engine.
-    pub intake: IntakeCounters,
-    /// Counters of ports and connections.
-    pub counters: Vec<Counter>,
-}
 
 /// See the module.
 pub struct Worker {
