@@ -309,6 +309,21 @@ mod tests {
     use crate::memory::MemoryTransmit;
     use crate::wake::Waker;
 
+    /// An owner that sends into memory, in frames of 100 bytes, and a borrower that wakes `waker`.
+    fn pair(
+        ring_bytes: usize,
+        waker: &Waker,
+    ) -> (MemoryTransmit, Lender<MemoryTransmit>, Borrower) {
+        let memory = MemoryTransmit::new(100);
+        let (sender, receiver) = frame_ring(ring_bytes);
+        let owner = Lender {
+            tx: memory.clone(),
+            inboxes: vec![receiver],
+            too_long: 0,
+        };
+        (memory, owner, Borrower::new(sender, waker.handle()))
+    }
+
     fn send(port: &mut impl Transmit, bytes: &[u8]) {
         port.reserve().expect("buffer")[..bytes.len()].copy_from_slice(bytes);
         port.commit(bytes.len());
@@ -316,15 +331,8 @@ mod tests {
 
     #[test]
     fn borrowed_frames_leave_by_the_owner_after_its_own() {
-        let memory = MemoryTransmit::new(100);
-        let (sender, receiver) = frame_ring(4096);
         let waker = Waker::new().expect("waker");
-        let mut owner = Lender {
-            tx: memory.clone(),
-            inboxes: vec![receiver],
-            too_long: 0,
-        };
-        let mut borrower = Borrower::new(sender, waker.handle());
+        let (memory, mut owner, mut borrower) = pair(4096, &waker);
 
         assert!(waker.prepare_sleep());
         send(&mut borrower, &[1; 60]);
@@ -341,15 +349,8 @@ mod tests {
 
     #[test]
     fn losses_between_borrower_and_owner_are_counted() {
-        let memory = MemoryTransmit::new(100);
-        let (sender, receiver) = frame_ring(1024);
         let waker = Waker::new().expect("waker");
-        let mut owner = Lender {
-            tx: memory.clone(),
-            inboxes: vec![receiver],
-            too_long: 0,
-        };
-        let mut borrower = Borrower::new(sender, waker.handle());
+        let (memory, mut owner, mut borrower) = pair(1024, &waker);
         send(&mut borrower, &[1; 101]);
         for _ in 0..99 {
             send(&mut borrower, &[1; 60]);

@@ -25,8 +25,16 @@ impl PollSet {
 
     /// Adds a descriptor to wait for: input always, room for output too with `write`.
     pub fn add(&mut self, fd: RawFd, write: bool) {
-        let events = if write { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
-        self.fds.push(libc::pollfd { fd, events, revents: 0 });
+        let events = if write {
+            libc::POLLIN | libc::POLLOUT
+        } else {
+            libc::POLLIN
+        };
+        self.fds.push(libc::pollfd {
+            fd,
+            events,
+            revents: 0,
+        });
     }
 
     /// Sleeps until one is ready (true) or `timeout` is over or a signal came (false).

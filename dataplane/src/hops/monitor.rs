@@ -15,16 +15,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-// include/uapi/linux/rtnetlink.h, enum rtnetlink_groups.
-const RTNLGRP_LINK: u32 = 1;
-const RTNLGRP_NEIGH: u32 = 3;
-const RTNLGRP_IPV4_IFADDR: u32 = 5;
-const RTNLGRP_IPV4_ROUTE: u32 = 7;
-const RTNLGRP_IPV4_RULE: u32 = 8;
-const RTNLGRP_IPV6_IFADDR: u32 = 9;
-const RTNLGRP_IPV6_ROUTE: u32 = 11;
-const RTNLGRP_IPV6_RULE: u32 = 19;
-
 /// Changes come in bursts (an interface going down withdraws all its routes): wait for the burst to end
 /// before looking. Longer sends more frames to the old address.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -36,14 +26,14 @@ const UNRESOLVED: Duration = Duration::from_secs(1);
 
 pub(super) fn subscribe() -> io::Result<Changes> {
     Changes::subscribe(&[
-        RTNLGRP_LINK,
-        RTNLGRP_NEIGH,
-        RTNLGRP_IPV4_IFADDR,
-        RTNLGRP_IPV4_ROUTE,
-        RTNLGRP_IPV4_RULE,
-        RTNLGRP_IPV6_IFADDR,
-        RTNLGRP_IPV6_ROUTE,
-        RTNLGRP_IPV6_RULE,
+        libc::RTNLGRP_LINK,
+        libc::RTNLGRP_NEIGH,
+        libc::RTNLGRP_IPV4_IFADDR,
+        libc::RTNLGRP_IPV4_ROUTE,
+        libc::RTNLGRP_IPV4_RULE,
+        libc::RTNLGRP_IPV6_IFADDR,
+        libc::RTNLGRP_IPV6_ROUTE,
+        libc::RTNLGRP_IPV6_RULE,
     ])
 }
 

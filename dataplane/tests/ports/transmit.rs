@@ -1,6 +1,6 @@
 //! What leaves by AF_XDP and by raw sockets arrives, byte for byte.
 
-use crate::net::{FAR_MAC, FAR_V4, NEAR_MAC, Net, on_thread_in};
+use crate::net::{FAR_MAC, FAR_V4, NEAR_MAC, Net, mac, on_thread_in};
 use common::packet::{
     Addr, Endpoint, FrameAddresses, MacAddr, SeqNumber, TcpFlags, TcpFrame, TcpOptions,
     build_tcp_frame, decode_frame,
@@ -300,19 +300,51 @@ fn raw_packets_of_both_families_arrive_with_foreign_sources() {
 }
 
 #[test]
-fn raw_packets_reach_a_server_on_this_host() {
+fn a_server_on_this_host_answers_what_comes_by_the_raw_path() {
     let net = Net::new(1);
+    // The client's network is behind the far end, as with a route to intercept.
+    let far = mac(FAR_MAC);
+    net.near(
+        "ip",
+        &[
+            "neigh",
+            "replace",
+            "10.99.0.200",
+            "lladdr",
+            &far,
+            "dev",
+            "va",
+        ],
+    );
+    let mut sniffer = on_thread_in(&net.far, || Sniffer::on("vb"));
     on_thread_in(&net.near, || {
-        let local = Addr::v4([10, 99, 0, 1]);
-        let mut sniffer = Sniffer::on("lo");
+        let server = Endpoint::new(Addr::v4([10, 99, 0, 1]), PORT);
+        let _listening = std::net::TcpListener::bind(server.to_socket()).expect("listen");
         let mut port = RawTx::open().expect("raw");
-        let sent = send_all(&mut port, 10, local, CLIENT);
-        // Loopback shows each packet to packet sockets once going out and once coming in.
-        let seen = sniffer.collect(20);
-        for sent in &sent {
-            assert_eq!(seen.iter().filter(|s| s[14..] == sent[14..]).count(), 2);
-        }
+        let syn = TcpFrame {
+            src: Endpoint::new(CLIENT, PORT),
+            dst: server,
+            seq: SeqNumber(7),
+            ack: SeqNumber(0),
+            flags: TcpFlags::SYN,
+            window: 1000,
+            options: TcpOptions::default(),
+            payload: &[],
+            ip_id: 1,
+        };
+        let len = build_tcp_frame(
+            port.reserve().expect("buffer"),
+            FrameAddresses::default(),
+            &syn,
+        );
+        port.commit(len.expect("frame"));
+        port.flush();
+        assert_eq!(counters(&mut port)["tx_raw_frames"], 1);
     });
+    let answers = sniffer.collect(1);
+    let answer = decode_frame(answers.first().expect("an answer").as_slice()).expect("TCP");
+    assert_eq!(answer.tcp.flags.0, TcpFlags::SYN.0 | TcpFlags::ACK.0);
+    assert_eq!((answer.tcp.ack, answer.ip.dst), (SeqNumber(8), CLIENT));
 }
 
 #[test]
