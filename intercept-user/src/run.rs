@@ -81,6 +81,17 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     let listener = listen(SocketAddr::new(args.bind, args.port))?;
     check_privileges()?;
     warn_of_forwarding(&args.iface);
+    if args
+        .filter
+        .0
+        .iter()
+        .any(|rule| !rule.addr.is_v4() && !rule.addr.is_any())
+    {
+        tracing::warn!(
+            "the filter names IPv6 sources: their responses are taken and counted, but the C wire format \
+             cannot carry them to tcpcopy"
+        );
+    }
     let mut signals = Signals::install().map_err(RunError::Signals)?;
 
     // Without --cores one worker serves all queues; with it one per queue, as many as there are cores.
@@ -244,9 +255,9 @@ impl Signals {
     /// SIGPIPE is ignored already: the Rust runtime does so, and a write to a closed connection is an
     /// error like any other.
     fn install() -> std::io::Result<Self> {
-        use signal_hook::consts::{SIGINT, SIGTERM};
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let (received, sent) = UnixStream::pair()?;
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::low_level::pipe::register(signal, sent.try_clone()?)?;
         }
         Ok(Self(received))
