@@ -1,6 +1,6 @@
 //! The control thread: accepts peers, reads their announcements, tells the workers.
 //!
-//! One poll(2) loop over at most [`MAX_CONNECTIONS`] sockets. From each readable one a bounded piece is
+//! One poll(2) loop over at most `MAX_CONNECTIONS` sockets. From each readable one a bounded piece is
 //! read per round, so a peer that floods gets its turn like the others, and one that stalls in the
 //! middle of a record (which freezes the C program) only keeps its own partial record.
 
@@ -42,7 +42,7 @@ const USER_TIMEOUT: Duration = Duration::from_mins(1);
 /// Settings.
 #[derive(Clone, Copy, Debug)]
 pub struct ControlOptions {
-    /// See [`HELLO_TIMEOUT`]; shorter in tests.
+    /// Who says no hello for so long is closed (30 s).
     pub hello_timeout: Duration,
 }
 
@@ -65,7 +65,7 @@ pub struct ControlTotals {
     pub not_hello: u64,
     /// Closed because no hello came in time.
     pub hello_timeouts: u64,
-    /// Refused because there were [`MAX_CONNECTIONS`].
+    /// Refused because 256 connections were open.
     pub refused_full: u64,
     /// Route announcements.
     pub adds: u64,
