@@ -3,6 +3,19 @@
 use crate::AddressPool;
 use common::flow::Nanos;
 
+/// How long replayed clients take to answer the target: the third packet of the handshake and all
+/// acknowledgements come that much later, so that the target holds connections and measures round
+/// trips as with real users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rtt {
+    /// As the captured client took in its handshake.
+    Measured,
+    /// At once.
+    None,
+    /// The same for all.
+    Fixed(Nanos),
+}
+
 /// Settings of an engine. One engine serves one worker.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -12,6 +25,23 @@ pub struct EngineConfig {
     pub workers: u32,
     /// Addresses that replace the clients' (`-c`). None: clients keep theirs.
     pub pool: Option<AddressPool>,
+    /// Copies of every session (`-n`), the original included; at least 1.
+    pub replicas: u16,
+    /// Clients' ports are moved up by this times 2048 where that port is free (`-f`), so that several
+    /// instances with one client population keep apart.
+    pub port_shift: u8,
+    /// Share of sessions that is replayed, in percent (`-r`). The choice depends on the client's
+    /// address and port alone.
+    pub percent: u8,
+    /// Start at 1 % of the sessions and add 1 % per second (`-g`).
+    pub ramp: bool,
+    /// Sessions whose SYN was not seen join at their next request, with a handshake of our own;
+    /// false: they are skipped (`-O`).
+    pub adopt: bool,
+    /// The client's part in the round trip.
+    pub rtt: Rtt,
+    /// MSS of handshakes of our own (`-D`).
+    pub mss: u16,
     /// Send requests as captured, without waiting for the answers they followed (`-W`).
     pub no_turns: bool,
     /// Longest wait for an answer before a session goes on as captured.
@@ -24,11 +54,12 @@ pub struct EngineConfig {
     pub idle_timeout: Nanos,
     /// A hole in the captured stream that is not filled for this long ends the session as capture gap.
     pub gap_timeout: Nanos,
-    /// How long the tuple of an ended session is kept: late packets of the target are answered, and
-    /// the allocator does not hand it out. Longer than Linux's TIME-WAIT of 60 s would be safe for
-    /// every target, but costs a table entry each; the default covers a target's FIN retransmissions
-    /// on a local network.
+    /// How long an ended session is kept to answer late packets of the target. The default covers a
+    /// target's FIN retransmissions on a local network.
     pub linger: Nanos,
+    /// How long a tuple that was chosen for a client (not its own) is not chosen again: the target's
+    /// TIME-WAIT, 60 s in Linux, which refuses it.
+    pub tuple_reuse: Nanos,
     /// Most sessions open at a time; further ones are shed whole.
     pub max_sessions: usize,
     /// Memory for captured bytes that the target has not acknowledged yet. Above 3/4 new sessions are
@@ -46,6 +77,13 @@ impl Default for EngineConfig {
             worker: 0,
             workers: 1,
             pool: None,
+            replicas: 1,
+            port_shift: 0,
+            percent: 100,
+            ramp: false,
+            adopt: true,
+            rtt: Rtt::Measured,
+            mss: 1460,
             no_turns: false,
             turn_limit: Nanos::from_secs(5),
             connect_timeout: Nanos::from_secs(10),
@@ -53,6 +91,7 @@ impl Default for EngineConfig {
             idle_timeout: Nanos::from_secs(720),
             gap_timeout: Nanos::from_secs(10),
             linger: Nanos::from_secs(3),
+            tuple_reuse: Nanos::from_secs(61),
             max_sessions: 1 << 20,
             buffer_bytes: 512 << 20,
             session_bytes: 16 << 20,

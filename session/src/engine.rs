@@ -6,13 +6,15 @@
 //!  by_wire: (wire client, target) ┘                     acks: sessions that owe an acknowledgement
 //!  strangers: connections seen in the capture that are not replayed
 //! ```
+//! Which connections become sessions is decided in `admission.rs`.
 
-use crate::receiver::Receiver;
-use crate::sender::Sender;
+mod admission;
+
+use crate::reserve::{RESERVED, Reserve};
 use crate::state::{Context, Phase, Session};
 use crate::strangers::Strangers;
-use crate::stream::{Arena, Stream};
-use crate::table::{Pair, Table, table};
+use crate::stream::Arena;
+use crate::table::{CaptureKey, Pair, Table, table};
 use crate::timer::Wheel;
 use crate::wire_tuple::TupleAllocator;
 use crate::{EngineConfig, Outcome, Output, Totals};
@@ -26,10 +28,13 @@ pub struct Engine {
     free: Vec<u32>,
     /// Sessions without an outcome yet.
     open: usize,
-    by_capture: Table,
+    by_capture: Table<CaptureKey>,
     by_wire: Table,
     strangers: Strangers,
     tuples: TupleAllocator,
+    reserve: Reserve,
+    /// When the first packet came: the beginning of a ramp.
+    started_at: Option<Nanos>,
     arena: Arena,
     wheel: Wheel,
     fired: Vec<u32>,
@@ -52,6 +57,8 @@ impl Engine {
             by_capture: table(),
             by_wire: table(),
             tuples: TupleAllocator::default(),
+            reserve: Reserve::default(),
+            started_at: None,
             wheel: Wheel::new(),
             fired: Vec::new(),
             acks: Vec::new(),
@@ -84,14 +91,40 @@ impl Engine {
     pub fn captured<O: Output>(&mut self, now: Nanos, seg: &ClientSegment<'_>, out: &mut O) {
         self.wheel.start_at(now);
         self.totals.segments_captured += 1;
-        let key = Pair {
-            client: seg.client,
-            server: seg.online,
-        };
-        let known = self.by_capture.get(&key).copied();
+        if !self.selected(now, seg) {
+            let opens = seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK);
+            self.totals.not_sampled += u64::from(opens);
+            return;
+        }
+        for replica in 0..self.config.replicas.max(1) {
+            let key = CaptureKey {
+                pair: Pair {
+                    client: seg.client,
+                    server: seg.online,
+                },
+                replica,
+            };
+            self.captured_by(now, key, seg, out);
+        }
+    }
+
+    fn captured_by<O: Output>(
+        &mut self,
+        now: Nanos,
+        key: CaptureKey,
+        seg: &ClientSegment<'_>,
+        out: &mut O,
+    ) {
+        let mut known = self.by_capture.get(&key).copied();
+        if known.is_some_and(|id| self.may_join_again(id, now)) {
+            known = None;
+        }
         if !seg.flags.has(TcpFlags::SYN) {
             match known {
                 Some(id) => self.run(id, now, out, |s, cx| s.captured(cx, seg)),
+                None if self.may_adopt() && self.strangers.adopt(&mut self.totals, &key, seg) => {
+                    self.open(now, key, seg, out);
+                }
                 None => self
                     .strangers
                     .see(&mut self.totals, key, seg, Outcome::SkippedNoSyn),
@@ -104,12 +137,14 @@ impl Engine {
         }
         if let Some(id) = known {
             let session = self.sessions.get(id as usize).and_then(Option::as_ref);
-            if session.is_some_and(|s| s.iss == seg.seq && !matches!(s.phase, Phase::Ended(_))) {
+            if session.is_some_and(|s| s.captured_iss == seg.seq) {
                 self.totals.segments_duplicate += 1;
                 return;
             }
-            self.run(id, now, out, super::state::Session::supersede);
-            self.remove(id);
+            self.run(id, now, out, Session::supersede);
+            if self.ended(id) {
+                self.remove(id, now);
+            }
         }
         self.strangers.forget(&key);
         self.open(now, key, seg, out);
@@ -119,30 +154,27 @@ impl Engine {
     pub fn response<O: Output>(&mut self, now: Nanos, h: &ResponseHeader, out: &mut O) {
         self.wheel.start_at(now);
         self.totals.responses += 1;
-        match self
-            .by_wire
-            .get(&Pair {
-                client: h.client,
-                server: h.target,
-            })
-            .copied()
-        {
-            Some(id) => self.run(id, now, out, |s, cx| s.response(cx, h)),
-            None => self.totals.responses_stray += 1,
+        let wire = Pair {
+            client: h.client,
+            server: h.target,
+        };
+        match self.by_wire.get(&wire).copied() {
+            Some(id) if id != RESERVED => self.run(id, now, out, |s, cx| s.response(cx, h)),
+            _ => self.totals.responses_stray += 1,
         }
     }
 
     /// Runs due timers and sends the acknowledgements owed since the last call. Once per loop.
     pub fn advance<O: Output>(&mut self, now: Nanos, out: &mut O) {
+        self.reserve.release(&mut self.by_wire, now);
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
         for id in fired.drain(..) {
-            self.run(id, now, out, super::state::Session::timer);
+            self.run(id, now, out, Session::timer);
             let session = self.sessions.get(id as usize).and_then(Option::as_ref);
-            if session.is_some_and(|s| {
-                matches!(s.phase, Phase::Ended(_)) && now >= s.deadline(&self.config)
-            }) {
-                self.remove(id);
+            let due = session.is_some_and(|s| now >= s.deadline(&self.config));
+            if due && self.ended(id) {
+                self.remove(id, now);
             }
         }
         self.fired = fired;
@@ -174,6 +206,32 @@ impl Engine {
         }
     }
 
+    /// A session that failed while its client goes on becomes a stranger, to be joined again at the
+    /// client's next request.
+    fn may_join_again(&mut self, id: u32, now: Nanos) -> bool {
+        let Some(s) = self.sessions.get(id as usize).and_then(Option::as_ref) else {
+            return false;
+        };
+        let Phase::Ended(outcome) = s.phase else {
+            return false;
+        };
+        let passing = matches!(
+            outcome,
+            Outcome::CaptureGap | Outcome::ResetByTarget | Outcome::ClosedByTarget
+        );
+        if !passing || s.client_done || !self.config.adopt {
+            return false;
+        }
+        self.strangers.take_over(s.capture, outcome, s.stream.nxt());
+        self.remove(id, now);
+        true
+    }
+
+    fn ended(&self, id: u32) -> bool {
+        let session = self.sessions.get(id as usize).and_then(Option::as_ref);
+        session.is_some_and(|s| matches!(s.phase, Phase::Ended(_)))
+    }
+
     /// Calls `act` on a session and keeps timers, acknowledgement list and counts in step with it.
     fn run<O: Output>(
         &mut self,
@@ -202,96 +260,10 @@ impl Engine {
             self.open -= 1;
         }
         self.wheel.set(id, session.deadline(&self.config));
-    }
-
-    fn open<O: Output>(&mut self, now: Nanos, key: Pair, seg: &ClientSegment<'_>, out: &mut O) {
-        let room = self.accepting
-            && self.open < self.config.max_sessions
-            && self.arena.has_room_for_sessions();
-        let wire = room
-            .then(|| {
-                self.tuples
-                    .choose(&self.config, &self.by_wire, seg.client, seg.target)
-            })
-            .flatten();
-        let Some(wire) = wire else {
-            let why = if self.accepting {
-                Outcome::Shed
-            } else {
-                Outcome::Shutdown
-            };
-            self.strangers.see(&mut self.totals, key, seg, why);
-            return;
-        };
-        let wire = Pair {
-            client: wire,
-            server: seg.target,
-        };
-        let first = seg.seq + 1;
-        let session = Session {
-            phase: Phase::Opening,
-            capture: key,
-            wire,
-            stream: Stream::new(first, self.config.session_bytes),
-            sender: Sender::new(seg.seq, self.config.mtu, now),
-            receiver: Receiver::default(),
-            turns: None,
-            iss: seg.seq,
-            offered: seg.options,
-            client_window: seg.window,
-            cursor: 0,
-            syn_at: seg.at,
-            opened_at: now,
-            syn_sent_at: None,
-            client_rtt: None,
-            timestamps: false,
-            fin_sent: false,
-            reset: None,
-            request_sent_at: None,
-            gate_until: None,
-            active_at: now,
-            client_done: false,
-            ack_due: false,
-            captured: 0,
-            delivered: 0,
-        };
-        let id = if let Some(id) = self.free.pop() {
-            id
-        } else {
-            self.sessions.push(None);
-            self.sessions.len() as u32 - 1
-        };
-        if let Some(slot) = self.sessions.get_mut(id as usize) {
-            *slot = Some(session);
+        if session.wants_reopen {
+            session.wants_reopen = false;
+            self.reopen(id, now, out);
         }
-        self.open += 1;
-        self.totals.sessions += 1;
-        self.by_capture.insert(key, id);
-        self.by_wire.insert(wire, id);
-        self.run(id, now, out, |s, cx| {
-            s.send_syn(cx);
-            if !seg.payload.is_empty() {
-                // Data in the SYN (RFC 7413) is sent after the handshake.
-                s.captured(cx, seg);
-            }
-        });
-    }
-
-    fn remove(&mut self, id: u32) {
-        let Some(session) = self.sessions.get_mut(id as usize).and_then(Option::take) else {
-            return;
-        };
-        // Both entries may belong to a later session by now.
-        for (map, key) in [
-            (&mut self.by_capture, session.capture),
-            (&mut self.by_wire, session.wire),
-        ] {
-            if map.get(&key) == Some(&id) {
-                map.remove(&key);
-            }
-        }
-        self.wheel.cancel(id);
-        self.free.push(id);
     }
 }
 

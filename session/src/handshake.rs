@@ -1,7 +1,10 @@
 //! Opening: SYN towards the target, its answer, and a second try when something old is in the way.
 
+use crate::receiver::Receiver;
+use crate::sender::Sender;
 use crate::state::{Context, Phase, Session};
-use crate::{Metric, Outcome, Output};
+use crate::table::Pair;
+use crate::{EngineConfig, Metric, Outcome, Output, Rtt};
 use common::flow::{Cause, Nanos, ResponseHeader};
 use common::packet::{TcpFlags, TcpOptions, Timestamps};
 
@@ -13,6 +16,14 @@ const DEFAULT_MSS_V4: u16 = 536;
 const DEFAULT_MSS_V6: u16 = 1220;
 /// NOP NOP timestamps.
 const TIMESTAMP_BYTES: u16 = 12;
+/// Below this a client's round trip is not worth imitating: timers tick in milliseconds.
+const RTT_MIN: Nanos = Nanos::from_millis(2);
+/// How long a handshake waits for the captured client to complete its own, from which its round trip
+/// is learnt. Half-open connections (a scan) are completed then.
+const MEASURE_LIMIT: Nanos = Nanos::from_secs(1);
+/// Window of adopted sessions, whose client's scaling was never seen: 1 MiB, scaled by 7.
+pub(crate) const OWN_WINDOW_SHIFT: u8 = 7;
+pub(crate) const OWN_WINDOW_FIELD: u16 = 8192;
 /// A window for at least this much payload is assumed, however small `-M` is.
 const MIN_MSS: u16 = 64;
 
@@ -37,6 +48,7 @@ impl Session {
         };
         let cause = if self.syn_sent_at.is_none() {
             self.syn_sent_at = Some(cx.now);
+            self.schedule_at.get_or_insert(cx.now);
             self.sender.sent_new(self.iss + 1, cx.now);
             Cause::Captured {
                 at: self.syn_at,
@@ -44,7 +56,7 @@ impl Session {
             }
         } else {
             cx.totals.segments_retransmitted += 1;
-            self.sender.sent_again();
+            self.sender.sent_again(self.iss + 1);
             Cause::Retransmit
         };
         self.send_control(cx, self.iss, TcpFlags::SYN, options, cause);
@@ -84,8 +96,63 @@ impl Session {
         if let Some(sent) = self.syn_sent_at {
             cx.out.sample(Metric::Connect, cx.now.since(sent));
         }
-        self.ack_due = true;
-        self.pump(cx);
+        self.established_at = cx.now;
+        self.wait_for_client(cx);
+    }
+
+    /// Lets the emulated client complete the handshake: now, or a round trip after the target's part.
+    pub(crate) fn wait_for_client<O: Output>(&mut self, cx: &mut Context<'_, O>) {
+        let due = match (cx.config.rtt, self.client_rtt) {
+            (Rtt::Measured, None) if !self.adopted => self.established_at + MEASURE_LIMIT,
+            _ => self.established_at + self.client_delay(cx.config),
+        };
+        self.handshake_at = (due > cx.now).then_some(due);
+        if self.handshake_at.is_none() {
+            self.ack_due = true;
+            self.pump(cx);
+        }
+    }
+
+    /// How much later than we the client would answer the target.
+    pub(crate) fn client_delay(&self, config: &EngineConfig) -> Nanos {
+        let rtt = match config.rtt {
+            Rtt::Measured if self.adopted => None,
+            Rtt::Measured => self.client_rtt,
+            Rtt::None => None,
+            Rtt::Fixed(rtt) => Some(rtt),
+        };
+        rtt.filter(|rtt| *rtt >= RTT_MIN).unwrap_or(Nanos(0))
+    }
+
+    /// Begins anew towards the target, on another wire tuple, with the first data that is not sent
+    /// yet: the target closed before it.
+    pub(crate) fn reopen<O: Output>(&mut self, cx: &mut Context<'_, O>, wire: Pair) {
+        if !self.peer_reset {
+            // As the client would: the target is done, so are we.
+            self.receiver.catch_up();
+            let (flags, options) = (TcpFlags::FIN.with(TcpFlags::ACK), self.options(cx.now));
+            self.send_control(cx, self.sender.nxt, flags, options, Cause::Own);
+        }
+        let Some(next) = self.stream.queue().get(self.cursor) else {
+            return;
+        };
+        let (first, ack) = (next.seq, next.stamp.ack);
+        if let Some(turns) = self.turns.as_mut() {
+            turns.restart(ack);
+        }
+        cx.totals.reopened += 1;
+        self.wire = wire;
+        self.phase = Phase::Opening;
+        self.iss = first - 1;
+        self.sender = Sender::new(self.iss, cx.config.mtu, cx.now);
+        self.receiver = Receiver::default();
+        self.opened_at = cx.now;
+        self.syn_sent_at = None;
+        self.request_sent_at = None;
+        self.fin_sent = false;
+        self.peer_reset = false;
+        self.ack_due = false;
+        self.send_syn(cx);
     }
 
     /// Payload bytes per segment: what the target takes and `-M` allows, less our own options

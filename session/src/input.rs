@@ -27,13 +27,16 @@ impl Session {
             cx.totals.lose(outcome, new);
             return;
         }
-        if !syn && !rst {
+        if !syn && !rst && !self.adopted {
             self.client_window = seg.window;
         }
         if !syn && seg.flags.has(TcpFlags::ACK) {
             if self.turns.is_none() {
                 self.turns = Some(Turns::new(seg.ack, cx.config.no_turns));
                 self.client_rtt = Some(seg.at.since(self.syn_at));
+                if self.handshake_at.is_some() {
+                    self.wait_for_client(cx);
+                }
             }
             if let Some(turns) = self.turns.as_mut() {
                 let became =
@@ -170,8 +173,9 @@ impl Session {
 
     fn open_response<O: Output>(&mut self, cx: &mut Context<'_, O>, h: &ResponseHeader) {
         if h.flags.has(TcpFlags::SYN) {
-            // Our ACK of the SYN-ACK was lost, or a blind attack (RFC 5961 section 4): acknowledge.
-            self.ack_due = true;
+            // Our ACK of the SYN-ACK was lost, or a blind attack (RFC 5961 section 4): acknowledge,
+            // unless the emulated client has not done so yet.
+            self.ack_due |= self.handshake_at.is_none();
             return;
         }
         let full = self.full_response();
@@ -190,7 +194,13 @@ impl Session {
             return;
         }
         cx.totals.response_bytes += u64::from(got.bytes);
-        self.ack_due |= got.ack_due;
+        let delay = self.client_delay(cx.config);
+        if delay.0 == 0 || self.receiver.visible == self.receiver.nxt {
+            self.receiver.catch_up();
+            self.ack_due |= got.ack_due;
+        } else if got.ack_due {
+            self.receiver.acknowledge_at(cx.now + delay);
+        }
         if got.bytes > 0
             && let Some(sent) = self.request_sent_at.take()
         {
@@ -207,7 +217,7 @@ impl Session {
             self.cursor = self.cursor.saturating_sub(gone);
         }
         if acked.retransmit {
-            self.retransmit(cx);
+            self.recover(cx);
         }
         self.pump(cx);
         self.finish_if_done(cx);
@@ -220,7 +230,8 @@ impl Session {
 
     fn finish_if_done<O: Output>(&mut self, cx: &mut Context<'_, O>) {
         if self.phase == Phase::Open && self.receiver.answered.fin && self.fin_acknowledged() {
-            if self.ack_due {
+            if self.ack_due || self.receiver.visible != self.receiver.nxt {
+                self.receiver.catch_up();
                 self.send_ack(cx);
             }
             self.end(cx, Outcome::Completed);
@@ -235,6 +246,12 @@ impl Session {
     }
 
     fn reset_by_target<O: Output>(&mut self, cx: &mut Context<'_, O>) {
+        if self.survives_reset() {
+            self.peer_reset = true;
+            self.receiver.answered.fin = true;
+            self.pump(cx);
+            return;
+        }
         let outcome = if self.all_delivered() && self.stream.finished() {
             // Everything arrived and the client is done: the target only skipped the last words.
             Outcome::Completed
@@ -298,22 +315,32 @@ impl Session {
                 self.retransmit_timeout(cx);
             }
         }
+        if self.handshake_at.is_some_and(|t| now >= t) {
+            self.handshake_at = None;
+            self.ack_due = true;
+            self.pump(cx);
+        }
+        if self.receiver.arrive(now) {
+            self.ack_due = true;
+        }
         if self.gate_until.is_some_and(|t| now >= t) {
             self.pump(cx);
             self.finish_if_done(cx);
         }
     }
 
-    /// The client opened a new connection on the same ports.
+    /// The client opened a new connection on the same ports: this one gets no more packets. It still
+    /// delivers what it has.
     pub(crate) fn supersede<O: Output>(&mut self, cx: &mut Context<'_, O>) {
-        let done = self.all_delivered() && self.stream.finished();
-        self.abort(
-            cx,
-            if done {
-                Outcome::Completed
-            } else {
-                Outcome::ResetByClient
-            },
-        );
+        self.client_done = true;
+        if !self.stream.finished() && self.reset.is_none() {
+            self.reset = Some(CapturedReset {
+                ack: self.last_ack(),
+            });
+        }
+        if self.phase == Phase::Opening && self.stream.queue().is_empty() {
+            self.abort(cx, Outcome::ResetByClient);
+        }
+        self.pump(cx);
     }
 }

@@ -23,7 +23,8 @@ pub enum Outcome {
     TimedOut,
     /// Not started, or given up, for lack of memory, session slots or wire addresses.
     Shed,
-    /// The session began before the capture did: its SYN was never seen.
+    /// The session began before the capture did, and was not joined. Bytes of adopted sessions from
+    /// before they were joined are booked here too.
     SkippedNoSyn,
     /// Open when the program ended.
     Shutdown,
@@ -97,6 +98,12 @@ pub struct Totals {
     pub turns_expired: u64,
     /// Sessions recognised as full-duplex, which are not held back.
     pub full_duplex: u64,
+    /// Sessions that joined in the middle, with a handshake of our own.
+    pub adopted: u64,
+    /// Connections opened again after the target had closed them.
+    pub reopened: u64,
+    /// SYNs of sessions that were not selected (`-r`, `-g`); they are in no other figure.
+    pub not_sampled: u64,
     /// SYNs that could not be announced on any channel when they were due.
     pub announce_failed: u64,
 }
@@ -128,6 +135,9 @@ impl Totals {
         self.turns_expired += other.turns_expired;
         self.full_duplex += other.full_duplex;
         self.announce_failed += other.announce_failed;
+        self.adopted += other.adopted;
+        self.reopened += other.reopened;
+        self.not_sampled += other.not_sampled;
     }
 
     /// Books the end of a session.
@@ -136,6 +146,14 @@ impl Totals {
             *n += 1;
         }
         self.lose(outcome, undelivered);
+    }
+
+    /// Takes a session back out of the books: it gets another outcome after all.
+    pub(crate) fn unbook(&mut self, outcome: Outcome) {
+        self.sessions -= self.sessions.min(1);
+        if let Some(n) = self.outcomes.get_mut(outcome as usize) {
+            *n -= (*n).min(1);
+        }
     }
 
     /// Books captured bytes that will not be delivered.

@@ -28,6 +28,8 @@ mod output;
 mod pool;
 mod pump;
 mod receiver;
+mod reserve;
+mod scoreboard;
 mod sender;
 mod state;
 mod strangers;
@@ -37,7 +39,7 @@ mod timer;
 mod turn;
 mod wire_tuple;
 
-pub use config::EngineConfig;
+pub use config::{EngineConfig, Rtt};
 pub use engine::Engine;
 pub use ledger::{Outcome, Totals};
 pub use output::{Metric, Output};

@@ -1,13 +1,13 @@
 //! Client addresses given by the operator (`-c`).
 
 use common::packet::Addr;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Most addresses in a pool: a /16 of IPv4. Each address offers tens of thousands of ports.
 const MAX_ADDRESSES: u128 = 65_536;
 
-/// An ordered set of addresses that stand in for the clients', parsed from a comma list of addresses
-/// and CIDR blocks. Network and broadcast addresses of IPv4 blocks larger than /31 are left out.
+/// An ordered set of addresses that stand in for the clients', parsed from a comma list of addresses,
+/// ranges `10.1.0.5-10.1.0.9`, CIDR blocks, and the C tools' `10.1.0.x` for .1 to .254. Network and broadcast addresses of IPv4 blocks larger than /31 are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressPool {
     addresses: Vec<Addr>,
@@ -42,7 +42,8 @@ impl std::fmt::Display for AddressPoolError {
             Self::BadItem(item) => {
                 write!(
                     f,
-                    "'{item}' is no address, expected an IP address or a CIDR block such as 10.1.0.0/24"
+                    "'{item}' is no address, expected an IP address, a range 10.1.0.5-10.1.0.9, \
+                     a block 10.1.0.0/24 or 10.1.0.x"
                 )
             }
             Self::BadPrefix { item, max } => {
@@ -117,45 +118,72 @@ impl std::str::FromStr for AddressPool {
 
 fn expand(item: &str, out: &mut Vec<Addr>) -> Result<(), AddressPoolError> {
     let bad = || AddressPoolError::BadItem(item.to_owned());
-    let (ip, prefix) = match item.split_once('/') {
-        Some((ip, prefix)) => (ip, Some(prefix)),
-        None => (item, None),
+    let parse = |text: &str| text.parse::<IpAddr>().map_err(|_| bad());
+    let (from, to) = if let Some(prefix) = item.strip_suffix('x') {
+        (
+            parse(&format!("{prefix}1"))?,
+            parse(&format!("{prefix}254"))?,
+        )
+    } else if let Some((from, to)) = item.split_once('-') {
+        (parse(from.trim())?, parse(to.trim())?)
+    } else if let Some((ip, prefix)) = item.split_once('/') {
+        block(item, parse(ip)?, prefix)?
+    } else {
+        (parse(item)?, parse(item)?)
     };
-    let ip: IpAddr = ip.parse().map_err(|_| bad())?;
-    let (bits, width) = match ip {
-        IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32u8),
-        IpAddr::V6(v6) => (v6.to_bits(), 128u8),
+    let (first, last) = match (from, to) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits()), u128::from(b.to_bits())),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits(), b.to_bits()),
+        _ => return Err(AddressPoolError::MixedFamilies),
     };
-    let prefix = match prefix {
-        None => width,
-        Some(p) => {
-            p.parse::<u8>()
-                .ok()
-                .filter(|p| *p <= width)
-                .ok_or(AddressPoolError::BadPrefix {
-                    item: item.to_owned(),
-                    max: width,
-                })?
-        }
-    };
-    let too_large = || AddressPoolError::TooLarge {
-        item: item.to_owned(),
-    };
-    let size = 1u128
-        .checked_shl(u32::from(width - prefix))
-        .ok_or_else(too_large)?;
-    if size > MAX_ADDRESSES || out.len() as u128 + size > MAX_ADDRESSES {
-        return Err(too_large());
+    if first > last {
+        return Err(bad());
     }
-    let first = bits & !(size - 1);
-    let ends = u128::from(width == 32 && size > 2);
-    for n in ends..size - ends {
-        out.push(match ip {
-            IpAddr::V4(_) => Addr::v4(((first + n) as u32).to_be_bytes()),
-            IpAddr::V6(_) => Addr((first + n).to_be_bytes()),
+    if last - first >= MAX_ADDRESSES - out.len() as u128 {
+        return Err(AddressPoolError::TooLarge {
+            item: item.to_owned(),
         });
     }
+    out.extend((first..=last).map(|bits| match from {
+        IpAddr::V4(_) => Addr::v4((bits as u32).to_be_bytes()),
+        IpAddr::V6(_) => Addr(bits.to_be_bytes()),
+    }));
     Ok(())
+}
+
+/// First and last usable address of a CIDR block.
+fn block(item: &str, ip: IpAddr, prefix: &str) -> Result<(IpAddr, IpAddr), AddressPoolError> {
+    let max = if ip.is_ipv4() { 32 } else { 128 };
+    let prefix =
+        prefix
+            .parse::<u8>()
+            .ok()
+            .filter(|p| *p <= max)
+            .ok_or(AddressPoolError::BadPrefix {
+                item: item.to_owned(),
+                max,
+            })?;
+    let host_bits = u32::from(max - prefix);
+    Ok(match ip {
+        IpAddr::V4(v4) => {
+            let hosts = u32::MAX.checked_shr(32 - host_bits).unwrap_or(0);
+            let first = v4.to_bits() & !hosts;
+            // Network and broadcast addresses are no clients, but in /31 (RFC 3021) and /32.
+            let ends = u32::from(hosts > 1);
+            (
+                Ipv4Addr::from(first + ends).into(),
+                Ipv4Addr::from((first | hosts) - ends).into(),
+            )
+        }
+        IpAddr::V6(v6) => {
+            let hosts = u128::MAX.checked_shr(128 - host_bits).unwrap_or(0);
+            let first = v6.to_bits() & !hosts;
+            (
+                Ipv6Addr::from(first).into(),
+                Ipv6Addr::from(first | hosts).into(),
+            )
+        }
+    })
 }
 
 #[cfg(test)]
@@ -180,9 +208,23 @@ mod tests {
     }
 
     #[test]
+    fn ranges_and_the_wildcard_of_the_c_tools() {
+        let p: AddressPool = "10.1.0.250-10.1.1.4".parse().unwrap();
+        assert_eq!((p.len(), p.addresses()[10]), (11, Addr::v4([10, 1, 1, 4])));
+        let p: AddressPool = "62.135.200.x".parse().unwrap();
+        assert_eq!(
+            (p.len(), p.addresses()[253]),
+            (254, Addr::v4([62, 135, 200, 254]))
+        );
+        assert_eq!("0.0.0.0/16".parse::<AddressPool>().unwrap().len(), 65_534);
+    }
+
+    #[test]
     fn errors_name_the_item() {
         for (list, text) in [
-            ("10.1.0.x", "'10.1.0.x' is no address"),
+            ("10.1.x.x", "'10.1.x.x' is no address"),
+            ("10.1.0.9-10.1.0.5", "'10.1.0.9-10.1.0.5' is no address"),
+            ("10.1.0.1-::1", "mixes"),
             (
                 "10.1.0.0/33",
                 "prefix length of '10.1.0.0/33' out of range, expected /0 to /32",

@@ -6,6 +6,9 @@ use crate::{Metric, Outcome, Output};
 use common::flow::{Cause, Segment};
 use common::packet::{SeqNumber, TcpFlags};
 
+/// Segments sent again per acknowledgement during recovery: two, as slow start does.
+const RECOVERY_SEGMENTS: usize = 2;
+
 /// A stretch of one chunk that goes out as one segment.
 #[derive(Clone, Copy)]
 struct Stretch {
@@ -21,7 +24,7 @@ struct Stretch {
 impl Session {
     /// Sends new data as far as turn and window allow.
     pub(crate) fn pump<O: Output>(&mut self, cx: &mut Context<'_, O>) {
-        if self.phase != Phase::Open {
+        if self.phase != Phase::Open || self.handshake_at.is_some() {
             return;
         }
         self.gate_until = None;
@@ -33,6 +36,17 @@ impl Session {
                 chunk.fin,
                 chunk.stamp.at,
             );
+            if self.receiver.answered.fin && !is_fin && self.begins_turn(ack) {
+                // The target closed, the client has another request: on a new connection, once it is
+                // known that nothing of the last one is lost.
+                self.wants_reopen = self.sender.in_flight() == 0;
+                break;
+            }
+            if self.peer_reset {
+                // Only the client's FIN is left, and nobody to send it to.
+                self.end(cx, Outcome::ResetByTarget);
+                return;
+            }
             if !self.gate_open(cx, ack) {
                 break;
             }
@@ -66,11 +80,26 @@ impl Session {
         self.pump_reset(cx);
     }
 
+    fn begins_turn(&self, ack: SeqNumber) -> bool {
+        self.turns.as_ref().is_some_and(|t| t.begins(ack))
+    }
+
+    /// The target reset the connection, but nothing of the client's is lost.
+    pub(crate) fn survives_reset(&self) -> bool {
+        let next = self.stream.queue().get(self.cursor);
+        self.sender.in_flight() == 0
+            && self.reset.is_none()
+            && next.map_or(!self.stream.finished(), |c| {
+                !c.fin && self.begins_turn(c.stamp.ack)
+            })
+    }
+
     /// The turn of data that the client sent with acknowledgement number `ack` has come.
     fn gate_open<O: Output>(&mut self, cx: &mut Context<'_, O>, ack: SeqNumber) -> bool {
         let Some(turns) = self.turns.as_mut() else {
             return true;
         };
+        let begins = turns.begins(ack);
         let (gate, events) = turns.gate(
             cx.now,
             ack,
@@ -81,7 +110,13 @@ impl Session {
         cx.totals.turns_expired += u64::from(events.expired);
         cx.totals.full_duplex += u64::from(events.became_duplex);
         match gate {
-            Gate::Go => true,
+            Gate::Go => {
+                if begins {
+                    // The client had read the answer when it sent this.
+                    self.receiver.catch_up();
+                }
+                true
+            }
             Gate::Wait(until) => {
                 self.gate_until = Some(until);
                 false
@@ -108,7 +143,7 @@ impl Session {
         if held.0 > 0 {
             cx.out.sample(Metric::Hold, held);
         }
-        if let Some(sent) = self.syn_sent_at {
+        if let Some(sent) = self.schedule_at {
             let schedule = sent + stamp.at.since(self.syn_at);
             cx.out.sample(Metric::Lag, cx.now.since(schedule));
         }
@@ -120,14 +155,27 @@ impl Session {
         self.fin_sent |= stretch.fin;
     }
 
-    /// Sends the oldest unacknowledged segment again.
-    pub(crate) fn retransmit<O: Output>(&mut self, cx: &mut Context<'_, O>) {
-        let una = self.sender.una;
-        let in_flight = self.sender.in_flight();
-        let Some(chunk) = self.stream.queue().front() else {
-            return;
+    /// Sends again what is known to be lost, a little per acknowledgement: as the target takes
+    /// packets off the network others may enter it (RFC 5681 section 3.2).
+    pub(crate) fn recover<O: Output>(&mut self, cx: &mut Context<'_, O>) {
+        for _ in 0..RECOVERY_SEGMENTS {
+            if !self.resend(cx) {
+                break;
+            }
+        }
+    }
+
+    /// Sends the next lost segment again; false if none is known to be lost.
+    fn resend<O: Output>(&mut self, cx: &mut Context<'_, O>) -> bool {
+        let Some((start, end)) = self.sender.lost() else {
+            return false;
         };
-        let from = una.since(chunk.seq).max(0) as u32;
+        let queue = self.stream.queue();
+        let at = queue.partition_point(|c| !c.end().after(start));
+        let Some(chunk) = queue.get(at) else {
+            return false;
+        };
+        let from = start.since(chunk.seq).max(0) as u32;
         let rest = chunk.len().saturating_sub(from);
         // Into a closed window one byte is enough to ask for its state (RFC 9293 section 3.8.6.1).
         let most = if self.sender.wnd == 0 {
@@ -135,25 +183,25 @@ impl Session {
         } else {
             u32::from(self.sender.mss)
         };
-        let len = rest.min(most).min(in_flight);
-        let sent_to_end = self.sender.nxt == self.stream.nxt() && self.fin_sent;
-        let fin_next = self.stream.queue().get(1).is_some_and(|c| c.fin);
-        let fin = chunk.fin || (len == rest && fin_next && sent_to_end);
+        let len = rest.min(most).min(end.since(start).max(0) as u32);
+        let fin_follows = queue.get(at + 1).is_some_and(|c| c.fin) && end.after(chunk.end());
+        let fin = chunk.fin || (len == rest && fin_follows && self.fin_sent);
         if len == 0 && !fin {
-            return;
+            return false;
         }
-        self.sender.sent_again();
         cx.totals.segments_retransmitted += 1;
-        self.send_stretch(
+        let end = self.send_stretch(
             cx,
             Stretch {
-                chunk: 0,
+                chunk: at,
                 from,
                 len,
                 fin,
             },
             Cause::Retransmit,
         );
+        self.sender.sent_again(end);
+        true
     }
 
     /// The retransmission timer fired while the connection is open: send again, or probe a closed
@@ -161,7 +209,7 @@ impl Session {
     pub(crate) fn retransmit_timeout<O: Output>(&mut self, cx: &mut Context<'_, O>) {
         if self.sender.in_flight() > 0 {
             self.sender.back_off(cx.now);
-            self.retransmit(cx);
+            self.resend(cx);
             return;
         }
         self.sender.rto_at = None;
@@ -213,7 +261,7 @@ impl Session {
             src: self.wire.client,
             dst: self.wire.server,
             seq,
-            ack: self.receiver.nxt,
+            ack: self.receiver.visible,
             flags,
             window: self.window_field(flags),
             options: self.options(cx.now),

@@ -7,6 +7,11 @@ use crate::state::{Phase, Session};
 use crate::turn::Answered;
 use common::flow::{Nanos, ResponseHeader};
 use common::packet::{SeqNumber, TcpFlags};
+use std::collections::VecDeque;
+
+/// Acknowledgements that may be on their way to an emulated client at a time; more are merged into the
+/// last. A real client's delayed acknowledgements merge as well.
+const ON_THE_WAY: usize = 16;
 
 /// Window that is offered at least once the client's own window says nothing any more (its capture
 /// ended): 64 KiB, what the field can say without scaling.
@@ -18,6 +23,10 @@ const PLAUSIBLE_BYTES: i32 = 1 << 30;
 pub(crate) struct Receiver {
     /// Next sequence number expected (RCV.NXT), as the highest seen.
     pub(crate) nxt: SeqNumber,
+    /// What the emulated client has acknowledged by now: `nxt`, a round trip later.
+    pub(crate) visible: SeqNumber,
+    /// When it will acknowledge up to where.
+    on_the_way: VecDeque<(Nanos, SeqNumber)>,
     /// Newest TSval of the target (TS.Recent of RFC 7323 section 4.3).
     pub(crate) ts_recent: u32,
     /// Scaling is in force: the window field is the client's own.
@@ -39,8 +48,45 @@ pub(crate) struct Received {
 impl Receiver {
     pub(crate) fn established(&mut self, h: &ResponseHeader, scaled: bool) {
         self.nxt = h.seq + 1;
+        self.visible = self.nxt;
         self.scaled = scaled;
         self.ts_recent = h.options.timestamps.map_or(0, |t| t.val);
+    }
+
+    /// The client acknowledges what has come so far at `due`.
+    pub(crate) fn acknowledge_at(&mut self, due: Nanos) {
+        if self.on_the_way.len() >= ON_THE_WAY {
+            if let Some(last) = self.on_the_way.back_mut() {
+                last.1 = self.nxt;
+            }
+            return;
+        }
+        self.on_the_way.push_back((due, self.nxt));
+    }
+
+    /// The client has read everything: it says something that depends on it.
+    pub(crate) fn catch_up(&mut self) {
+        self.visible = self.nxt;
+        self.on_the_way.clear();
+    }
+
+    /// Lets the client acknowledge what is due; true if that is anything.
+    pub(crate) fn arrive(&mut self, now: Nanos) -> bool {
+        let mut any = false;
+        while let Some((due, nxt)) = self.on_the_way.front().copied() {
+            if due > now {
+                break;
+            }
+            self.on_the_way.pop_front();
+            self.visible = nxt;
+            any = true;
+        }
+        any
+    }
+
+    /// When [`Receiver::arrive`] has something next.
+    pub(crate) fn arrives_at(&self) -> Option<Nanos> {
+        self.on_the_way.front().map(|(due, _)| *due)
     }
 
     /// Takes payload, FIN and timestamps of a response (RFC 9293 section 3.10.7.4, seventh and eighth

@@ -4,6 +4,7 @@
 //! section 3.2 and RFC 6582 (loss detection and recovery). There is no congestion window: the pace is
 //! that of the captured client, whose own congestion control shaped it.
 
+use crate::scoreboard::Scoreboard;
 use common::flow::{Nanos, ResponseHeader};
 use common::packet::{SeqNumber, TcpFlags};
 
@@ -24,7 +25,7 @@ pub(crate) struct Acked {
     pub(crate) advanced: u32,
     /// The window opened, or `snd_una` moved: sending may go on.
     pub(crate) may_send: bool,
-    /// The segment at `snd_una` is lost: send it again now.
+    /// Something is lost: see [`Sender::lost`].
     pub(crate) retransmit: bool,
     /// It acknowledged what was never sent (RFC 9293 section 3.10.7.4): answer with an ACK, ignore.
     pub(crate) unacceptable: bool,
@@ -55,6 +56,12 @@ pub(crate) struct Sender {
     dup_acks: u8,
     /// In loss recovery until this is acknowledged.
     recover: Option<SeqNumber>,
+    /// The recovery began with a timeout: everything up to `recover` counts as lost, not only what
+    /// the target reports as missing.
+    all_lost: bool,
+    /// Up to here this recovery has sent again.
+    resent: SeqNumber,
+    scoreboard: Scoreboard,
     /// When `una` last moved, or the first unacknowledged byte was sent.
     pub(crate) progress_at: Nanos,
 }
@@ -76,6 +83,9 @@ impl Sender {
             rto_at: None,
             dup_acks: 0,
             recover: None,
+            all_lost: false,
+            resent: iss,
+            scoreboard: Scoreboard::default(),
             progress_at: now,
         }
     }
@@ -109,9 +119,23 @@ impl Sender {
         }
     }
 
-    /// Accounts for a retransmission (RFC 6298 section 3: what was timed is ambiguous now).
-    pub(crate) fn sent_again(&mut self) {
+    /// Accounts for a retransmission up to `end` (RFC 6298 section 3: what was timed is ambiguous
+    /// now).
+    pub(crate) fn sent_again(&mut self, end: SeqNumber) {
         self.timed = None;
+        self.resent = self.resent.max(end);
+    }
+
+    /// What to send again next, as far as it is known to be lost: a stretch of sent data, not empty.
+    pub(crate) fn lost(&self) -> Option<(SeqNumber, SeqNumber)> {
+        let recover = self.recover?;
+        let from = self.una.max(self.resent);
+        if let Some((start, end)) = self.scoreboard.hole(from) {
+            return Some((start, end));
+        }
+        // Without reports: the oldest segment (RFC 6582), or all of it after a timeout.
+        let known = self.all_lost || (self.scoreboard.is_empty() && from == self.una);
+        (known && from.before(recover)).then_some((from, recover))
     }
 
     /// The retransmission timer fired: back off (RFC 6298 (5.5)) and start recovery.
@@ -121,6 +145,9 @@ impl Sender {
         self.rto_at = Some(now + self.rto);
         self.dup_acks = 0;
         self.recover = (self.in_flight() > 0).then_some(self.nxt);
+        self.all_lost = true;
+        self.resent = self.una;
+        self.scoreboard.clear();
     }
 
     /// Data waits for the window: makes sure that a probe is sent if no update comes (RFC 9293 section
@@ -163,6 +190,8 @@ impl Sender {
             // An old acknowledgement, overtaken on its way; its window is old too.
             return acked;
         }
+        self.scoreboard
+            .update(h.ack, self.nxt, h.options.sack_blocks());
         let wnd = u32::from(h.window) << self.shift;
         let window_changed = wnd != self.wnd;
         if advanced > 0 {
@@ -181,6 +210,7 @@ impl Sender {
                     acked.retransmit = true;
                 } else {
                     self.recover = None;
+                    self.all_lost = false;
                 }
             }
         } else if self.in_flight() > 0
@@ -190,8 +220,13 @@ impl Sender {
         {
             // A duplicate acknowledgement as RFC 5681 section 2 defines it.
             self.dup_acks = self.dup_acks.saturating_add(1);
-            if self.dup_acks == DUP_ACK_THRESHOLD && self.recover.is_none() {
+            if self.recover.is_some() {
+                // Each says that something more arrived; with SACK also what is missing.
+                acked.retransmit = !self.scoreboard.is_empty();
+            } else if self.dup_acks >= DUP_ACK_THRESHOLD {
                 self.recover = Some(self.nxt);
+                self.all_lost = false;
+                self.resent = self.una;
                 acked.retransmit = true;
             }
         }
@@ -233,7 +268,7 @@ impl Sender {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::packet::{Addr, Endpoint, TcpOptions};
+    use common::packet::{Addr, Endpoint, SackBlock, TcpOptions};
 
     const ISS: SeqNumber = SeqNumber(u32::MAX - 5);
     const IRS: SeqNumber = SeqNumber(77);
@@ -278,7 +313,7 @@ mod tests {
         assert_eq!(s.rto_at, Some(ms(220)));
         s.back_off(ms(220));
         assert_eq!(s.rto_at, Some(ms(620)));
-        s.sent_again();
+        s.sent_again(ISS + 101);
         s.back_off(ms(620));
         assert_eq!(s.rto_at, Some(ms(1420)));
         let a = s.on_ack(&ack(IRS + 1, ISS + 101, 5000), ms(1500));
@@ -315,6 +350,33 @@ mod tests {
                 .unacceptable
         );
         assert_eq!(s.una, ISS + 501);
+    }
+
+    #[test]
+    fn rfc2018_reported_holes_are_sent_again_and_nothing_else() {
+        let mut s = open();
+        s.sent_new(ISS + 5001, ms(20));
+        let mut dup = ack(IRS + 1, ISS + 1, 5000);
+        dup.options.sack_count = 2;
+        dup.options.sack[0] = SackBlock {
+            left: ISS + 4001,
+            right: ISS + 5001,
+        };
+        dup.options.sack[1] = SackBlock {
+            left: ISS + 1001,
+            right: ISS + 2001,
+        };
+        for _ in 0..3 {
+            s.on_ack(&dup, ms(21));
+        }
+        assert_eq!(s.lost(), Some((ISS + 1, ISS + 1001)));
+        s.sent_again(ISS + 1001);
+        assert_eq!(s.lost(), Some((ISS + 2001, ISS + 4001)));
+        s.sent_again(ISS + 4001);
+        assert_eq!(s.lost(), None);
+        // A timeout trusts no report (RFC 2018 section 8).
+        s.back_off(ms(300));
+        assert_eq!(s.lost(), Some((ISS + 1, ISS + 5001)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::receiver::Receiver;
 use crate::sender::Sender;
 use crate::stream::{Arena, Stream};
-use crate::table::Pair;
+use crate::table::{CaptureKey, Pair};
 use crate::turn::Turns;
 use crate::{EngineConfig, Outcome, Output, Totals};
 use common::flow::{Nanos, Segment};
@@ -43,8 +43,8 @@ pub(crate) struct CapturedReset {
 )]
 pub(crate) struct Session {
     pub(crate) phase: Phase,
-    /// Key of the capture side: client and online address.
-    pub(crate) capture: Pair,
+    /// Key of the capture side.
+    pub(crate) capture: CaptureKey,
     /// Key of the wire side: client as the target sees it, and target.
     pub(crate) wire: Pair,
     pub(crate) stream: Stream,
@@ -52,10 +52,14 @@ pub(crate) struct Session {
     pub(crate) receiver: Receiver,
     /// From the first captured packet behind the SYN on.
     pub(crate) turns: Option<Turns>,
-    /// Initial sequence number, the captured client's.
+    /// Sequence number of the captured SYN, or in front of the first data of an adopted session.
+    pub(crate) captured_iss: SeqNumber,
+    /// Initial sequence number towards the target: the same, until the connection is opened again.
     pub(crate) iss: SeqNumber,
     /// What the captured SYN offered.
     pub(crate) offered: TcpOptions,
+    /// Began without a captured SYN: options and window are our own.
+    pub(crate) adopted: bool,
     /// The client's last window field, unscaled.
     pub(crate) client_window: u16,
     /// Chunk of the queue that is sent next.
@@ -63,8 +67,17 @@ pub(crate) struct Session {
     /// Capture and engine time of the SYN.
     pub(crate) syn_at: Nanos,
     pub(crate) opened_at: Nanos,
-    /// When the SYN was first sent: the zero of the replayed schedule.
+    /// When this connection's SYN was first sent.
     pub(crate) syn_sent_at: Option<Nanos>,
+    /// When the first connection's was: the zero of the replayed schedule.
+    pub(crate) schedule_at: Option<Nanos>,
+    pub(crate) established_at: Nanos,
+    /// The target reset the connection when nothing was under way.
+    pub(crate) peer_reset: bool,
+    /// The target answered the SYN; the emulated client completes the handshake then.
+    pub(crate) handshake_at: Option<Nanos>,
+    /// The target closed, the client has another request: open a new connection for it.
+    pub(crate) wants_reopen: bool,
     /// Round trip between production and the client: captured SYN to captured third packet.
     pub(crate) client_rtt: Option<Nanos>,
     /// Both sides agreed to timestamps.
@@ -125,7 +138,7 @@ impl Session {
             src: self.wire.client,
             dst: self.wire.server,
             seq,
-            ack: self.receiver.nxt,
+            ack: self.receiver.visible,
             flags,
             window: self.window_field(flags),
             options,
@@ -153,6 +166,9 @@ impl Session {
         self.ack_due = false;
         self.sender.rto_at = None;
         self.gate_until = None;
+        self.handshake_at = None;
+        self.receiver.catch_up();
+        self.wants_reopen = false;
         self.reset = None;
         self.active_at = cx.now;
         cx.out.retire(self.wire.client, self.wire.server);
@@ -199,8 +215,12 @@ impl Session {
                 .min(t)
                 .min(self.sender.progress_at + config.response_timeout);
         }
-        if let Some(t) = self.gate_until {
-            due = due.min(t);
+        for t in [
+            self.gate_until,
+            self.handshake_at,
+            self.receiver.arrives_at(),
+        ] {
+            due = due.min(t.unwrap_or(due));
         }
         if let Some(t) = self.stream.hole_since() {
             due = due.min(t + config.gap_timeout);

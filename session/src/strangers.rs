@@ -1,9 +1,10 @@
 //! Connections that are seen in the capture but not replayed: begun before the capture, or shed.
 //!
 //! They are in the books like all others: one outcome each, and their bytes as undelivered. So each is
-//! remembered while it lasts, in a bounded table.
+//! remembered while it lasts, in a bounded table, which also tells where one that began before the
+//! capture may be joined: at the first byte of a request, never in the middle of one.
 
-use crate::table::{Pair, PairHasherBuilder};
+use crate::table::{CaptureKey, PairHasherBuilder};
 use crate::{Outcome, Totals};
 use common::flow::ClientSegment;
 use common::packet::{SeqNumber, TcpFlags};
@@ -15,51 +16,114 @@ const LIMIT: usize = 1 << 18;
 #[derive(Clone, Copy)]
 struct Stranger {
     outcome: Outcome,
-    /// Bytes before this are counted.
+    /// It is in the books; bare acknowledgements alone are not.
+    booked: bool,
+    /// It was a session that failed, which is in the books by itself.
+    failed: bool,
+    /// Where the client's next byte belongs: bytes before are counted.
     nxt: SeqNumber,
+    /// Acknowledgement number of the last data, if any was seen.
+    data_ack: Option<SeqNumber>,
+    /// The last packet was a bare acknowledgement: the client was reading, not writing.
+    reading: bool,
 }
 
 #[derive(Default)]
 pub(crate) struct Strangers {
-    known: HashMap<Pair, Stranger, PairHasherBuilder>,
+    known: HashMap<CaptureKey, Stranger, PairHasherBuilder>,
 }
 
 impl Strangers {
+    /// True if `seg` begins a request of a connection whose beginning was not seen: it continues the
+    /// stream exactly, and the client had just read something. Then the connection leaves the books
+    /// here, to be replayed from now on.
+    pub(crate) fn adopt(
+        &mut self,
+        totals: &mut Totals,
+        key: &CaptureKey,
+        seg: &ClientSegment<'_>,
+    ) -> bool {
+        let Some(s) = self.known.get(key).copied() else {
+            return false;
+        };
+        let begins = !seg.payload.is_empty()
+            && seg.seq == s.nxt
+            && seg.flags.has(TcpFlags::ACK)
+            && s.data_ack.map_or(s.reading, |ack| seg.ack.after(ack));
+        if !begins || !(s.failed || s.outcome == Outcome::SkippedNoSyn) {
+            return false;
+        }
+        if s.booked && !s.failed {
+            totals.unbook(s.outcome);
+        }
+        self.known.remove(key);
+        true
+    }
+
     /// A packet of a connection that is not replayed; `outcome` is why, if it is new.
     pub(crate) fn see(
         &mut self,
         totals: &mut Totals,
-        key: Pair,
+        key: CaptureKey,
         seg: &ClientSegment<'_>,
         outcome: Outcome,
     ) {
         let ends = seg.flags.has(TcpFlags::FIN.with(TcpFlags::RST));
         let opens = seg.flags.has(TcpFlags::SYN);
         let known = self.known.get(&key).copied();
-        if known.is_none() && seg.payload_len == 0 && !opens {
-            // Bare acknowledgements are no session: the last ones of a connection that is over.
+        if ends && known.is_none() && seg.payload_len == 0 {
+            // The last words of a connection that is over for us.
             return;
         }
         let seq = seg.seq + u32::from(opens);
-        let mut stranger = known.unwrap_or(Stranger { outcome, nxt: seq });
-        if known.is_none() {
+        let mut s = known.unwrap_or(Stranger {
+            outcome,
+            booked: false,
+            failed: false,
+            nxt: seq,
+            data_ack: None,
+            reading: false,
+        });
+        let says_something = seg.payload_len > 0 || opens;
+        if says_something && !s.booked {
             totals.sessions += 1;
-            totals.end(outcome, 0);
+            totals.end(s.outcome, 0);
+            s.booked = true;
         }
         let end = seq + seg.payload_len;
-        let new = u64::from(end.since(stranger.nxt).clamp(0, seg.payload_len as i32) as u32);
+        let new = u64::from(end.since(s.nxt).clamp(0, seg.payload_len as i32) as u32);
         totals.bytes_captured += new;
-        totals.lose(stranger.outcome, new);
-        stranger.nxt = stranger.nxt.max(end);
+        totals.lose(s.outcome, new);
+        s.nxt = s.nxt.max(end);
+        if seg.payload_len > 0 {
+            s.data_ack = Some(seg.ack);
+        }
+        s.reading = !says_something;
         if ends {
             self.known.remove(&key);
         } else if known.is_some() || self.known.len() < LIMIT {
-            self.known.insert(key, stranger);
+            self.known.insert(key, s);
+        }
+    }
+
+    /// A session failed in the middle, its client goes on: it may join again at a request, as another
+    /// session. `nxt` is where the captured stream stands.
+    pub(crate) fn take_over(&mut self, key: CaptureKey, outcome: Outcome, nxt: SeqNumber) {
+        if self.known.len() < LIMIT {
+            let s = Stranger {
+                outcome,
+                booked: true,
+                failed: true,
+                nxt,
+                data_ack: None,
+                reading: false,
+            };
+            self.known.insert(key, s);
         }
     }
 
     /// The connection is replayed from now on.
-    pub(crate) fn forget(&mut self, key: &Pair) {
+    pub(crate) fn forget(&mut self, key: &CaptureKey) {
         self.known.remove(key);
     }
 }

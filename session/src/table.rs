@@ -11,11 +11,18 @@ pub(crate) struct Pair {
     pub(crate) server: Endpoint,
 }
 
-/// A map from pairs to session numbers.
-pub(crate) type Table = HashMap<Pair, u32, PairHasherBuilder>;
+/// What a session is found by on the capture side: client and online address, and which copy of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct CaptureKey {
+    pub(crate) pair: Pair,
+    pub(crate) replica: u16,
+}
+
+/// A map to session numbers, by default from the pair on the wire.
+pub(crate) type Table<K = Pair> = HashMap<K, u32, PairHasherBuilder>;
 
 /// An empty table.
-pub(crate) fn table() -> Table {
+pub(crate) fn table<K>() -> Table<K> {
     HashMap::with_hasher(PairHasherBuilder::default())
 }
 

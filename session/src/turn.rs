@@ -119,6 +119,18 @@ impl Turns {
         self.highest_ack
     }
 
+    /// The client had read more when it sent data with `ack`: a new turn.
+    pub(crate) fn begins(&self, ack: SeqNumber) -> bool {
+        ack.after(self.ack)
+    }
+
+    /// The target's side begins anew, on another connection, with the data that has `ack`.
+    pub(crate) fn restart(&mut self, ack: SeqNumber) {
+        self.ack = self.ack.max(ack);
+        self.baseline = 0;
+        self.waiting = None;
+    }
+
     /// May data that the client sent with acknowledgement number `ack` go now?
     pub(crate) fn gate(
         &mut self,

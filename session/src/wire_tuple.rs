@@ -35,10 +35,12 @@ impl TupleAllocator {
         used: &Table,
         client: Endpoint,
         target: Endpoint,
+        replica: u16,
     ) -> Option<Endpoint> {
         let addr = match &config.pool {
-            // The client's address alone decides, so that all its sessions keep one address.
-            Some(pool) => pool.pick(flow_hash(Endpoint::new(client.addr, 0)))?,
+            // The client's address alone decides, so that all its sessions keep one address; each
+            // replica is another client.
+            Some(pool) => pool.pick(flow_hash(Endpoint::new(client.addr, replica)))?,
             None => client.addr,
         };
         let fits = |port: u16| {
@@ -50,7 +52,13 @@ impl TupleAllocator {
                 }))
             .then_some(wire)
         };
-        if let Some(wire) = fits(client.port) {
+        let shifted = u32::from(client.port) + u32::from(config.port_shift) * 2048;
+        let preferred = if u16::try_from(shifted).is_ok() {
+            shifted as u16
+        } else {
+            FIRST_PORT + (shifted % PORTS) as u16
+        };
+        if let Some(wire) = fits(preferred) {
             return Some(wire);
         }
         if let Some((full, to, len)) = self.exhausted
@@ -88,7 +96,7 @@ mod tests {
             };
             let (mut alloc, mut used) = (TupleAllocator::default(), table());
             let client = Endpoint::new(Addr::v4([192, 0, 2, 1]), 40_000);
-            while let Some(wire) = alloc.choose(&config, &used, client, target) {
+            while let Some(wire) = alloc.choose(&config, &used, client, target, 0) {
                 assert_eq!(owner(flow_hash(wire), 3), worker);
                 assert_eq!(wire.addr, Addr::v4([10, 1, 0, 1]));
                 assert!(
@@ -114,7 +122,10 @@ mod tests {
         let target = Endpoint::new(Addr::v4([10, 0, 0, 9]), 80);
         let mut used = table();
         let mut alloc = TupleAllocator::default();
-        assert_eq!(alloc.choose(&config, &used, client, target), Some(client));
+        assert_eq!(
+            alloc.choose(&config, &used, client, target, 0),
+            Some(client)
+        );
         used.insert(
             Pair {
                 client,
@@ -122,7 +133,7 @@ mod tests {
             },
             0,
         );
-        let other = alloc.choose(&config, &used, client, target).unwrap();
+        let other = alloc.choose(&config, &used, client, target, 0).unwrap();
         assert_eq!(other.addr, client.addr);
         assert_ne!(other.port, client.port);
     }

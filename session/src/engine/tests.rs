@@ -1,7 +1,7 @@
 //! The engine step by step: what goes in, what must come out, and with which outcome it ends.
 
 use super::*;
-use crate::Metric;
+use crate::{Metric, Rtt};
 use common::flow::{Cause, Segment};
 use common::packet::{Addr, Endpoint, SeqNumber, TcpFlags, TcpOptions, Timestamps};
 
@@ -627,7 +627,10 @@ fn a_packet_cut_by_the_capture_leaves_a_gap_not_garbage() {
 
 #[test]
 fn sessions_without_syn_are_booked_once() {
-    let mut r = Rig::new();
+    let mut r = Rig::with(EngineConfig {
+        adopt: false,
+        ..EngineConfig::default()
+    });
     r.client(1, 0, ACK, b"");
     r.client(1, 0, PSH_ACK, b"abc");
     r.client(1, 0, PSH_ACK, b"abc");
@@ -667,17 +670,355 @@ fn a_session_over_its_own_memory_ends_as_shed_and_all_bytes_are_booked() {
 }
 
 #[test]
-fn a_new_connection_on_the_same_ports_replaces_the_old() {
+fn a_new_connection_on_the_same_ports_leaves_the_old_its_data() {
     let mut r = Rig::open();
     r.client(1, 0, PSH_ACK, b"request");
-    r.target(1, 8, ACK, 0);
     r.after(0);
     r.now += 5;
     r.client(1_000_000, 0, SYN, b"");
-    let sent = Rig::brief(&r.after(0));
-    assert_eq!(sent, [(RST.with(ACK), 8, 0), (SYN, 1_000_000, 0)]);
+    r.client(1_000_000, 0, SYN, b"");
+    let syn = r.after(0);
+    assert_eq!(Rig::brief(&syn), [(SYN, 1_000_000, 0)]);
+    assert_ne!(syn[0].src, CLIENT, "the old one still has the tuple");
+    r.target(1, 8, PSH_ACK, 20);
+    assert_eq!(Rig::brief(&r.after(0)), [(RST.with(ACK), 8, 0)]);
     assert_eq!(r.engine.totals().outcome(Outcome::ResetByClient), 1);
+    assert_eq!(r.engine.totals().bytes_delivered, 7);
     assert_eq!(r.engine.open_sessions(), 1);
+}
+
+#[test]
+fn a_session_in_the_middle_is_joined_at_a_request() {
+    let mut r = Rig::new();
+    r.client(1, 0, PSH_ACK, b"rest of a request");
+    r.client(18, 100, ACK, b"");
+    assert!(r.after(1).is_empty());
+    r.client(18, 100, PSH_ACK, b"whole");
+    let syn = r.after(0).remove(0);
+    assert_eq!((syn.flags, syn.seq), (SYN, ISS + 17));
+    assert_eq!(syn.options.timestamps, None, "the client does not use them");
+    assert_eq!(
+        (syn.options.mss, syn.options.window_scale),
+        (Some(1460), Some(7))
+    );
+    r.target(0, 18, SYN_ACK, 0);
+    assert_eq!(Rig::brief(&r.after(0)), [(PSH_ACK, 18, 5)]);
+    r.target(1, 23, PSH_ACK, 10);
+    r.client(23, 110, FIN_ACK, b"");
+    r.target(11, 24, FIN_ACK, 0);
+    assert_eq!(r.outcome(), Some(Outcome::Completed));
+    let t = r.engine.totals();
+    assert_eq!((t.sessions, t.adopted, t.bytes_delivered), (1, 1, 5));
+    assert_eq!(t.undelivered(Outcome::SkippedNoSyn), 17);
+    r.settle();
+}
+
+#[test]
+fn nothing_partial_begins_an_adopted_session() {
+    let mut r = Rig::new();
+    r.client(1, 0, PSH_ACK, b"abc");
+    r.client(4, 0, PSH_ACK, b"def"); // goes on: no boundary
+    r.client(10, 50, PSH_ACK, b"ghi"); // a hole in front
+    assert!(r.after(10).is_empty());
+    r.client(13, 90, PSH_ACK, b"next");
+    assert_eq!(Rig::brief(&r.after(0)), [(SYN, 12, 0)]);
+}
+
+#[test]
+fn a_session_with_a_gap_is_joined_again_at_a_request() {
+    let mut r = Rig::open();
+    r.client(10, 0, PSH_ACK, b"later");
+    r.after(10_001);
+    assert_eq!(r.outcome(), Some(Outcome::CaptureGap));
+    r.client(15, 100, ACK, b"");
+    r.client(15, 100, PSH_ACK, b"request");
+    let sent = r.after(0);
+    assert_eq!(Rig::brief(&sent)[0], (SYN, 14, 0));
+    let t = r.engine.totals();
+    assert_eq!(
+        (t.sessions, t.adopted, t.outcome(Outcome::CaptureGap)),
+        (2, 1, 1)
+    );
+}
+
+#[test]
+fn a_target_that_closes_after_each_answer_gets_a_new_connection_per_request() {
+    let mut r = Rig::open();
+    r.client(1, 0, PSH_ACK, b"first");
+    r.target(1, 6, PSH_ACK, 10);
+    r.target(11, 6, FIN_ACK, 0);
+    r.after(0);
+    r.client(6, 10, PSH_ACK, b"second");
+    let sent = r.after(0);
+    assert_eq!(Rig::brief(&sent), [(FIN_ACK, 6, 0), (SYN, 5, 0)]);
+    let again = sent[1].src;
+    assert_ne!(again, CLIENT, "the old tuple is in the target's TIME-WAIT");
+    assert_eq!((r.wire.announced, r.wire.retired), (2, 1));
+    let from_again = |seq: u32, ack: u32, flags: TcpFlags, len: u32| ResponseHeader {
+        target: TARGET,
+        client: again,
+        seq: SeqNumber(seq),
+        ack: ISS + ack,
+        flags,
+        window: 60_000,
+        payload_len: len,
+        options: TcpOptions::default(),
+    };
+    r.header(&from_again(100, 6, SYN_ACK, 0));
+    let data = r.after(0);
+    assert_eq!(
+        (Rig::brief(&data), data[0].src),
+        (vec![(PSH_ACK, 6, 6)], again)
+    );
+    r.header(&from_again(101, 12, PSH_ACK, 10));
+    r.client(12, 20, FIN_ACK, b"");
+    r.header(&from_again(111, 13, FIN_ACK, 0));
+    r.after(0);
+    assert_eq!(r.outcome(), Some(Outcome::Completed));
+    let t = r.engine.totals();
+    assert_eq!((t.reopened, t.bytes_delivered), (1, 11));
+    r.settle();
+}
+
+#[test]
+fn a_request_that_the_target_cut_in_the_middle_is_not_continued_elsewhere() {
+    let mut r = Rig::open();
+    r.client(1, 0, ACK, b"half of ");
+    r.target(1, 9, FIN_ACK, 0);
+    r.after(0);
+    r.client(9, 0, PSH_ACK, b"a request");
+    assert_eq!(
+        Rig::brief(&r.after(0)),
+        [(PSH_ACK, 9, 9)],
+        "perhaps it still reads"
+    );
+    r.target(2, 9, RST, 0);
+    assert_eq!(r.outcome(), Some(Outcome::ClosedByTarget));
+    r.settle();
+}
+
+#[test]
+fn a_target_that_resets_idle_connections_gets_the_next_request_on_a_new_one() {
+    let mut r = Rig::open();
+    r.client(1, 0, PSH_ACK, b"first");
+    r.target(1, 6, PSH_ACK, 10);
+    r.after(0);
+    r.target(11, 6, RST, 0);
+    assert_eq!(r.outcome(), None);
+    r.client(6, 10, PSH_ACK, b"second");
+    assert_eq!(Rig::brief(&r.after(0)), [(SYN, 5, 0)]);
+    // With nothing left to say it ends as what it was.
+    let mut r = Rig::open();
+    r.target(1, 1, RST, 0);
+    r.client(1, 0, FIN_ACK, b"");
+    assert!(r.after(0).is_empty());
+    assert_eq!(r.outcome(), Some(Outcome::ResetByTarget));
+    r.settle();
+}
+
+#[test]
+fn the_clients_round_trip_is_imitated() {
+    let mut r = Rig::new();
+    r.client(0, 0, SYN, b"");
+    r.after(1);
+    r.target(0, 1, SYN_ACK, 0);
+    assert!(
+        r.after(29).is_empty(),
+        "the client has not answered production yet"
+    );
+    r.client(1, 0, ACK, b""); // 30 ms after its SYN
+    r.client(1, 0, PSH_ACK, b"request");
+    assert_eq!(Rig::brief(&r.after(0)), []);
+    assert_eq!(
+        Rig::brief(&r.after(1)),
+        [(PSH_ACK, 1, 7)],
+        "30 ms after the target's SYN-ACK"
+    );
+    r.target(1, 8, PSH_ACK, 100);
+    assert!(r.after(29).is_empty());
+    let ack = r.after(1);
+    assert_eq!(
+        (Rig::brief(&ack), ack[0].ack),
+        (vec![(ACK, 8, 0)], IRS + 101)
+    );
+    // A request that depends on the answer acknowledges it.
+    r.client(8, 100, PSH_ACK, b"second");
+    r.target(101, 14, PSH_ACK, 50);
+    r.client(14, 150, PSH_ACK, b"third");
+    assert_eq!(r.after(0).pop().unwrap().ack, IRS + 151);
+}
+
+#[test]
+fn a_fixed_round_trip_and_none() {
+    for (rtt, wait) in [(Rtt::Fixed(Nanos::from_millis(50)), 50), (Rtt::None, 0)] {
+        let mut r = Rig::with(EngineConfig {
+            rtt,
+            ..EngineConfig::default()
+        });
+        r.client(0, 0, SYN, b"");
+        r.after(5);
+        r.target(0, 1, SYN_ACK, 0);
+        if wait > 0 {
+            assert!(Rig::brief(&r.after(wait - 1)).is_empty());
+        }
+        assert_eq!(Rig::brief(&r.after(1)), [(ACK, 1, 0)]);
+    }
+}
+
+#[test]
+fn replicas_are_sessions_of_their_own() {
+    let mut r = Rig::with(EngineConfig {
+        replicas: 3,
+        ..EngineConfig::default()
+    });
+    r.client(0, 0, SYN, b"");
+    let sources: Vec<Endpoint> = r.after(0).iter().map(|s| s.src).collect();
+    assert_eq!((sources.len(), sources[0]), (3, CLIENT));
+    let distinct: std::collections::HashSet<_> = sources.iter().collect();
+    assert_eq!(distinct.len(), 3);
+    r.client(1, 0, PSH_ACK, b"x");
+    assert_eq!(r.engine.totals().bytes_captured, 3);
+    r.after(20_000);
+    assert_eq!(r.engine.totals().outcome(Outcome::Unanswered), 3);
+    r.client(2, 0, FIN_ACK, b"");
+    r.settle();
+}
+
+#[test]
+fn a_share_of_sessions_is_chosen_by_the_client_alone() {
+    let mut r = Rig::with(EngineConfig {
+        percent: 30,
+        ..EngineConfig::default()
+    });
+    let mut seen = 0;
+    for port in 0..2000u16 {
+        let before = r.engine.totals().sessions;
+        for flags in [SYN, ACK] {
+            let seg = ClientSegment {
+                client: Endpoint::new(CLIENT.addr, 10_000 + port),
+                online: ONLINE,
+                target: TARGET,
+                seq: ISS,
+                ack: PROD,
+                flags,
+                window: 1,
+                options: TcpOptions::default(),
+                payload: b"",
+                payload_len: 0,
+                gso_size: 0,
+                at: r.at(),
+            };
+            r.captured(&seg);
+        }
+        seen += r.engine.totals().sessions - before;
+    }
+    assert!((540..=660).contains(&seen), "{seen} of 2000");
+    assert_eq!(r.engine.totals().not_sampled, 2000 - seen);
+}
+
+#[test]
+fn a_ramp_adds_a_percent_per_second_and_only_by_syns() {
+    let mut r = Rig::with(EngineConfig {
+        ramp: true,
+        ..EngineConfig::default()
+    });
+    let open = |r: &mut Rig, first: u16, flags: TcpFlags| {
+        for port in first..first + 1000 {
+            let seg = ClientSegment {
+                client: Endpoint::new(CLIENT.addr, port),
+                online: ONLINE,
+                target: TARGET,
+                seq: ISS,
+                ack: PROD,
+                flags,
+                window: 1,
+                options: TcpOptions::default(),
+                payload: b"x",
+                payload_len: 1,
+                gso_size: 0,
+                at: r.at(),
+            };
+            r.captured(&seg);
+        }
+        r.engine.totals().sessions
+    };
+    let first = open(&mut r, 1_000, SYN);
+    assert!((3..25).contains(&first), "about 1 %: {first}");
+    r.now += 49_000;
+    assert_eq!(
+        open(&mut r, 1_000, PSH_ACK),
+        first,
+        "no session begins in the middle"
+    );
+    let second = open(&mut r, 3_000, SYN) - first;
+    assert!((430..570).contains(&second), "about 50 %: {second}");
+    r.now += 60_000;
+    assert_eq!(open(&mut r, 5_000, SYN) - second - first, 1000);
+}
+
+/// Keeps tuple and length of what is sent, to any target.
+struct Any(Vec<(Endpoint, Endpoint, usize)>);
+impl Output for Any {
+    fn transmit(&mut self, s: &Segment<'_>) {
+        self.0.push((s.src, s.dst, s.payload.len()));
+    }
+    fn announce(&mut self, _: Endpoint, _: Endpoint) -> bool {
+        true
+    }
+    fn retire(&mut self, _: Endpoint, _: Endpoint) {}
+    fn sample(&mut self, _: Metric, _: Nanos) {}
+}
+
+#[test]
+fn ipv6_sessions_run_the_same_code() {
+    let v6 = |last: u8, port| {
+        let mut a = [0; 16];
+        a[0] = 0x20;
+        a[15] = last;
+        Endpoint::new(Addr(a), port)
+    };
+    let mut engine = Engine::new(EngineConfig::default());
+    let mut out = Any(Vec::new());
+    let (client, target) = (v6(1, 40_000), v6(9, 80));
+    let now = Nanos::from_secs(1);
+    for (seq, flags, payload) in [(0, SYN, &b""[..]), (1, PSH_ACK, &[7; 3000][..])] {
+        let seg = ClientSegment {
+            client,
+            online: v6(2, 80),
+            target,
+            seq: ISS + seq,
+            ack: PROD,
+            flags,
+            window: 1,
+            options: TcpOptions::default(),
+            payload,
+            payload_len: payload.len() as u32,
+            gso_size: 0,
+            at: now,
+        };
+        engine.captured(now, &seg, &mut out);
+    }
+    let h = ResponseHeader {
+        target,
+        client,
+        seq: IRS,
+        ack: ISS + 1,
+        flags: SYN_ACK,
+        window: 60_000,
+        payload_len: 0,
+        options: TcpOptions {
+            mss: Some(9000),
+            ..TcpOptions::default()
+        },
+    };
+    engine.response(now, &h, &mut out);
+    let lens: Vec<usize> = out.0.iter().map(|s| s.2).collect();
+    assert_eq!(
+        lens,
+        [0, 1440, 8, 1440, 8, 104],
+        "1500 - 40 - 20, cut at the captured segments"
+    );
+    assert!(out.0.iter().all(|s| (s.0, s.1) == (client, target)));
 }
 
 #[test]

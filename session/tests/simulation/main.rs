@@ -10,10 +10,16 @@ mod world;
 use session::Outcome;
 use world::{Faults, Setting, run};
 
+/// `SIMULATION_SCALE=n` runs n times as many seeds.
+fn scale() -> u64 {
+    std::env::var("SIMULATION_SCALE")
+        .map_or(1, |n| n.parse().expect("SIMULATION_SCALE is a number"))
+}
+
 fn seeds(count: u64) -> Vec<u64> {
     match std::env::var("SIMULATION_SEED") {
         Ok(seed) => vec![seed.parse().expect("SIMULATION_SEED is a number")],
-        Err(_) => (0..count).collect(),
+        Err(_) => (0..count * scale()).collect(),
     }
 }
 

@@ -109,7 +109,8 @@ impl Stack {
 pub struct Target {
     stacks: BTreeMap<Endpoint, Stack>,
     rx_window: usize,
-    pub seen: HashMap<Endpoint, Seen>,
+    /// By client, its connections in order; at least one.
+    pub seen: HashMap<Endpoint, Vec<Seen>>,
     /// Answers are this many permille of what the request wants.
     pub answer_permille: u64,
     /// How long the application works on a request.
@@ -148,9 +149,15 @@ impl Target {
                 .poll(at(now), &mut stack.wire, &mut stack.sockets);
             let socket = stack.sockets.get_mut::<tcp::Socket>(stack.handle);
             let seen = self.seen.entry(*client).or_default();
-            serve(socket, seen, now, self.service, self.answer_permille);
             if socket.state() == tcp::State::Closed {
                 socket.listen(TARGET.port).unwrap();
+                seen.push(Seen::default());
+            }
+            if seen.is_empty() {
+                seen.push(Seen::default());
+            }
+            if let Some(last) = seen.last_mut() {
+                serve(socket, last, now, self.service, self.answer_permille);
             }
             stack
                 .iface
@@ -169,7 +176,7 @@ impl Target {
         let ready = self
             .seen
             .values()
-            .filter_map(|s| s.working.front())
+            .filter_map(|s| s.last()?.working.front())
             .map(|(at, _)| *at);
         ready.chain(stacks).min()
     }
