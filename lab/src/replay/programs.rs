@@ -107,7 +107,11 @@ impl Copy {
             intercept: Host::Assistant.address().to_string(),
             // A veth from another namespace looks like a container's own interface, which a mirror would cut off;
             // here it is the cable of a switch's mirror port, and only the operator can know that.
-            more: if capture == Capture::Mirror { vec!["--force".to_owned()] } else { Vec::new() },
+            more: if capture == Capture::Mirror {
+                vec!["--force".to_owned()]
+            } else {
+                Vec::new()
+            },
         }
     }
 

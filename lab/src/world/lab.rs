@@ -26,6 +26,8 @@ pub struct LabOptions {
     pub queues: u32,
     /// Ports that the switch mirrors to `mir0`.
     pub mirrored: Vec<Host>,
+    /// Bandwidth towards the client in megabits per second; that of memory without.
+    pub client_megabits: Option<u32>,
 }
 
 impl Default for LabOptions {
@@ -33,6 +35,7 @@ impl Default for LabOptions {
         Self {
             queues: 1,
             mirrored: vec![Host::Production],
+            client_megabits: None,
         }
     }
 }
@@ -107,7 +110,9 @@ impl Lab {
             |host| self.host(host),
             options.queues,
             &options.mirrored,
-        )
+        )?;
+        let limit = |megabits| links::limit_client(&self.switch(), megabits);
+        options.client_megabits.map_or(Ok(()), limit)
     }
 
     /// The namespace of `host`.

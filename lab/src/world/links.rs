@@ -94,6 +94,15 @@ fn addressing(host: Host) -> String {
     batch
 }
 
+/// Limits what the client gets to `megabits` per second, as the link of real clients does. A client that sends its
+/// next request when it has the answer (ab, wrk) is paced by it.
+pub(super) fn limit_client(switch: &Namespace, megabits: u32) -> Result<(), LabError> {
+    // Bucket: a few GSO packets; queue: 2 s of the rate, so that nothing is dropped.
+    let shaper =
+        format!("qdisc add dev client root tbf rate {megabits}mbit burst 256kb latency 2s");
+    run(switch.command("tc").args(shaper.split(' '))).map(drop)
+}
+
 /// Copies both directions of the ports of `mirrored` to the mirror port, as a switch's SPAN session does.
 fn mirror(switch: &Namespace, port: &str, mirrored: &[Host]) -> Result<(), LabError> {
     // A switch port carries frames of at most the MTU, while a veth passes whole GSO packets.
