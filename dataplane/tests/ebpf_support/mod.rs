@@ -2,16 +2,20 @@
 //!
 //! ```text
 //!   cases.rs     packets that every program is tried on
+//!   foreign.rs   other people's programs
 //!   frames.rs    bytes of test packets, good and bad
 //!   programs.rs  the built objects, BPF_PROG_TEST_RUN, counters
 //!   netns.rs     network namespaces with veth pairs
+//!   wire.rs      raw frames onto them
 //! ```
 #![expect(dead_code, reason = "each test binary uses its own part")]
 
 pub mod cases;
+pub mod foreign;
 pub mod frames;
 pub mod netns;
 pub mod programs;
+pub mod wire;
 
 /// Every test here loads BPF programs.
 pub fn privileged() {

@@ -34,6 +34,8 @@ impl Pair {
             ip(&["-n", ns, "link", "set", "lo", "up"]);
             ip(&["-n", ns, "link", "set", dev, "up"]);
         }
+        // Where test frames go (frames.rs), so that the stack takes them.
+        ip(&["-n", &pair.near, "link", "set", "vb", "address", "02:00:00:00:00:02"]);
         pair
     }
 
