@@ -49,6 +49,8 @@ pub(crate) enum Gate {
 pub(crate) struct Turns {
     /// Acknowledgement number of the turn that is being sent.
     ack: SeqNumber,
+    /// Something was sent.
+    started: bool,
     /// Answer bytes that were there when this turn began.
     baseline: u64,
     /// Since when the next turn waits.
@@ -75,6 +77,7 @@ impl Turns {
     pub(crate) fn new(ack: SeqNumber, unlimited: bool) -> Self {
         Self {
             ack,
+            started: false,
             baseline: 0,
             waiting: None,
             expired_in_a_row: 0,
@@ -95,6 +98,10 @@ impl Turns {
         has_payload: bool,
         client_rtt: Option<Nanos>,
     ) -> bool {
+        if !self.started && ack.before(self.ack) {
+            // The capture brought a later packet first.
+            self.ack = ack;
+        }
         let advanced = ack.after(self.highest_ack);
         if advanced {
             if let (false, Some(sent), Some(rtt)) = (has_payload, self.last_data_at, client_rtt)
@@ -143,6 +150,7 @@ impl Turns {
         let mut events = TurnEvents::default();
         let need = ack.since(self.ack);
         if need <= 0 {
+            self.started = true;
             return (Gate::Go, events);
         }
         let came = answered.bytes - self.baseline.min(answered.bytes);
@@ -169,6 +177,7 @@ impl Turns {
             }
         }
         if verdict == Gate::Go {
+            self.started = true;
             self.ack = ack;
             self.baseline = answered.bytes;
             self.waiting = None;

@@ -4,7 +4,9 @@ use crate::client::{Leave, Packet, Script, script};
 use crate::rng::Rng;
 use crate::target::{TARGET, Target};
 use common::flow::{ClientSegment, Nanos, ResponseHeader, Segment};
-use common::packet::{Addr, Endpoint, FrameAddresses, TcpFrame, build_tcp_frame, decode_from_ip};
+use common::packet::{
+    Addr, Endpoint, FrameAddresses, TcpFlags, TcpFrame, build_tcp_frame, decode_from_ip,
+};
 use session::{Engine, EngineConfig, Metric, Outcome, Output};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -210,7 +212,13 @@ pub fn run(setting: Setting) -> Report {
     for (i, s) in scripts.iter().enumerate() {
         for p in &s.packets {
             net.now = p.at;
-            let faults = setting.capture;
+            // One queue keeps the order of a flow, so nothing overtakes its SYN.
+            let syn = p.flags.has(TcpFlags::SYN);
+            let reorder = if syn { 0 } else { setting.capture.reorder };
+            let faults = Faults {
+                reorder,
+                ..setting.capture
+            };
             net.send(faults, || Event::Captured(i, p.clone()));
         }
     }
