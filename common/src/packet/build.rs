@@ -1,6 +1,6 @@
 //! Building the frames that are sent to targets.
 
-use super::{ETH_HEADER_BYTES, Endpoint, MacAddr, SeqNumber, TcpFlags, TcpOptions, checksum};
+use super::{Addr, ETH_HEADER_BYTES, Endpoint, MacAddr, SeqNumber, TcpFlags, TcpOptions, checksum};
 use super::{ethertype, protocol};
 
 /// Ethernet + IPv6 + TCP with 40 bytes of options: what a frame may need in front of its payload.
@@ -73,69 +73,116 @@ pub fn build_tcp_frame(
     mac: FrameAddresses,
     seg: &TcpFrame<'_>,
 ) -> Result<usize, BuildError> {
-    let mut options = [0u8; 40];
-    let options_len = seg.options.emit(&mut options);
-    let v4 = match (seg.src.addr.as_v4(), seg.dst.addr.as_v4()) {
-        (Some(s), Some(d)) => Some((s, d)),
-        (None, None) => None,
-        _ => return Err(BuildError::MixedFamilies),
+    let mut tcp = [0u8; TCP_HEADER_MAX];
+    let header_len = write_tcp_header(&mut tcp, seg);
+    match (seg.src.addr.as_v4(), seg.dst.addr.as_v4()) {
+        (Some(src), Some(dst)) => {
+            let ip = v4_header(src, dst, seg.ip_id, header_len + seg.payload.len());
+            assemble(buf, mac, ethertype::IPV4, &ip, &mut tcp, header_len, seg)
+        }
+        (None, None) => {
+            let ip = v6_header(seg.src.addr, seg.dst.addr, header_len + seg.payload.len());
+            assemble(buf, mac, ethertype::IPV6, &ip, &mut tcp, header_len, seg)
+        }
+        _ => Err(BuildError::MixedFamilies),
+    }
+}
+
+/// Longest TCP header: 15 words.
+const TCP_HEADER_MAX: usize = 60;
+
+/// Everything but the checksum; returns the length with options.
+#[inline(always)]
+fn write_tcp_header(tcp: &mut [u8; TCP_HEADER_MAX], seg: &TcpFrame<'_>) -> usize {
+    let (fixed, options) = tcp.split_at_mut(20);
+    let options_len = match options.first_chunk_mut::<40>() {
+        Some(area) => seg.options.emit(area),
+        None => 0,
     };
-    let ip_header_len = if v4.is_some() { 20 } else { 40 };
-    let tcp_len = 20 + options_len + seg.payload.len();
-    let need = ETH_HEADER_BYTES + ip_header_len + tcp_len;
-    let have = buf.len();
-    let too_long = BuildError::TooLong { need, have };
-    let frame = buf.get_mut(..need).ok_or(too_long)?;
-    if ip_header_len + tcp_len > usize::from(u16::MAX) {
-        return Err(too_long);
-    }
-
-    let (eth, rest) = frame.split_at_mut(ETH_HEADER_BYTES);
-    eth[..6].copy_from_slice(&mac.dst.0);
-    eth[6..12].copy_from_slice(&mac.src.0);
-    let (ip, tcp) = rest.split_at_mut(ip_header_len);
-    if let Some((src, dst)) = v4 {
-        eth[12..].copy_from_slice(&ethertype::IPV4.to_be_bytes());
-        let total = (ip_header_len + tcp_len) as u16;
-        ip[0] = 0x45;
-        ip[1] = 0;
-        ip[2..4].copy_from_slice(&total.to_be_bytes());
-        ip[4..6].copy_from_slice(&seg.ip_id.to_be_bytes());
-        ip[6..8].copy_from_slice(&[0x40, 0]); // DF: a segment too large must fail, not fragment
-        ip[8] = TTL_HOPS;
-        ip[9] = protocol::TCP;
-        ip[10..12].copy_from_slice(&[0, 0]);
-        ip[12..16].copy_from_slice(&src);
-        ip[16..20].copy_from_slice(&dst);
-        let sum = checksum::finish(checksum::sum(ip));
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    } else {
-        eth[12..].copy_from_slice(&ethertype::IPV6.to_be_bytes());
-        ip[0..4].copy_from_slice(&[0x60, 0, 0, 0]);
-        ip[4..6].copy_from_slice(&(tcp_len as u16).to_be_bytes());
-        ip[6] = protocol::TCP;
-        ip[7] = TTL_HOPS;
-        ip[8..24].copy_from_slice(&seg.src.addr.0);
-        ip[24..40].copy_from_slice(&seg.dst.addr.0);
-    }
-
-    tcp[0..2].copy_from_slice(&seg.src.port.to_be_bytes());
-    tcp[2..4].copy_from_slice(&seg.dst.port.to_be_bytes());
-    tcp[4..8].copy_from_slice(&seg.seq.0.to_be_bytes());
     let ack = if seg.flags.has(TcpFlags::ACK) {
         seg.ack.0
     } else {
         0
     };
-    tcp[8..12].copy_from_slice(&ack.to_be_bytes());
-    tcp[12] = ((20 + options_len) as u8 / 4) << 4;
-    tcp[13] = seg.flags.0;
-    tcp[14..16].copy_from_slice(&seg.window.to_be_bytes());
-    tcp[16..20].copy_from_slice(&[0; 4]);
-    tcp[20..20 + options_len].copy_from_slice(&options[..options_len]);
-    tcp[20 + options_len..].copy_from_slice(seg.payload);
+    if let Some(fixed) = fixed.first_chunk_mut::<20>() {
+        fixed[0..2].copy_from_slice(&seg.src.port.to_be_bytes());
+        fixed[2..4].copy_from_slice(&seg.dst.port.to_be_bytes());
+        fixed[4..8].copy_from_slice(&seg.seq.0.to_be_bytes());
+        fixed[8..12].copy_from_slice(&ack.to_be_bytes());
+        fixed[12] = ((20 + options_len) as u8 / 4) << 4;
+        fixed[13] = seg.flags.0;
+        fixed[14..16].copy_from_slice(&seg.window.to_be_bytes());
+    }
+    20 + options_len
+}
+
+/// IPv4 header for `len` bytes of TCP; a length beyond 16 bits is refused by [`assemble`].
+#[inline(always)]
+fn v4_header(src: [u8; 4], dst: [u8; 4], id: u16, len: usize) -> [u8; 20] {
+    let mut ip = [0u8; 20];
+    ip[0] = 0x45;
+    ip[2..4].copy_from_slice(&((20 + len) as u16).to_be_bytes());
+    ip[4..6].copy_from_slice(&id.to_be_bytes());
+    ip[6] = 0x40; // DF: a segment too large must fail, not fragment
+    ip[8] = TTL_HOPS;
+    ip[9] = protocol::TCP;
+    ip[12..16].copy_from_slice(&src);
+    ip[16..20].copy_from_slice(&dst);
+    let sum = checksum::finish(checksum::sum(&ip));
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    ip
+}
+
+/// IPv6 header for `len` bytes of TCP.
+#[inline(always)]
+fn v6_header(src: Addr, dst: Addr, len: usize) -> [u8; 40] {
+    let mut ip = [0u8; 40];
+    ip[0] = 0x60;
+    ip[4..6].copy_from_slice(&(len as u16).to_be_bytes());
+    ip[6] = protocol::TCP;
+    ip[7] = TTL_HOPS;
+    ip[8..24].copy_from_slice(&src.0);
+    ip[24..40].copy_from_slice(&dst.0);
+    ip
+}
+
+/// Puts the layers into `buf` and completes the TCP checksum.
+#[inline(always)]
+fn assemble<const IP: usize>(
+    buf: &mut [u8],
+    mac: FrameAddresses,
+    ethertype: u16,
+    ip: &[u8; IP],
+    tcp: &mut [u8; TCP_HEADER_MAX],
+    header_len: usize,
+    seg: &TcpFrame<'_>,
+) -> Result<usize, BuildError> {
+    let tcp_len = header_len + seg.payload.len();
+    let need = ETH_HEADER_BYTES + IP + tcp_len;
+    let too_long = BuildError::TooLong {
+        need,
+        have: buf.len(),
+    };
+    if IP + tcp_len > usize::from(u16::MAX) {
+        return Err(too_long);
+    }
+    let frame = buf.get_mut(..need).ok_or(too_long)?;
+    let header = tcp.get(..header_len).ok_or(too_long)?;
     let pseudo = checksum::pseudo_header(seg.src.addr, seg.dst.addr, protocol::TCP, tcp_len as u32);
-    let sum = checksum::finish(checksum::add(pseudo, checksum::sum(tcp)));
-    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    let sum = checksum::add(pseudo, checksum::sum(header));
+    let sum = checksum::finish(checksum::add(sum, checksum::sum(seg.payload)));
+
+    let (eth, rest) = frame.split_at_mut(ETH_HEADER_BYTES);
+    let (to_ip, rest) = rest.split_at_mut(IP);
+    let (to_tcp, payload) = rest.split_at_mut(header_len);
+    if let Some(eth) = eth.first_chunk_mut::<ETH_HEADER_BYTES>() {
+        eth[..6].copy_from_slice(&mac.dst.0);
+        eth[6..12].copy_from_slice(&mac.src.0);
+        eth[12..].copy_from_slice(&ethertype.to_be_bytes());
+    }
+    to_ip.copy_from_slice(ip);
+    to_tcp.copy_from_slice(header);
+    to_tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    payload.copy_from_slice(seg.payload);
     Ok(need)
 }
