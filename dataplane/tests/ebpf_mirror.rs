@@ -19,14 +19,21 @@ const ONLINE: [u8; 4] = [10, 77, 0, 20];
 const TARGET: [u8; 4] = [10, 77, 0, 30];
 
 fn transfers() -> Vec<Endpoint> {
-    vec![v4(ONLINE, 80), v6("2001:db8::20", 80), Endpoint::new(Addr::ANY, 8080)]
+    vec![
+        v4(ONLINE, 80),
+        v6("2001:db8::20", 80),
+        Endpoint::new(Addr::ANY, 8080),
+    ]
 }
 
 fn load(flags: u32) -> Loaded {
     let mut loaded = Loaded::new(&Setup {
         object: "tcpcopy-ebpf",
         flags,
-        maps: &[("TRANSFERS", &transfers()), ("TARGETS", &[v4(TARGET, 8080)])],
+        maps: &[
+            ("TRANSFERS", &transfers()),
+            ("TARGETS", &[v4(TARGET, 8080)]),
+        ],
         ..Setup::default()
     });
     loaded.xdp("mirror");
@@ -43,10 +50,17 @@ impl Sink {
     fn new(program: &mut Loaded) -> Self {
         let pair = Pair::new(1);
         pair.enter_near();
-        let socket = open(&OpenOptions { rx: true, ..OpenOptions::new("vb", 0) }).unwrap();
+        let socket = open(&OpenOptions {
+            rx: true,
+            ..OpenOptions::new("vb", 0)
+        })
+        .unwrap();
         let rx = socket.rx.unwrap();
         program.put_socket(0, rx.as_raw_fd());
-        Self { _rx: rx, _pair: pair }
+        Self {
+            _rx: rx,
+            _pair: pair,
+        }
     }
 }
 
@@ -98,7 +112,11 @@ fn check(mirror: &Loaded, name: &str, frame: &[u8], expect: (u32, Option<TapCoun
     if verdict == XDP_REDIRECT && meta {
         let (head, rest) = bytes.split_at(size_of::<XdpMeta>());
         let head: XdpMeta = bytemuck::pod_read_unaligned(head);
-        assert_eq!((head.cookie, head.frame_len as usize), (COOKIE, frame.len()), "{name}");
+        assert_eq!(
+            (head.cookie, head.frame_len as usize),
+            (COOKIE, frame.len()),
+            "{name}"
+        );
         assert!(head.captured_ns > 0, "{name}");
         bytes = rest;
     }
@@ -117,18 +135,31 @@ fn table_frames() -> Vec<(&'static str, Vec<u8>)> {
     let good6 = tcp(client6, v6("2001:db8::20", 80), text);
     let mut frames = Vec::new();
     for (name, frame, decoded) in cases(&good, &good6) {
-        assert_eq!(decode_frame(&frame[..]).map(|_| ()), decoded, "{name}: the slice decoder");
+        assert_eq!(
+            decode_frame(&frame[..]).map(|_| ()),
+            decoded,
+            "{name}: the slice decoder"
+        );
         frames.push((name, frame));
     }
     frames.extend([
         ("timestamps", tcp_timestamps(client, v4(ONLINE, 80), b"x")),
-        ("port on any address", tcp(client, v4([192, 0, 2, 7], 8080), b"x")),
-        ("port on any address, IPv6", tcp(client6, v6("2001:db8::9", 8080), b"x")),
+        (
+            "port on any address",
+            tcp(client, v4([192, 0, 2, 7], 8080), b"x"),
+        ),
+        (
+            "port on any address, IPv6",
+            tcp(client6, v6("2001:db8::9", 8080), b"x"),
+        ),
         ("other port", tcp(client, v4(ONLINE, 81), b"x")),
         ("other address", tcp(client, v4([10, 77, 0, 21], 80), b"x")),
         ("response of production", tcp(v4(ONLINE, 80), client, b"x")),
         ("to the target", tcp(client, v4(TARGET, 8080), b"x")),
-        ("to another port of the target", tcp(client, v4(TARGET, 80), b"x")),
+        (
+            "to another port of the target",
+            tcp(client, v4(TARGET, 80), b"x"),
+        ),
     ]);
     frames
 }
@@ -147,7 +178,11 @@ fn table_without_a_socket() {
 #[test]
 fn table_with_a_socket() {
     privileged();
-    for flags in [0, config_flags::XDP_META, config_flags::XDP_META | config_flags::LOG_PACKETS] {
+    for flags in [
+        0,
+        config_flags::XDP_META,
+        config_flags::XDP_META | config_flags::LOG_PACKETS,
+    ] {
         let mut mirror = load(flags);
         let _sink = Sink::new(&mut mirror);
         let meta = flags & config_flags::XDP_META != 0;
@@ -157,7 +192,10 @@ fn table_with_a_socket() {
             captured += u32::from(expect.0 == XDP_REDIRECT);
             check(&mirror, name, &frame, expect, meta);
         }
-        assert!(captured > 15, "{captured} of the table match, expected most");
+        assert!(
+            captured > 15,
+            "{captured} of the table match, expected most"
+        );
     }
 }
 
@@ -174,7 +212,13 @@ fn every_destination_port() {
                 (true, 8080) => (XDP_PASS, Some(TapCounter::ToTarget)),
                 _ => (XDP_PASS, None),
             };
-            check(&mirror, &format!("{addr:?} port {port}"), &frame, expect, true);
+            check(
+                &mirror,
+                &format!("{addr:?} port {port}"),
+                &frame,
+                expect,
+                true,
+            );
         }
     }
 }
@@ -191,7 +235,13 @@ fn every_ethertype() {
             0x0800 | 0x86dd => (XDP_REDIRECT, Some(TapCounter::Captured)),
             _ => (XDP_PASS, None),
         };
-        check(&mirror, &format!("ethertype {ethertype:#06x}"), &frame, expect, true);
+        check(
+            &mirror,
+            &format!("ethertype {ethertype:#06x}"),
+            &frame,
+            expect,
+            true,
+        );
     }
 }
 
@@ -224,7 +274,13 @@ fn a_frame_of_several_buffers_is_redirected_whole() {
     let _sink = Sink::new(&mut mirror);
     let payload: Vec<u8> = (0..8000).map(|i| (i / 7) as u8).collect();
     let frame = tcp(v4(CLIENT, 40000), v4(ONLINE, 80), &payload);
-    check(&mirror, "jumbo", &frame, (XDP_REDIRECT, Some(TapCounter::Captured)), true);
+    check(
+        &mirror,
+        "jumbo",
+        &frame,
+        (XDP_REDIRECT, Some(TapCounter::Captured)),
+        true,
+    );
 }
 
 #[test]
@@ -232,7 +288,10 @@ fn cost() {
     privileged();
     let mut mirror = Loaded::new(&Setup {
         object: "tcpcopy-ebpf",
-        maps: &[("TRANSFERS", &[v4(ONLINE, 80)]), ("TARGETS", &[v4(TARGET, 8080)])],
+        maps: &[
+            ("TRANSFERS", &[v4(ONLINE, 80)]),
+            ("TARGETS", &[v4(TARGET, 8080)]),
+        ],
         ..Setup::default()
     });
     mirror.xdp("mirror");
@@ -245,5 +304,9 @@ fn cost() {
         mirror.nanoseconds("mirror", &miss, 1_000_000),
         mirror.nanoseconds("mirror", &hit, 1_000_000),
     );
-    assert_eq!(mirror.counter(TapCounter::RedirectFailed.index()), 0, "measured failures");
+    assert_eq!(
+        mirror.counter(TapCounter::RedirectFailed.index()),
+        0,
+        "measured failures"
+    );
 }

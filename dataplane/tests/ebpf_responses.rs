@@ -46,10 +46,17 @@ impl Sink {
     fn new(program: &mut Loaded) -> Self {
         let pair = Pair::new(1);
         pair.enter_near();
-        let socket = open(&OpenOptions { rx: true, ..OpenOptions::new("vb", 0) }).unwrap();
+        let socket = open(&OpenOptions {
+            rx: true,
+            ..OpenOptions::new("vb", 0)
+        })
+        .unwrap();
         let rx = socket.rx.unwrap();
         program.put_socket(0, rx.as_raw_fd());
-        Self { _rx: rx, _pair: pair }
+        Self {
+            _rx: rx,
+            _pair: pair,
+        }
     }
 }
 
@@ -64,9 +71,15 @@ struct Expect {
 fn expected(rules: &[Endpoint], frame: &[u8], socket: bool) -> Expect {
     use InterceptCounter::{BadIp, BadTcp, Captured, Fragment, RedirectFailed, Trimmed, Truncated};
     let hit = |addr: Addr, port| {
-        rules.iter().any(|r| (r.addr == addr || r.addr.is_any()) && r.port == port)
+        rules
+            .iter()
+            .any(|r| (r.addr == addr || r.addr.is_any()) && r.port == port)
     };
-    let pass = |counters| Expect { verdict: XDP_PASS, counters, len: frame.len() };
+    let pass = |counters| Expect {
+        verdict: XDP_PASS,
+        counters,
+        len: frame.len(),
+    };
     match decode_frame(frame) {
         Ok(p) if p.tcp.sport != 0 && hit(p.ip.src, p.tcp.sport) => {
             let mut counters = vec![if socket { Captured } else { RedirectFailed }];
@@ -115,7 +128,11 @@ fn check(program: &Loaded, name: &str, frame: &[u8], expect: &Expect, meta: bool
     if expect.verdict != XDP_PASS && meta {
         let (head, rest) = bytes.split_at(size_of::<XdpMeta>());
         let head: XdpMeta = bytemuck::pod_read_unaligned(head);
-        assert_eq!((head.cookie, head.frame_len as usize), (COOKIE, frame.len()), "{name}");
+        assert_eq!(
+            (head.cookie, head.frame_len as usize),
+            (COOKIE, frame.len()),
+            "{name}"
+        );
         assert!(head.captured_ns > 0, "{name}");
         bytes = rest;
     }
@@ -132,16 +149,24 @@ fn table_frames() -> Vec<(&'static str, Vec<u8>)> {
     let target6 = v6("2001:db8::30", 8080);
     let text = b"HTTP/1.1 200 OK\r\n\r";
     let mut frames = Vec::new();
-    for (name, frame, decoded) in
-        cases(&tcp(v4(TARGET, 8080), client, text), &tcp(target6, client6, text))
-    {
-        assert_eq!(decode_frame(&frame[..]).map(|_| ()), decoded, "{name}: the slice decoder");
+    for (name, frame, decoded) in cases(
+        &tcp(v4(TARGET, 8080), client, text),
+        &tcp(target6, client6, text),
+    ) {
+        assert_eq!(
+            decode_frame(&frame[..]).map(|_| ()),
+            decoded,
+            "{name}: the slice decoder"
+        );
         frames.push((name, frame));
     }
     let foreign = tcp(v4([10, 77, 0, 31], 8080), client, text);
     frames.extend([
         ("1400 bytes", tcp(v4(TARGET, 8080), client, &[3; 1400])),
-        ("1400 bytes with timestamps", tcp_timestamps(v4(TARGET, 8080), client, &[3; 1400])),
+        (
+            "1400 bytes with timestamps",
+            tcp_timestamps(v4(TARGET, 8080), client, &[3; 1400]),
+        ),
         ("several buffers", tcp(v4(TARGET, 8080), client, &[3; 8000])),
         ("several buffers, IPv6", tcp(target6, client6, &[3; 12_000])),
         ("other port", tcp(v4(TARGET, 8081), client, text)),
@@ -157,11 +182,21 @@ fn table_frames() -> Vec<(&'static str, Vec<u8>)> {
 fn table() {
     privileged();
     let rules = rules();
-    for flags in [0, config_flags::XDP_META, config_flags::XDP_META | config_flags::LOG_PACKETS] {
+    for flags in [
+        0,
+        config_flags::XDP_META,
+        config_flags::XDP_META | config_flags::LOG_PACKETS,
+    ] {
         let meta = flags & config_flags::XDP_META != 0;
         let mut program = load(&rules, flags);
         for (name, frame) in table_frames() {
-            check(&program, name, &frame, &expected(&rules, &frame, false), meta);
+            check(
+                &program,
+                name,
+                &frame,
+                &expected(&rules, &frame, false),
+                meta,
+            );
         }
         let _sink = Sink::new(&mut program);
         let mut taken = 0;
@@ -180,7 +215,13 @@ fn a_port_on_any_address() {
     let rules = vec![Endpoint::new(Addr::ANY, 8080), Endpoint::new(Addr::ANY, 0)];
     let program = load(&rules, config_flags::XDP_META);
     for (name, frame) in table_frames() {
-        check(&program, name, &frame, &expected(&rules, &frame, false), true);
+        check(
+            &program,
+            name,
+            &frame,
+            &expected(&rules, &frame, false),
+            true,
+        );
     }
 }
 
@@ -206,7 +247,13 @@ fn every_destination_port() {
         let frame = tcp(v4(TARGET, 8080), v4(CLIENT, port), b"x");
         let expect = expected(&rules, &frame, false);
         assert_eq!(expect.verdict, XDP_DROP, "port {port}");
-        check(&program, &format!("destination port {port}"), &frame, &expect, true);
+        check(
+            &program,
+            &format!("destination port {port}"),
+            &frame,
+            &expect,
+            true,
+        );
     }
 }
 
@@ -224,7 +271,13 @@ fn every_ethertype() {
             matches!(ethertype, 0x0800 | 0x86dd),
             "ethertype {ethertype:#06x}"
         );
-        check(&program, &format!("ethertype {ethertype:#06x}"), &frame, &expect, true);
+        check(
+            &program,
+            &format!("ethertype {ethertype:#06x}"),
+            &frame,
+            &expect,
+            true,
+        );
     }
 }
 
@@ -264,5 +317,9 @@ fn cost() {
         program.nanoseconds("responses", &miss, 1_000_000),
         program.nanoseconds("responses", &bare, 1_000_000),
     );
-    assert_eq!(program.counter(InterceptCounter::RedirectFailed.index()), 0, "measured failures");
+    assert_eq!(
+        program.counter(InterceptCounter::RedirectFailed.index()),
+        0,
+        "measured failures"
+    );
 }

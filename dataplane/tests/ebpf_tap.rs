@@ -3,9 +3,7 @@
 
 mod ebpf_support;
 
-use common::abi::{
-    MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, TAP_COUNTERS, TapCounter, config_flags,
-};
+use common::abi::{RECORD_CLASSES_BYTES, TAP_COUNTERS, TapCounter, config_flags};
 use common::packet::{Addr, DecodeError, Endpoint, decode_frame};
 use ebpf_support::cases::{cases, seeds};
 use ebpf_support::frames::*;
@@ -78,7 +76,9 @@ fn counter_of(error: DecodeError) -> Option<TapCounter> {
 /// a packet of it.
 fn check(tap: &mut Loaded, name: &str, frame: &[u8], expect: Option<TapCounter>) -> bool {
     let before = tap.counters(TAP_COUNTERS);
-    let Some(output) = tap.run("tap", frame) else { return false };
+    let Some(output) = tap.run("tap", frame) else {
+        return false;
+    };
     let after = tap.counters(TAP_COUNTERS);
     let moved: Vec<_> = TapCounter::ALL
         .iter()
@@ -100,7 +100,10 @@ fn check(tap: &mut Loaded, name: &str, frame: &[u8], expect: Option<TapCounter>)
     );
     let records = tap.records();
     if expect == Some(TapCounter::Captured) {
-        let whole: Vec<u8> = records.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        let whole: Vec<u8> = records
+            .iter()
+            .flat_map(|(_, bytes)| bytes.clone())
+            .collect();
         assert!(
             whole == frame,
             "{name}: expected a record with{}\ngot{}",
@@ -112,11 +115,19 @@ fn check(tap: &mut Loaded, name: &str, frame: &[u8], expect: Option<TapCounter>)
             assert_eq!(header.offset, offset, "{name}");
             assert_eq!(header.frame_len as usize, frame.len(), "{name}");
             assert!(header.captured_ns > 0, "{name}");
-            assert_eq!((header.gso_size, header.flags, header.reserved), (0, 0, 0), "{name}");
+            assert_eq!(
+                (header.gso_size, header.flags, header.reserved),
+                (0, 0, 0),
+                "{name}"
+            );
             offset += bytes.len() as u32;
         }
     } else {
-        assert!(records.is_empty(), "{name}: {} records, expected none", records.len());
+        assert!(
+            records.is_empty(),
+            "{name}: {} records, expected none",
+            records.len()
+        );
     }
     true
 }
@@ -133,12 +144,24 @@ fn table() {
     let mut table: Vec<_> = cases(&good, &good6)
         .into_iter()
         .map(|(name, frame, decoded)| {
-            (name, frame, decoded.map_or_else(counter_of, |()| Some(TapCounter::Captured)))
+            (
+                name,
+                frame,
+                decoded.map_or_else(counter_of, |()| Some(TapCounter::Captured)),
+            )
         })
         .collect();
     table.extend([
-        ("timestamps", tcp_timestamps(client, online, b"x"), Some(TapCounter::Captured)),
-        ("port on any address", any(v4([192, 0, 2, 7], 8080)), Some(TapCounter::Captured)),
+        (
+            "timestamps",
+            tcp_timestamps(client, online, b"x"),
+            Some(TapCounter::Captured),
+        ),
+        (
+            "port on any address",
+            any(v4([192, 0, 2, 7], 8080)),
+            Some(TapCounter::Captured),
+        ),
         (
             "port on any address, IPv6",
             tcp(client6, v6("2001:db8::9", 8080), b"x"),
@@ -146,9 +169,17 @@ fn table() {
         ),
         ("other port", any(v4(ONLINE, 81)), None),
         ("other address", any(v4([10, 77, 0, 21], 80)), None),
-        ("other address, IPv6", tcp(client6, v6("2001:db8::21", 80), b"x"), None),
+        (
+            "other address, IPv6",
+            tcp(client6, v6("2001:db8::21", 80), b"x"),
+            None,
+        ),
         ("response of production", tcp(online, client, b"x"), None),
-        ("to the target", any(v4(TARGET, 8080)), Some(TapCounter::ToTarget)),
+        (
+            "to the target",
+            any(v4(TARGET, 8080)),
+            Some(TapCounter::ToTarget),
+        ),
         ("to another port of the target", any(v4(TARGET, 80)), None),
     ]);
     let rules = rules();
@@ -156,21 +187,31 @@ fn table() {
         let mut tap = load(&rules, flags);
         let mut refused = Vec::new();
         for (name, frame, expect) in &table {
-            assert_eq!(expected(&rules, frame), *expect, "{name}: the slice decoder disagrees");
+            assert_eq!(
+                expected(&rules, frame),
+                *expect,
+                "{name}: the slice decoder disagrees"
+            );
             if !check(&mut tap, name, frame, *expect) {
                 refused.push(*name);
             }
         }
         // net/bpf/test_run.c makes no skb without a whole IP header; ebpf_tap_reader.rs sends such
         // frames over an interface.
-        assert_eq!(refused, ["cut in the IPv4 header", "cut in the IPv6 header"]);
+        assert_eq!(
+            refused,
+            ["cut in the IPv4 header", "cut in the IPv6 header"]
+        );
     }
 }
 
 #[test]
 fn without_wildcards_only_exact_endpoints_match() {
     privileged();
-    let rules = Rules { transfers: vec![v4(ONLINE, 80)], targets: vec![v4(TARGET, 80)] };
+    let rules = Rules {
+        transfers: vec![v4(ONLINE, 80)],
+        targets: vec![v4(TARGET, 80)],
+    };
     let mut tap = load(&rules, 0);
     let client = v4(CLIENT, 40000);
     for (name, dst, expect) in [
@@ -195,7 +236,12 @@ fn every_destination_port() {
                 (true, 8080) => Some(TapCounter::ToTarget),
                 _ => None,
             };
-            assert!(check(&mut tap, &format!("{name} port {port}"), &frame, expect));
+            assert!(check(
+                &mut tap,
+                &format!("{name} port {port}"),
+                &frame,
+                expect
+            ));
         }
     }
 }
@@ -213,7 +259,12 @@ fn every_ethertype() {
             0x0800 | 0x86dd => Some(TapCounter::Captured),
             _ => None,
         };
-        check(&mut tap, &format!("ethertype {ethertype:#06x}"), &frame, expect);
+        check(
+            &mut tap,
+            &format!("ethertype {ethertype:#06x}"),
+            &frame,
+            expect,
+        );
     }
 }
 
@@ -240,7 +291,10 @@ fn random_packets_as_the_slice_decoder_sees_them() {
         }
     }
     println!("{ran} of 40000 packets ran, {captured} were captured");
-    assert!(ran > 30_000 && captured > 5_000, "{ran} ran, {captured} captured");
+    assert!(
+        ran > 30_000 && captured > 5_000,
+        "{ran} ran, {captured} captured"
+    );
 }
 
 #[test]
@@ -259,9 +313,13 @@ fn every_record_class_and_its_borders() {
         let payload: Vec<u8> = (0..len - HEADERS_V4).map(|i| i as u8).collect();
         let frame = tcp(v4(CLIENT, 40000), v4(ONLINE, 80), &payload);
         assert_eq!(frame.len(), len);
-        assert!(check(&mut tap, &format!("{len} bytes"), &frame, Some(TapCounter::Captured)));
+        assert!(check(
+            &mut tap,
+            &format!("{len} bytes"),
+            &frame,
+            Some(TapCounter::Captured)
+        ));
     }
-    assert!(MAX_CONTINUATIONS >= 8, "BIG TCP needs 8 records of 64 KiB");
 }
 
 #[test]
@@ -280,8 +338,10 @@ fn a_full_ring_is_counted_and_passes() {
     for _ in 0..runs {
         assert_eq!(tap.run("tap", &frame).unwrap().verdict, TCX_NEXT);
     }
-    let (captured, lost) =
-        (tap.counter(TapCounter::Captured.index()), tap.counter(TapCounter::RingFull.index()));
+    let (captured, lost) = (
+        tap.counter(TapCounter::Captured.index()),
+        tap.counter(TapCounter::RingFull.index()),
+    );
     // 4096 bytes hold 14 records of 8 + 32 + 240 bytes; the kernel keeps the last byte free.
     assert_eq!((captured, lost), (14, runs - 14));
     assert_eq!(tap.records().len(), 14);
@@ -292,33 +352,59 @@ fn the_sleep_flag_is_taken_once() {
     privileged();
     let mut tap = load(&rules(), 0);
     let frame = tcp(v4(CLIENT, 40000), v4(ONLINE, 80), b"x");
-    tap.sleep_flag().set(0, [1, 0, 0, 0, 0, 0, 0, 0], 0).unwrap();
-    assert!(tap.run("tap", &tcp(v4(CLIENT, 1), v4(ONLINE, 81), b"")).is_some());
-    assert_eq!(tap.sleep_flag().get(&0, 0).unwrap()[0], 1, "taken by a packet that does not match");
+    tap.sleep_flag()
+        .set(0, [1, 0, 0, 0, 0, 0, 0, 0], 0)
+        .unwrap();
+    assert!(
+        tap.run("tap", &tcp(v4(CLIENT, 1), v4(ONLINE, 81), b""))
+            .is_some()
+    );
+    assert_eq!(
+        tap.sleep_flag().get(&0, 0).unwrap()[0],
+        1,
+        "taken by a packet that does not match"
+    );
     assert!(tap.run("tap", &frame).is_some());
-    assert_eq!(tap.sleep_flag().get(&0, 0).unwrap()[0], 0, "not taken by a captured packet");
+    assert_eq!(
+        tap.sleep_flag().get(&0, 0).unwrap()[0],
+        0,
+        "not taken by a captured packet"
+    );
 }
 
 #[test]
 fn cost() {
     privileged();
-    let rules = Rules { transfers: vec![v4(ONLINE, 80)], targets: vec![v4(TARGET, 8080)] };
+    let rules = Rules {
+        transfers: vec![v4(ONLINE, 80)],
+        targets: vec![v4(TARGET, 8080)],
+    };
     let mut tap = load(&rules, 0);
     let miss = tcp(v4(CLIENT, 40000), v4(ONLINE, 81), b"");
     let udp = changed(&miss, 23, 17);
     let hit = tcp(v4(CLIENT, 40000), v4(ONLINE, 80), &[7; 1400]);
-    // As many as the ring holds: a full ring would measure the loss.
-    let (ack, large) = (
-        tap.nanoseconds("tap", &tcp(v4(CLIENT, 40000), v4(ONLINE, 80), b""), 10_000),
-        {
-            tap.records();
-            tap.nanoseconds("tap", &hit, 2_000)
-        },
-    );
+    // Rounds that fit the ring, emptied in between: a full ring would measure the loss, a fresh one
+    // the cache misses of memory that was never touched.
+    let mut best = |frame: &[u8]| {
+        (0..50)
+            .map(|_| {
+                let nanoseconds = tap.nanoseconds("tap", frame, 500);
+                assert_eq!(tap.records().len(), 500);
+                nanoseconds
+            })
+            .min()
+            .unwrap()
+    };
+    let ack = best(&tcp(v4(CLIENT, 40000), v4(ONLINE, 80), b""));
+    let large = best(&hit);
     println!(
         "tap: not TCP {} ns, no match {} ns, match of 54 bytes {ack} ns, of 1454 bytes {large} ns",
         tap.nanoseconds("tap", &udp, 1_000_000),
         tap.nanoseconds("tap", &miss, 1_000_000),
     );
-    assert_eq!(tap.counter(TapCounter::RingFull.index()), 0, "measured a full ring");
+    assert_eq!(
+        tap.counter(TapCounter::RingFull.index()),
+        0,
+        "measured a full ring"
+    );
 }

@@ -17,7 +17,7 @@ use dataplane::iface::Interface;
 use dataplane::{BATCH, Capture};
 use ebpf_support::foreign::{Foreign, TCX_DROP, TCX_PASS};
 use ebpf_support::frames::*;
-use ebpf_support::netns::Pair;
+use ebpf_support::netns::{Pair, tcp_segments};
 use ebpf_support::privileged;
 use ebpf_support::programs::object;
 use ebpf_support::wire::Wire;
@@ -26,7 +26,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 const PRODUCTION: [u8; 4] = [10, 99, 0, 2];
 const CLIENT: [u8; 4] = [10, 99, 0, 1];
 /// Long enough for any machine, so that a wait that ends is a wake-up.
-const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 20,
+    tv_nsec: 0,
+};
 
 /// Attaches to `vb` in the near namespace, which the calling thread must be in.
 fn attach(workers: u32, transfers: &[Endpoint]) -> Tap {
@@ -42,7 +45,11 @@ fn attach(workers: u32, transfers: &[Endpoint]) -> Tap {
 }
 
 fn count(tap: &Tap, counter: TapCounter) -> u64 {
-    tap.counters().iter().find(|(c, _)| *c == counter).unwrap().1
+    tap.counters()
+        .iter()
+        .find(|(c, _)| *c == counter)
+        .unwrap()
+        .1
 }
 
 /// Sleeps as a worker does until a frame is there. Panics after [`PATIENCE`].
@@ -66,7 +73,11 @@ fn receive(reader: &mut TapReader, n: usize) -> Vec<(Vec<u8>, CaptureMeta)> {
     let mut frames = Vec::new();
     while frames.len() < n {
         let got = reader.recv(&mut |batch| {
-            assert!(!batch.is_empty() && batch.len() <= BATCH, "{} in a batch", batch.len());
+            assert!(
+                !batch.is_empty() && batch.len() <= BATCH,
+                "{} in a batch",
+                batch.len()
+            );
             frames.extend(batch.iter().map(|c| (c.bytes.to_vec(), c.meta)));
         });
         if got == 0 && frames.len() < n {
@@ -107,10 +118,19 @@ fn frames_arrive_whole_in_order_and_go_on_to_the_stack() {
     let after = dataplane::clock::now();
     let mut last = before;
     for (frame, (bytes, meta)) in frames.iter().zip(&got) {
-        assert!(bytes == frame, "expected {} bytes, got {}", frame.len(), bytes.len());
+        assert!(
+            bytes == frame,
+            "expected {} bytes, got {}",
+            frame.len(),
+            bytes.len()
+        );
         assert_eq!(meta.frame_len as usize, frame.len());
         assert_eq!((meta.gso_size, meta.vlan_tci), (0, None));
-        assert!(meta.at >= last && meta.at <= after, "{:?} of {last:?}..{after:?}", meta.at);
+        assert!(
+            meta.at >= last && meta.at <= after,
+            "{:?} of {last:?}..{after:?}",
+            meta.at
+        );
         last = meta.at;
     }
     assert_eq!(reader.recv(&mut |_| panic!("more than was sent")), 0);
@@ -172,7 +192,10 @@ fn vlan_tags_come_as_metadata() {
     let mut reader = tap.take_reader(0).unwrap();
     let plain = tcp(v4(CLIENT, 40000), v4(PRODUCTION, 80), b"tagged");
     wire.send(&tagged(plain.clone(), &[(0x8100, 0x6123)]));
-    wire.send(&tagged(plain.clone(), &[(0x88a8, 0x0005), (0x8100, 0x0006)]));
+    wire.send(&tagged(
+        plain.clone(),
+        &[(0x88a8, 0x0005), (0x8100, 0x0006)],
+    ));
     wire.send(&plain);
     let got = receive(&mut reader, 3);
     // The stack takes the outer tag out of the bytes before tcx (skb_vlan_untag).
@@ -212,13 +235,23 @@ fn bulk(pair: &Pair, address: &'static str, online: Endpoint, len: usize) -> Bul
     let listener = TcpListener::bind(address).unwrap();
     let server = thread::spawn(move || {
         let mut received = Vec::new();
-        listener.accept().unwrap().0.read_to_end(&mut received).unwrap();
+        listener
+            .accept()
+            .unwrap()
+            .0
+            .read_to_end(&mut received)
+            .unwrap();
         received
     });
     let sent: Vec<u8> = (0..len).map(|i| (i ^ (i >> 9)) as u8).collect();
     pair.enter_far();
     let data = sent.clone();
-    let client = thread::spawn(move || TcpStream::connect(address).unwrap().write_all(&data).unwrap());
+    let client = thread::spawn(move || {
+        TcpStream::connect(address)
+            .unwrap()
+            .write_all(&data)
+            .unwrap();
+    });
     pair.enter_near();
 
     let mut seen = Bulk::default();
@@ -258,7 +291,10 @@ fn bulk(pair: &Pair, address: &'static str, online: Endpoint, len: usize) -> Bul
         }
     }
     client.join().unwrap();
-    assert!(server.join().unwrap() == sent, "production received something else");
+    assert!(
+        server.join().unwrap() == sent,
+        "production received something else"
+    );
     assert!(stream == sent, "the tap saw something else");
     assert_eq!(count(&tap, TapCounter::RingFull), 0);
     assert_eq!(count(&tap, TapCounter::TooLarge), 0);
@@ -283,19 +319,31 @@ fn merged_packets_arrive_whole() {
     pair.enter_near();
     let seen = bulk(&pair, "10.99.0.2:80", v4(PRODUCTION, 80), 16 << 20);
     println!("largest frame: {} bytes", seen.largest);
-    assert!(seen.largest > 16_384, "largest frame {}, expected GSO packets", seen.largest);
+    assert!(
+        seen.largest > 16_384,
+        "largest frame {}, expected GSO packets",
+        seen.largest
+    );
 }
 
 #[test]
 fn packets_in_several_records_arrive_whole() {
     privileged();
     let pair = Pair::new(1);
-    for (ns, dev, address) in
-        [(&pair.far, "va", "fd99::1/64"), (&pair.near, "vb", "fd99::2/64")]
-    {
+    for (ns, dev, address) in [
+        (&pair.far, "va", "fd99::1/64"),
+        (&pair.near, "vb", "fd99::2/64"),
+    ] {
         ebpf_support::netns::run(
             "ip",
-            &["netns", "exec", ns, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0"],
+            &[
+                "netns",
+                "exec",
+                ns,
+                "sysctl",
+                "-qw",
+                "net.ipv6.conf.all.disable_ipv6=0",
+            ],
         );
         ebpf_support::netns::run(
             "ip",
@@ -304,13 +352,30 @@ fn packets_in_several_records_arrive_whole() {
         // BIG TCP: beyond what a 16-bit length can say.
         ebpf_support::netns::run(
             "ip",
-            &["-n", ns, "link", "set", dev, "gso_max_size", "500000", "gro_max_size", "500000"],
+            &[
+                "-n",
+                ns,
+                "link",
+                "set",
+                dev,
+                "gso_max_size",
+                "500000",
+                "gro_max_size",
+                "500000",
+            ],
         );
     }
     pair.enter_near();
     let seen = bulk(&pair, "[fd99::2]:80", v6("fd99::2", 80), 64 << 20);
-    println!("largest frame: {} bytes, {} in several records", seen.largest, seen.large_packets);
-    assert!(seen.large_packets > 0, "largest frame {}, expected BIG TCP", seen.largest);
+    println!(
+        "largest frame: {} bytes, {} in several records",
+        seen.largest, seen.large_packets
+    );
+    assert!(
+        seen.large_packets > 0,
+        "largest frame {}, expected BIG TCP",
+        seen.largest
+    );
 }
 
 #[test]
@@ -327,16 +392,27 @@ fn foreign_tcx_programs_run_behind_ours() {
     let mut reader = tap.take_reader(0).unwrap();
     let order = || -> Vec<u32> {
         let (_, programs) = SchedClassifier::query_tcx("vb", TcAttachType::Ingress).unwrap();
-        programs.iter().map(aya::programs::ProgramInfo::id).collect()
+        programs
+            .iter()
+            .map(aya::programs::ProgramInfo::id)
+            .collect()
     };
     assert_eq!(order().len(), 2);
-    assert_eq!(order()[1], passing.id, "the foreign program is not behind ours");
+    assert_eq!(
+        order()[1],
+        passing.id,
+        "the foreign program is not behind ours"
+    );
     wire.send(&frame);
     assert_eq!(receive(&mut reader, 1)[0].0, frame);
     let stack = tcp_segments();
     wire.send(&frame);
     assert_eq!(receive(&mut reader, 1).len(), 1);
-    assert_eq!(tcp_segments(), stack + 1, "the stack did not get the packet");
+    assert_eq!(
+        tcp_segments(),
+        stack + 1,
+        "the stack did not get the packet"
+    );
     drop(passing);
 
     // Attached later, at the end: ours sees what it drops, the stack does not.
@@ -354,17 +430,10 @@ fn foreign_tcx_programs_run_behind_ours() {
     assert_eq!(order(), [] as [u32; 0]);
     assert_eq!(receive(&mut reader, 1)[0].0, frame);
     wire.send(&frame);
-    assert_eq!(reader.recv(&mut |_| panic!("captured after the tap was dropped")), 0);
-}
-
-/// TCP segments that the stack of this thread's namespace has received.
-fn tcp_segments() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
-    let mut lines = text.lines().filter(|l| l.starts_with("Tcp:"));
-    let names: Vec<_> = lines.next().unwrap().split_whitespace().collect();
-    let values: Vec<_> = lines.next().unwrap().split_whitespace().collect();
-    let at = names.iter().position(|n| *n == "InSegs").unwrap();
-    values[at].parse().unwrap()
+    assert_eq!(
+        reader.recv(&mut |_| panic!("captured after the tap was dropped")),
+        0
+    );
 }
 
 #[test]
@@ -388,7 +457,10 @@ fn a_stopped_reader_costs_captures_but_no_production_packet() {
         wire.send(&frame);
     }
     assert_eq!(tcp_segments() - stack, sent, "production lost packets");
-    let (captured, lost) = (count(&tap, TapCounter::Captured), count(&tap, TapCounter::RingFull));
+    let (captured, lost) = (
+        count(&tap, TapCounter::Captured),
+        count(&tap, TapCounter::RingFull),
+    );
     assert_eq!(captured + lost, sent);
     assert!(lost > 0, "the ring held everything, the test shows nothing");
 }
@@ -412,8 +484,17 @@ fn errors_are_one_clear_line() {
         assert!(!error.contains('\n'), "{error}");
         error
     };
-    let unknown = line(Tap::attach(&object, &TapConfig { ifname: "nope0", ..config }));
-    assert!(unknown.contains("nope0") && unknown.contains("vb"), "{unknown}");
+    let unknown = line(Tap::attach(
+        &object,
+        &TapConfig {
+            ifname: "nope0",
+            ..config
+        },
+    ));
+    assert!(
+        unknown.contains("nope0") && unknown.contains("vb"),
+        "{unknown}"
+    );
     let garbage = line(Tap::attach(b"no object", &config));
     assert!(garbage.contains("build-ebpf"), "{garbage}");
     let many: Vec<_> = (0..70_000u32)
@@ -422,7 +503,13 @@ fn errors_are_one_clear_line() {
             v4([10 + a, b, c, d], 80)
         })
         .collect();
-    let many = line(Tap::attach(&object, &TapConfig { transfers: &many, ..config }));
+    let many = line(Tap::attach(
+        &object,
+        &TapConfig {
+            transfers: &many,
+            ..config
+        },
+    ));
     assert!(many.contains("70000") && many.contains("65536"), "{many}");
 
     // Capabilities are a thread's own.
@@ -439,5 +526,8 @@ fn errors_are_one_clear_line() {
         });
     });
     let denied = rx.recv().unwrap();
-    assert!(denied.contains("root") && denied.contains("CAP_BPF"), "{denied}");
+    assert!(
+        denied.contains("root") && denied.contains("CAP_BPF"),
+        "{denied}"
+    );
 }

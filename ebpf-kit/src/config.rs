@@ -7,7 +7,12 @@ use common::abi::{ProgramConfig, config_flags};
 
 /// Overridden by the loader, by this name.
 #[unsafe(no_mangle)]
-static CONFIG: ProgramConfig = ProgramConfig { workers: 1, flags: 0, cookie: 0, cpus: 1 };
+static CONFIG: ProgramConfig = ProgramConfig {
+    workers: 1,
+    flags: 0,
+    cookie: 0,
+    cpus: 1,
+};
 
 macro_rules! field {
     ($(#[$meta:meta])* $name:ident) => {

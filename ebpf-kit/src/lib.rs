@@ -9,7 +9,10 @@
 #![no_std]
 #![cfg_attr(
     target_arch = "bpf",
-    expect(unstable_features, reason = "inline assembly for BPF is not stable yet"),
+    expect(
+        unstable_features,
+        reason = "inline assembly for BPF is not stable yet"
+    ),
     feature(asm_experimental_arch)
 )]
 

@@ -19,14 +19,20 @@ impl Linear {
     #[inline(always)]
     #[must_use]
     pub fn of_xdp(ctx: &XdpContext) -> Self {
-        Self { data: ctx.data(), end: ctx.data_end() }
+        Self {
+            data: ctx.data(),
+            end: ctx.data_end(),
+        }
     }
 
     /// Of an skb: its head.
     #[inline(always)]
     #[must_use]
     pub fn of_skb(ctx: &TcContext) -> Self {
-        Self { data: ctx.data(), end: ctx.data_end() }
+        Self {
+            data: ctx.data(),
+            end: ctx.data_end(),
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use common::abi::{XdpMeta, config_flags};
 
 use crate::config;
 
+const META_BYTES: usize = size_of::<XdpMeta>();
+
 /// Length of the whole packet in bytes, all fragments included.
 #[inline(always)]
 #[must_use]
@@ -34,13 +36,12 @@ pub fn write_meta(ctx: &XdpContext, frame_len: u64) {
     if config::flags() & config_flags::XDP_META == 0 {
         return;
     }
-    const SIZE: usize = size_of::<XdpMeta>();
     // SAFETY: the context of the running program.
-    if unsafe { bpf_xdp_adjust_meta(ctx.as_ptr().cast(), -(SIZE as i32)) } != 0 {
+    if unsafe { bpf_xdp_adjust_meta(ctx.as_ptr().cast(), -(META_BYTES as i32)) } != 0 {
         return;
     }
     let (meta, data) = (ctx.metadata(), ctx.data());
-    if meta + SIZE > data {
+    if meta + META_BYTES > data {
         return;
     }
     let value = XdpMeta {

@@ -17,9 +17,7 @@ use aya_ebpf::btf_maps::{HashMap, PerCpuArray, XskMap};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
-use common::abi::{
-    EndpointKey, INTERCEPT_COUNTERS, InterceptCounter, MAX_ENDPOINTS, config_flags,
-};
+use common::abi::{EndpointKey, INTERCEPT_COUNTERS, InterceptCounter, MAX_ENDPOINTS, config_flags};
 use common::packet::{
     Addr, DecodeError, Endpoint, TcpPacket, decode_ethernet, decode_ip, decode_tcp, protocol,
 };
@@ -53,6 +51,10 @@ static XSKS: XskMap<MAX_QUEUES> = XskMap::new();
 static LICENSE: [u8; 11] = *b"Apache-2.0\0";
 
 #[xdp(frags)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute's entry point makes the context and hands it over"
+)]
 fn responses(ctx: XdpContext) -> u32 {
     match decode(&Linear::of_xdp(&ctx)) {
         Ok(packet) if packet.tcp.sport != 0 && taken(packet.ip.src, packet.tcp.sport) => {
@@ -98,14 +100,14 @@ fn decode(bytes: &Linear) -> Result<TcpPacket, DecodeError> {
 #[inline(always)]
 fn taken(src: Addr, port: u16) -> bool {
     let mut key = EndpointKey::new(Endpoint::new(src, port));
-    if RESPONSES.get_ptr(&key).is_some() {
+    if RESPONSES.get_ptr(key).is_some() {
         return true;
     }
     if config::flags() & config_flags::ANY_RULES == 0 {
         return false;
     }
     key.addr = Addr::ANY;
-    RESPONSES.get_ptr(&key).is_some()
+    RESPONSES.get_ptr(key).is_some()
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! Which packets are captured.
 
 use common::abi::{EndpointKey, TapCounter, config_flags};
-use common::packet::{DecodeError, Endpoint, TcpPacket};
+use common::packet::{Addr, DecodeError, Endpoint, TcpPacket};
 use ebpf_kit::{config, counters};
 
 use crate::maps::{COUNTERS, TARGETS, TRANSFERS};
@@ -30,18 +30,18 @@ pub fn matches(decoded: &Result<TcpPacket, DecodeError>) -> bool {
     let mut key = EndpointKey::new(Endpoint::new(packet.ip.dst, packet.tcp.dport));
     let any = EndpointKey::any(packet.tcp.dport);
     let flags = config::flags();
-    if TARGETS.get_ptr(&key).is_some()
-        || (flags & config_flags::ANY_TARGETS != 0 && TARGETS.get_ptr(&any).is_some())
+    if TARGETS.get_ptr(key).is_some()
+        || (flags & config_flags::ANY_TARGETS != 0 && TARGETS.get_ptr(any).is_some())
     {
         count(TapCounter::ToTarget);
         return false;
     }
-    if TRANSFERS.get_ptr(&key).is_some() {
+    if TRANSFERS.get_ptr(key).is_some() {
         return true;
     }
     if flags & config_flags::ANY_RULES == 0 {
         return false;
     }
-    key.addr = common::packet::Addr::ANY;
-    TRANSFERS.get_ptr(&key).is_some()
+    key.addr = Addr::ANY;
+    TRANSFERS.get_ptr(key).is_some()
 }

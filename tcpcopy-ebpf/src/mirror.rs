@@ -13,6 +13,10 @@ use crate::maps::XSKS;
 use crate::matching::{count, matches};
 
 #[xdp(frags)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute's entry point makes the context and hands it over"
+)]
 fn mirror(ctx: XdpContext) -> u32 {
     let decoded = decode_frame(&Linear::of_xdp(&ctx));
     if !matches(&decoded) {

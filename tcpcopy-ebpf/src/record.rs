@@ -4,7 +4,9 @@
 //! class continue in further records of the same ring. Sizes given to `bpf_ringbuf_reserve` must be
 //! constants, hence one arm per class.
 
-use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE};
+use aya_ebpf::bindings::{
+    BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE,
+};
 use aya_ebpf::helpers::generated::{
     bpf_ktime_get_ns, bpf_ringbuf_discard, bpf_ringbuf_query, bpf_ringbuf_reserve,
     bpf_ringbuf_submit, bpf_skb_load_bytes,
@@ -46,7 +48,11 @@ pub fn copy_packet(ctx: &TcContext, cpu: u32, worker: u32) {
         len: len as u32,
         gso_size: gso_size as u16,
         vlan_tci: vlan_tci as u16,
-        flags: if vlan_present == 0 { 0 } else { record_flags::VLAN },
+        flags: if vlan_present == 0 {
+            0
+        } else {
+            record_flags::VLAN
+        },
         reserved: 0,
     };
     let outcome = if len == 0 {

@@ -13,6 +13,10 @@ use crate::matching::matches;
 use crate::record::copy_packet;
 
 #[classifier]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute's entry point makes the context and hands it over"
+)]
 fn tap(ctx: TcContext) -> i32 {
     let decoded = skb::decode(&ctx);
     if matches(&decoded)

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::{Ebpf, EbpfLoader};
 use common::abi::{EndpointKey, MAX_ENDPOINTS, ProgramConfig, config_flags};
 use common::packet::Endpoint;
@@ -88,10 +88,7 @@ pub(super) fn put_endpoints(
             max: MAX_ENDPOINTS,
         });
     }
-    let map = ebpf.map_mut(name).ok_or_else(|| no_map(name))?;
-    let mut map = HashMap::<_, RawKey, u32>::try_from(map).map_err(|e| BpfError::Object {
-        reason: format!("map {name}: {}", chain(&e)),
-    })?;
+    let mut map: HashMap<_, RawKey, u32> = borrow(ebpf, name)?;
     for (index, endpoint) in endpoints.iter().enumerate() {
         let key: RawKey = bytemuck::cast(EndpointKey::new(*endpoint));
         map.insert(key, index as u32, 0)
@@ -104,25 +101,38 @@ pub(super) fn put_endpoints(
     Ok(())
 }
 
-/// Takes a map out of the object.
-pub(super) fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(
+/// Takes a map out of the object; its programs must be loaded, or the map kept open until they are.
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
     ebpf: &mut Ebpf,
     name: &'static str,
 ) -> Result<T, BpfError> {
     let map = ebpf.take_map(name).ok_or_else(|| no_map(name))?;
-    T::try_from(map).map_err(|e| BpfError::Object {
-        reason: format!("map {name}: {}", chain(&e)),
-    })
+    T::try_from(map).map_err(|e| wrong_map(name, &e))
 }
 
-/// A map's fd, whatever its type.
-pub(super) fn take_data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, BpfError> {
-    match ebpf.take_map(name) {
-        Some(Map::Array(data) | Map::ArrayOfMaps(data) | Map::XskMap(data)) => Ok(data),
+/// A map of the object.
+pub(super) fn borrow<'a, T: TryFrom<&'a mut Map, Error = MapError>>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<T, BpfError> {
+    let map = ebpf.map_mut(name).ok_or_else(|| no_map(name))?;
+    T::try_from(map).map_err(|e| wrong_map(name, &e))
+}
+
+/// The data of an array, for its descriptor.
+pub(super) fn data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, BpfError> {
+    match ebpf.map(name) {
+        Some(Map::Array(data)) => Ok(data),
         Some(_) => Err(BpfError::Object {
-            reason: format!("map {name} is of another type"),
+            reason: format!("map {name} is no array"),
         }),
         None => Err(no_map(name)),
+    }
+}
+
+fn wrong_map(name: &str, error: &MapError) -> BpfError {
+    BpfError::Object {
+        reason: format!("map {name}: {}", chain(error)),
     }
 }
 

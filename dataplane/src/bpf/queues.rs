@@ -42,7 +42,6 @@ pub(super) struct QueueCapture {
     zero_copy: bool,
     pub(super) counters: Counters,
     _log: Option<LogThread>,
-    _xsks: XskMap<MapData>,
     _ebpf: Ebpf,
 }
 
@@ -66,13 +65,13 @@ impl QueueCapture {
             None
         };
         let counters = Counters::take(&mut ebpf)?;
-        let mut xsks: XskMap<MapData> = load::take(&mut ebpf, "XSKS")?;
         let before = setup.interface.rx_queues;
         let attached = xdp::attach(&mut ebpf, setup.program, &setup.interface)?;
         let ifname = &setup.interface.name;
         let queues = Interface::by_name(ifname)?.rx_queues.max(1);
         let mut ports = Vec::new();
         let mut zero_copy = false;
+        let mut xsks: XskMap<&mut MapData> = load::borrow(&mut ebpf, "XSKS")?;
         for queue in 0..queues {
             let socket = open(&OpenOptions {
                 rx: true,
@@ -89,11 +88,12 @@ impl QueueCapture {
             })?;
             zero_copy |= socket.zero_copy;
             let Some(rx) = socket.rx else { continue };
-            xsks.set(queue, rx.as_raw_fd(), 0).map_err(|e| BpfError::Map {
-                map: "XSKS",
-                action: "insert a socket",
-                error: chain(&e),
-            })?;
+            xsks.set(queue, rx.as_raw_fd(), 0)
+                .map_err(|e| BpfError::Map {
+                    map: "XSKS",
+                    action: "insert a socket",
+                    error: chain(&e),
+                })?;
             ports.push(Some(QueuePort {
                 queue,
                 rx,
@@ -115,7 +115,6 @@ impl QueueCapture {
             zero_copy,
             counters,
             _log: log,
-            _xsks: xsks,
             _ebpf: ebpf,
         })
     }

@@ -38,6 +38,9 @@ pub struct TapReader {
     armed: bool,
     /// For packets in several records; allocated with the first.
     large: Vec<u8>,
+    /// Ring with a packet in several records at its head; served first in the next call, since this one
+    /// had others to deliver.
+    pending: Option<usize>,
     waiting_calls: u32,
     frames: u64,
     bytes: u64,
@@ -65,6 +68,7 @@ impl TapReader {
             sleep,
             armed: false,
             large: Vec::new(),
+            pending: None,
             waiting_calls: 0,
             frames: 0,
             bytes: 0,
@@ -158,6 +162,11 @@ impl Capture for TapReader {
             self.armed = false;
             self.sleep.clear();
         }
+        if let Some(index) = self.pending.take()
+            && self.recv_large(index, act) > 0
+        {
+            return 1;
+        }
         let rings = self.rings.len();
         let mut batch = [Captured {
             bytes: &[],
@@ -189,6 +198,7 @@ impl Capture for TapReader {
             self.release();
             return large.map_or(0, |index| self.recv_large(index, act));
         }
+        self.pending = large;
         let batch = batch.get(..n).unwrap_or_default();
         act(batch);
         self.frames += n as u64;

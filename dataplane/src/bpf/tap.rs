@@ -49,11 +49,8 @@ pub struct Tap {
     readers: Vec<Option<TapReader>>,
     counters: Counters,
     _log: Option<LogThread>,
-    // The program and the maps that were not taken.
+    // The program and its maps.
     _ebpf: Ebpf,
-    // The program names both by descriptor until it is loaded, and holds them afterwards.
-    _rings: ArrayOfMaps<MapData, MapData>,
-    _sleep: MapData,
 }
 
 impl Tap {
@@ -76,7 +73,7 @@ impl Tap {
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
 
         let bytes = ring_bytes(config.ring_bytes_total, online.len() * workers as usize);
-        let (readers, rings, sleep) = readers(&mut ebpf, workers, cpus, online.len(), bytes)?;
+        let readers = readers(&mut ebpf, workers, cpus, &online, bytes)?;
         let log = if config.log_packets {
             Some(LogThread::start(&mut ebpf)?)
         } else {
@@ -97,8 +94,6 @@ impl Tap {
             counters,
             _log: log,
             _ebpf: ebpf,
-            _rings: rings,
-            _sleep: sleep,
         })
     }
 
@@ -137,35 +132,29 @@ fn ring_bytes(total: usize, rings: usize) -> usize {
     size.max(MIN_RING_BYTES)
 }
 
-/// Creates the rings and puts them into the program's array. One set of rings for the CPUs that run;
-/// others share them, should they come up later (rings take several producers).
+/// Creates the rings and puts them into the program's array: a set of its own for each CPU that runs.
+/// Others, should they come up later, share those sets (rings take several producers).
 fn readers(
     ebpf: &mut Ebpf,
     workers: u32,
     cpus: u32,
-    online: usize,
+    online: &[u32],
     bytes: usize,
-) -> Result<(Vec<TapReader>, ArrayOfMaps<MapData, MapData>, MapData), BpfError> {
-    let mut rings =
-        ArrayOfMaps::<MapData, MapData>::try_from(ebpf.take_map("RINGS").ok_or_else(|| {
-            BpfError::Object {
-                reason: "it has no map RINGS".into(),
-            }
-        })?)
-        .map_err(|e| BpfError::Object {
-            reason: format!("map RINGS: {}", chain(&e)),
-        })?;
-    let sleep = load::take_data(ebpf, "SLEEP")?;
+) -> Result<Vec<TapReader>, BpfError> {
+    let flags = sleep::flags(load::data(ebpf, "SLEEP")?, workers)?;
+    // Borrowed, not taken: the instructions name the array by descriptor until the program is loaded.
+    let mut array: ArrayOfMaps<&mut MapData, MapData> = load::borrow(ebpf, "RINGS")?;
     let mut readers = Vec::new();
-    for (worker, flag) in (0..workers).zip(sleep::flags(&sleep, workers)?) {
-        let own = (0..online)
+    for (worker, flag) in (0..workers).zip(flags) {
+        let rings = online
+            .iter()
             .map(|_| Ring::create(bytes))
             .collect::<Result<Vec<_>, _>>()?;
         for cpu in 0..cpus {
-            let Some(ring) = own.get(cpu as usize % online.max(1)) else {
-                continue;
-            };
-            rings
+            let running = online.iter().position(|c| *c == cpu);
+            let set = running.unwrap_or(cpu as usize % online.len().max(1));
+            let Some(ring) = rings.get(set) else { continue };
+            array
                 .set(cpu * workers + worker, ring.map(), 0)
                 .map_err(|e| BpfError::Map {
                     map: "RINGS",
@@ -173,9 +162,9 @@ fn readers(
                     error: chain(&e),
                 })?;
         }
-        readers.push(TapReader::new(own, flag));
+        readers.push(TapReader::new(rings, flag));
     }
-    Ok((readers, rings, sleep))
+    Ok(readers)
 }
 
 fn attach(ebpf: &mut Ebpf, ifname: &str) -> Result<FdLink, BpfError> {

@@ -51,23 +51,44 @@ impl Foreign {
             0,
         ];
         let program = bpf(BPF_PROG_LOAD, &load);
-        let create: [u64; 6] =
-            [pair(program.as_raw_fd() as u32, ifindex), pair(attach_type, flags), 0, 0, 0, 0];
+        let create: [u64; 6] = [
+            pair(program.as_raw_fd() as u32, ifindex),
+            pair(attach_type, flags),
+            0,
+            0,
+            0,
+            0,
+        ];
         let link = bpf(BPF_LINK_CREATE, &create);
-        Self { _link: link, id: program_id(&program) }
+        Self {
+            _link: link,
+            id: program_id(&program),
+        }
     }
 }
 
 /// `struct bpf_prog_info` begins with type and id.
 fn program_id(program: &OwnedFd) -> u32 {
     let mut info = [0u32; 64];
-    let mut attr: [u64; 2] =
-        [pair(program.as_raw_fd() as u32, size_of_val(&info) as u32), info.as_mut_ptr() as u64];
+    let mut attr: [u64; 2] = [
+        pair(program.as_raw_fd() as u32, size_of_val(&info) as u32),
+        info.as_mut_ptr() as u64,
+    ];
     // SAFETY: the attribute names a buffer of the length that it gives.
     let failed = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, attr.as_mut_ptr(), size_of_val(&attr))
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            attr.as_mut_ptr(),
+            size_of_val(&attr),
+        )
     };
-    assert_eq!(failed, 0, "program info: {}", std::io::Error::last_os_error());
+    assert_eq!(
+        failed,
+        0,
+        "program info: {}",
+        std::io::Error::last_os_error()
+    );
     info[1]
 }
 
@@ -79,7 +100,11 @@ fn bpf(command: libc::c_long, attr: &[u64]) -> OwnedFd {
     // SAFETY: the kernel copies the attribute of the given size; both commands return a new fd.
     unsafe {
         let fd = libc::syscall(libc::SYS_bpf, command, attr.as_ptr(), size_of_val(attr));
-        assert!(fd >= 0, "bpf command {command}: {}", std::io::Error::last_os_error());
+        assert!(
+            fd >= 0,
+            "bpf command {command}: {}",
+            std::io::Error::last_os_error()
+        );
         OwnedFd::from_raw_fd(fd as i32)
     }
 }

@@ -121,7 +121,9 @@ pub fn changed_u16(frame: &[u8], at: usize, value: u16) -> Vec<u8> {
 pub fn mutated(rng: &mut Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
     let mut frame = seeds[rng.below(seeds.len())].clone();
     for _ in 0..rng.below(4) {
-        let span = frame.len().min(if rng.below(4) == 0 { usize::MAX } else { 80 });
+        let span = frame
+            .len()
+            .min(if rng.below(4) == 0 { usize::MAX } else { 80 });
         let at = rng.below(span);
         frame[at] = match rng.below(4) {
             0 => 0,

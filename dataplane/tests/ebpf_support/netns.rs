@@ -17,25 +17,70 @@ pub struct Pair {
 impl Pair {
     /// `queues` on both ends.
     pub fn new(queues: u32) -> Self {
-        let id = format!("ebpf-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let pair = Self { far: format!("{id}-a"), near: format!("{id}-b") };
+        let id = format!(
+            "ebpf-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let pair = Self {
+            far: format!("{id}-a"),
+            near: format!("{id}-b"),
+        };
         ip(&["netns", "add", &pair.far]);
         ip(&["netns", "add", &pair.near]);
         let queues = queues.to_string();
         ip(&[
-            "-n", &pair.far, "link", "add", "va", "numtxqueues", &queues, "numrxqueues", &queues,
-            "type", "veth", "peer", "name", "vb", "netns", &pair.near, "numtxqueues", &queues,
-            "numrxqueues", &queues,
+            "-n",
+            &pair.far,
+            "link",
+            "add",
+            "va",
+            "numtxqueues",
+            &queues,
+            "numrxqueues",
+            &queues,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "vb",
+            "netns",
+            &pair.near,
+            "numtxqueues",
+            &queues,
+            "numrxqueues",
+            &queues,
         ]);
-        for (ns, dev, addr) in [(&pair.far, "va", "10.99.0.1"), (&pair.near, "vb", "10.99.0.2")] {
+        for (ns, dev, addr) in [
+            (&pair.far, "va", "10.99.0.1"),
+            (&pair.near, "vb", "10.99.0.2"),
+        ] {
             // No neighbour discovery and the like: counters stay those of the test.
-            run("ip", &["netns", "exec", ns, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
+            run(
+                "ip",
+                &[
+                    "netns",
+                    "exec",
+                    ns,
+                    "sysctl",
+                    "-qw",
+                    "net.ipv6.conf.all.disable_ipv6=1",
+                ],
+            );
             ip(&["-n", ns, "addr", "add", &format!("{addr}/24"), "dev", dev]);
             ip(&["-n", ns, "link", "set", "lo", "up"]);
             ip(&["-n", ns, "link", "set", dev, "up"]);
         }
         // Where test frames go (frames.rs), so that the stack takes them.
-        ip(&["-n", &pair.near, "link", "set", "vb", "address", "02:00:00:00:00:02"]);
+        ip(&[
+            "-n",
+            &pair.near,
+            "link",
+            "set",
+            "vb",
+            "address",
+            "02:00:00:00:00:02",
+        ]);
         pair
     }
 
@@ -94,4 +139,14 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// TCP segments that the stack of this thread's namespace has received.
+pub fn tcp_segments() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut lines = text.lines().filter(|l| l.starts_with("Tcp:"));
+    let names: Vec<_> = lines.next().unwrap().split_whitespace().collect();
+    let values: Vec<_> = lines.next().unwrap().split_whitespace().collect();
+    let at = names.iter().position(|n| *n == "InSegs").unwrap();
+    values[at].parse().unwrap()
 }

@@ -23,7 +23,10 @@ pub fn object(name: &str) -> Vec<u8> {
         .map_or_else(|| root.join("target"), |dir| root.join(dir));
     let path = target.join("bpf").join(name);
     std::fs::read(&path).unwrap_or_else(|e| {
-        panic!("{}: {e}: the BPF objects are built by `cargo xtask test`", path.display())
+        panic!(
+            "{}: {e}: the BPF objects are built by `cargo xtask test`",
+            path.display()
+        )
     })
 }
 
@@ -38,7 +41,12 @@ pub struct Setup<'a> {
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Self { object: "", flags: config_flags::XDP_META, maps: &[], ring_bytes: 1 << 20 }
+        Self {
+            object: "",
+            flags: config_flags::XDP_META,
+            maps: &[],
+            ring_bytes: 1 << 20,
+        }
     }
 }
 
@@ -51,11 +59,24 @@ pub struct Loaded {
 
 impl Loaded {
     pub fn new(setup: &Setup<'_>) -> Self {
-        let any = setup.maps.iter().flat_map(|(_, list)| *list).any(|e| e.addr.is_any());
+        let any = setup
+            .maps
+            .iter()
+            .flat_map(|(_, list)| *list)
+            .any(|e| e.addr.is_any());
         let flags = setup.flags
-            | if any { config_flags::ANY_RULES | config_flags::ANY_TARGETS } else { 0 };
+            | if any {
+                config_flags::ANY_RULES | config_flags::ANY_TARGETS
+            } else {
+                0
+            };
         let cpus = 256;
-        let config = ProgramConfig { workers: 1, flags, cookie: COOKIE, cpus };
+        let config = ProgramConfig {
+            workers: 1,
+            flags,
+            cookie: COOKIE,
+            cpus,
+        };
         let config: [u8; size_of::<ProgramConfig>()] = bytemuck::cast(config);
         let tap = setup.object == "tcpcopy-ebpf";
         let mut loader = EbpfLoader::new();
@@ -68,13 +89,21 @@ impl Loaded {
             let map = ebpf.map_mut(name).unwrap();
             let mut map = HashMap::<_, [u8; size_of::<EndpointKey>()], u32>::try_from(map).unwrap();
             for endpoint in *endpoints {
-                map.insert(bytemuck::cast::<_, [u8; 20]>(EndpointKey::new(*endpoint)), 0, 0)
-                    .unwrap();
+                map.insert(
+                    bytemuck::cast::<_, [u8; 20]>(EndpointKey::new(*endpoint)),
+                    0,
+                    0,
+                )
+                .unwrap();
             }
         }
         let counters = PerCpuArray::try_from(ebpf.take_map("COUNTERS").unwrap()).unwrap();
         let ring = tap.then(|| ring(&mut ebpf, cpus, setup.ring_bytes));
-        Self { ebpf, counters, ring }
+        Self {
+            ebpf,
+            counters,
+            ring,
+        }
     }
 
     /// Loads one program for test runs; prints what the verifier made of it.
@@ -104,18 +133,27 @@ impl Loaded {
         };
         let result = match self.test_run(name, options) {
             Ok(result) => result,
-            Err(ProgramError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EINVAL) => {
+            Err(ProgramError::SyscallError(e))
+                if e.io_error.raw_os_error() == Some(libc::EINVAL) =>
+            {
                 return None;
             }
             Err(e) => panic!("test run of {name}: {e}"),
         };
         out.truncate(result.data_size_out as usize);
-        Some(Output { verdict: result.return_value, bytes: out })
+        Some(Output {
+            verdict: result.return_value,
+            bytes: out,
+        })
     }
 
     /// Mean nanoseconds of a run.
     pub fn nanoseconds(&self, name: &str, frame: &[u8], repeat: u32) -> u128 {
-        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            repeat,
+            ..TestRunOptions::new()
+        };
         self.test_run(name, options).unwrap().duration.as_nanos()
     }
 
@@ -128,7 +166,9 @@ impl Loaded {
         if let Ok(xdp) = <&Xdp>::try_from(program) {
             xdp.test_run(options)
         } else {
-            <&SchedClassifier>::try_from(program).unwrap().test_run(options)
+            <&SchedClassifier>::try_from(program)
+                .unwrap()
+                .test_run(options)
         }
     }
 
@@ -177,8 +217,7 @@ fn ring(ebpf: &mut Ebpf, cpus: u32, bytes: u32) -> RingBuf<MapData> {
     let kind = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
     let definition = aya_obj::Map::new_from_params(kind, 0, 0, bytes, 0);
     let map = MapData::create(definition, "test_ring", None).unwrap();
-    let mut rings =
-        ArrayOfMaps::<_, MapData>::try_from(ebpf.map_mut("RINGS").unwrap()).unwrap();
+    let mut rings = ArrayOfMaps::<_, MapData>::try_from(ebpf.map_mut("RINGS").unwrap()).unwrap();
     for cpu in 0..cpus {
         rings.set(cpu, &map, 0).unwrap();
     }

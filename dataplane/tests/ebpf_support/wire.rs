@@ -16,7 +16,11 @@ impl Wire {
         // SAFETY: a new socket; protocol 0 receives nothing.
         let socket = unsafe {
             let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
-            assert!(fd >= 0, "packet socket: {}", std::io::Error::last_os_error());
+            assert!(
+                fd >= 0,
+                "packet socket: {}",
+                std::io::Error::last_os_error()
+            );
             OwnedFd::from_raw_fd(fd)
         };
         // SAFETY: plain integers.
