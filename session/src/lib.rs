@@ -42,5 +42,5 @@ mod wire_tuple;
 pub use config::{EngineConfig, Rtt};
 pub use engine::Engine;
 pub use ledger::{Outcome, Totals};
-pub use output::{Metric, Output};
+pub use output::{Metric, Output, SessionEnd, Waiting};
 pub use pool::{AddressPool, AddressPoolError};

@@ -5,7 +5,7 @@ use crate::sender::Sender;
 use crate::stream::{Arena, Stream};
 use crate::table::{CaptureKey, Pair};
 use crate::turn::Turns;
-use crate::{EngineConfig, Outcome, Output, Totals};
+use crate::{EngineConfig, Outcome, Output, SessionEnd, Totals, Waiting};
 use common::flow::{Nanos, Segment};
 use common::packet::{SeqNumber, TcpFlags, TcpOptions, Timestamps};
 
@@ -66,6 +66,8 @@ pub(crate) struct Session {
     pub(crate) cursor: usize,
     /// Capture and engine time of the SYN.
     pub(crate) syn_at: Nanos,
+    pub(crate) begun_at: Nanos,
+    /// When this connection to the target was begun.
     pub(crate) opened_at: Nanos,
     /// When this connection's SYN was first sent.
     pub(crate) syn_sent_at: Option<Nanos>,
@@ -158,6 +160,18 @@ impl Session {
         if let Phase::Ended(_) = self.phase {
             return;
         }
+        let end = SessionEnd {
+            client: self.capture.pair.client,
+            online: self.capture.pair.server,
+            wire: self.wire.client,
+            target: self.wire.server,
+            outcome,
+            waiting: self.waiting(),
+            captured: self.captured,
+            delivered: self.delivered,
+            lasted: cx.now.since(self.begun_at),
+        };
+        cx.out.ended(&end);
         self.phase = Phase::Ended(outcome);
         cx.totals
             .end(outcome, self.captured - self.delivered.min(self.captured));
@@ -172,6 +186,23 @@ impl Session {
         self.reset = None;
         self.active_at = cx.now;
         cx.out.retire(self.wire.client, self.wire.server);
+    }
+
+    /// What keeps the session from going on.
+    fn waiting(&self) -> Waiting {
+        let unsent = self.stream.queue().len() > self.cursor;
+        match self.phase {
+            Phase::Ended(_) => Waiting::Nothing,
+            Phase::Opening if self.syn_sent_at.is_none() => Waiting::Channel,
+            Phase::Opening => Waiting::Handshake,
+            Phase::Open if self.gate_until.is_some() => Waiting::Turn,
+            Phase::Open if self.sender.in_flight() > 0 => Waiting::Acknowledgement,
+            Phase::Open if unsent => Waiting::Window,
+            Phase::Open if self.stream.hole_since().is_some() => Waiting::Capture,
+            Phase::Open if !self.fin_sent => Waiting::Client,
+            Phase::Open if !self.receiver.answered.fin => Waiting::Close,
+            Phase::Open => Waiting::Nothing,
+        }
     }
 
     /// Ends with a reset towards the target (RFC 9293 section 3.10.5).

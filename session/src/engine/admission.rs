@@ -196,6 +196,7 @@ fn begin(
         client_window,
         cursor: 0,
         syn_at: seg.at,
+        begun_at: now,
         opened_at: now,
         syn_sent_at: None,
         schedule_at: None,
