@@ -18,6 +18,18 @@ use crate::{
 
 /// Packages for the lab itself; build-ebpf and the programs' build ask for theirs.
 const LAB_PACKAGES: [&str; 2] = ["iproute2", "ethtool"];
+/// What the user programs' C parts are built with: libxdp (whose configure script asks for libpcap and
+/// llc too, though nothing of them is used) and its bindings.
+const BUILD_PACKAGES: [&str; 8] = [
+    "clang",
+    "libelf-dev",
+    "libpcap-dev",
+    "llvm",
+    "m4",
+    "make",
+    "pkg-config",
+    "zlib1g-dev",
+];
 /// Name of the hidden subcommand under which this program serves and loads.
 pub const TOOL_COMMAND: &str = "lab-tool";
 
@@ -129,6 +141,7 @@ fn build(progress: &Progress) -> Result<Programs> {
 
 /// BPF objects, then the two programs that embed them.
 pub fn build_programs(progress: &Progress) -> Result<()> {
+    setup::install(&BUILD_PACKAGES)?;
     progress.say("build: BPF objects (the first time this builds the BPF linker too: minutes)");
     build_ebpf::run()?;
     progress.say("build: tcpcopy-user and intercept-user, release (the first time: minutes)");
