@@ -15,7 +15,7 @@ use crate::channel::Channel;
 use common::flow::{Cause, Nanos, Segment};
 use common::packet::{Endpoint, TcpFrame, build_tcp_frame};
 use dataplane::BATCH;
-use session::{Metric, Output};
+use session::{Metric, Outcome, Output, SessionEnd};
 
 /// Samples that may wait for a flush: some batches of merged packets cut into segments. What comes
 /// beyond is not measured, never delayed.
@@ -172,6 +172,25 @@ impl Output for Sender {
 
     fn retire(&mut self, client: Endpoint, target: Endpoint) {
         self.channel.retire(client, target);
+    }
+
+    fn ended(&mut self, end: &SessionEnd) {
+        if end.outcome == Outcome::Completed {
+            tracing::trace!(client = %end.client, "session completed");
+        } else {
+            tracing::debug!(
+                client = %end.client,
+                online = %end.online,
+                wire = %end.wire,
+                target = %end.target,
+                outcome = end.outcome.name(),
+                waiting_for = end.waiting.name(),
+                captured = end.captured,
+                delivered = end.delivered,
+                seconds = end.lasted.0 as f64 / 1e9,
+                "session ended"
+            );
+        }
     }
 
     fn sample(&mut self, metric: Metric, value: Nanos) {
