@@ -9,6 +9,10 @@ use std::path::PathBuf;
 /// answers go to intercept, which reports their headers back.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "tcpcopy-user", version, about, max_term_width = 100)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
 pub struct Args {
     /// What is replayed where: comma list of [ADDRESS:]PORT-TARGET:PORT. Without an address any
     /// address matches. IPv6 addresses stand in brackets
@@ -35,6 +39,36 @@ pub struct Args {
     /// 10.1.0.0/24. The target must route them to the host of intercept
     #[arg(short = 'c', long = "clients", value_name = "LIST")]
     pub clients: Option<String>,
+
+    /// Copies of every session, the original included; further ones get addresses of -c or other ports
+    #[arg(short = 'n', long, value_name = "N", default_value = "1")]
+    pub replicas: String,
+
+    /// Move clients' ports up by this times 2048, so that several instances that replay the same
+    /// clients keep apart
+    #[arg(short = 'f', long, value_name = "N", default_value = "0")]
+    pub port_shift: String,
+
+    /// Share of the sessions that is replayed, in percent
+    #[arg(short = 'r', long, value_name = "PERCENT", default_value = "100")]
+    pub percent: String,
+
+    /// Begin with 1 % of the sessions and add 1 % each second
+    #[arg(short = 'g', long)]
+    pub ramp: bool,
+
+    /// Replay only sessions whose beginning was captured; others join at their next request otherwise
+    #[arg(short = 'O', long)]
+    pub only_whole: bool,
+
+    /// Delay of replayed clients' acknowledgements: measured (as the captured client), none, or a time
+    /// (a bare number is in milliseconds)
+    #[arg(long, value_name = "WHICH", default_value = "measured")]
+    pub rtt: String,
+
+    /// Largest segment offered in handshakes that were not captured, in bytes
+    #[arg(short = 'D', long, value_name = "BYTES", default_value = "1460")]
+    pub mss: String,
 
     /// How packets are captured
     #[arg(long, value_enum, default_value_t = CaptureKind::Tap)]

@@ -5,9 +5,10 @@ use super::args::{Args, CaptureKind, LogFormat, LogLevel};
 use super::duration::parse_duration;
 use super::endpoint::{parse_item, parse_port};
 use super::transfer::{Transfer, parse_transfers};
+use common::flow::Nanos;
 use common::packet::Endpoint;
 use dataplane::cores::CoreList;
-use session::AddressPool;
+use session::{AddressPool, Rtt};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,11 +24,25 @@ const MAX_CONNECTIONS: u8 = 11;
 const MIN_MTU_BYTES: u16 = 576;
 /// A frame lives in one 2 KiB UMEM frame together with its headroom.
 const MAX_MTU_BYTES: u16 = 1500;
+/// Copies, as in the C program; ports and addresses run out long before.
+const MAX_REPLICAS: u16 = 1023;
+/// Steps of 2048 ports within 65536.
+const MAX_PORT_SHIFT: u8 = 31;
+/// Smallest segment size that Linux works with (TCP_MIN_MSS).
+const MIN_MSS_BYTES: u16 = 88;
+/// What fits the largest packet.
+const MAX_MSS_BYTES: u16 = MAX_MTU_BYTES - 40;
+/// Longest emulated round trip; satellite links have 600 ms.
+const MAX_RTT: Duration = Duration::from_secs(10);
 /// What the C program adds to the response timeout to get the idle timeout.
 const IDLE_SURPLUS: Duration = Duration::from_mins(2);
 
 /// Everything that the program was told, checked as far as is possible without looking at the host.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
 pub struct Config {
     /// Transfer list, not empty.
     pub transfers: Vec<Transfer>,
@@ -39,6 +54,20 @@ pub struct Config {
     pub connections: u8,
     /// Addresses that stand in for clients'.
     pub clients: Option<AddressPool>,
+    /// Copies of every session, at least 1.
+    pub replicas: u16,
+    /// Steps of 2048 that clients' ports are moved by.
+    pub port_shift: u8,
+    /// Share of sessions in percent, 1 to 100.
+    pub percent: u8,
+    /// Share grows by 1 % per second.
+    pub ramp: bool,
+    /// Sessions without captured SYN are skipped.
+    pub only_whole: bool,
+    /// Emulated part of the clients in round trips.
+    pub rtt: Rtt,
+    /// MSS of handshakes of our own.
+    pub mss: u16,
     /// How to capture.
     pub capture: CaptureKind,
     /// Capture by mirror although the interface looks in use.
@@ -127,6 +156,13 @@ impl Config {
             iface,
             connections: number("-C, --connections", &args.connections, 1..=MAX_CONNECTIONS)?,
             clients,
+            replicas: number("-n, --replicas", &args.replicas, 1..=MAX_REPLICAS)?,
+            port_shift: number("-f, --port-shift", &args.port_shift, 0..=MAX_PORT_SHIFT)?,
+            percent: number("-r, --percent", &args.percent, 1..=100)?,
+            ramp: args.ramp,
+            only_whole: args.only_whole,
+            rtt: parse_rtt(&args.rtt).map_err(|e| UsageError::new("--rtt", e))?,
+            mss: number("-D, --mss", &args.mss, MIN_MSS_BYTES..=MAX_MSS_BYTES)?,
             capture: args.capture,
             force: args.force,
             cores,
@@ -185,6 +221,27 @@ where
                 range.start(),
                 range.end()
             ),
+        )),
+    }
+}
+
+fn parse_rtt(text: &str) -> Result<Rtt, String> {
+    match text {
+        "measured" => return Ok(Rtt::Measured),
+        "none" => return Ok(Rtt::None),
+        _ => {}
+    }
+    let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let with_unit = if bare {
+        format!("{text}ms")
+    } else {
+        text.to_owned()
+    };
+    match parse_duration(&with_unit) {
+        Ok(time) if time <= MAX_RTT => Ok(Rtt::Fixed(Nanos(time.as_nanos() as u64))),
+        Ok(_) => Err(format!("'{text}' is too long, expected at most 10s")),
+        Err(_) => Err(format!(
+            "got '{text}', expected measured, none or a time such as 20ms"
         )),
     }
 }

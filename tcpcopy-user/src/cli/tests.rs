@@ -1,7 +1,9 @@
 use crate::cli::{
     CaptureKind, Config, LogLevel, Parsed, Transfer, parse, parse_duration, parse_transfers,
 };
+use common::flow::Nanos;
 use common::packet::{Addr, Endpoint};
+use session::Rtt;
 use std::time::Duration;
 
 const MINIMAL: [&str; 6] = ["-i", "eth0", "-x", "80-10.0.0.30:8080", "-s", "10.0.0.40"];
@@ -182,8 +184,8 @@ fn every_error_is_one_line_with_culprit_and_expectation() {
         ("-M", "100", &["-M, --mtu: got '100', expected 576 to 1500"]),
         (
             "-c",
-            "10.1.0.x",
-            &["-c, --clients: '10.1.0.x' is no address"],
+            "10.1.0.y",
+            &["-c, --clients: '10.1.0.y' is no address"],
         ),
         (
             "-t",
@@ -209,7 +211,29 @@ fn every_error_is_one_line_with_culprit_and_expectation() {
             "loud",
             &["invalid value 'loud'", "error, warn, info, debug, trace"],
         ),
-        ("-n", "2", &["unexpected argument '-n'"]),
+        ("-n", "0", &["-n, --replicas: got '0', expected 1 to 1023"]),
+        (
+            "-f",
+            "32",
+            &["-f, --port-shift: got '32', expected 0 to 31"],
+        ),
+        (
+            "-r",
+            "101",
+            &["-r, --percent: got '101', expected 1 to 100"],
+        ),
+        ("-D", "9", &["-D, --mss: got '9', expected 88 to 1460"]),
+        (
+            "--rtt",
+            "slow",
+            &["--rtt: got 'slow', expected measured, none or a time"],
+        ),
+        (
+            "--rtt",
+            "11s",
+            &["--rtt: '11s' is too long, expected at most 10s"],
+        ),
+        ("-U", "2", &["unexpected argument '-U'"]),
         ("-i", " ", &["-i, --iface: empty name"]),
     ] {
         let error = with(flag, value).expect_err(&format!("{flag} {value} was accepted"));
@@ -251,6 +275,20 @@ fn times() {
     for text in ["", "s", "5 s", "1.5s", "-5s", "5S", "18446744073709551616s"] {
         assert!(parse_duration(text).is_err(), "{text}");
     }
+}
+
+#[test]
+fn round_trips() {
+    assert_eq!(with("--rtt", "measured").unwrap().rtt, Rtt::Measured);
+    assert_eq!(with("--rtt", "none").unwrap().rtt, Rtt::None);
+    assert_eq!(
+        with("--rtt", "20").unwrap().rtt,
+        Rtt::Fixed(Nanos::from_millis(20))
+    );
+    assert_eq!(
+        with("--rtt", "2s").unwrap().rtt,
+        Rtt::Fixed(Nanos::from_secs(2))
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::cli::{Config, LogFormat, LogLevel};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -35,7 +36,7 @@ pub fn init_logging(config: &Config) -> Result<(), LogError> {
         }
     };
     let builder = tracing_subscriber::fmt()
-        .with_max_level(level(config.log_level))
+        .with_env_filter(filter(config.log_level))
         .with_target(false)
         .with_ansi(ansi)
         .with_writer(writer);
@@ -44,6 +45,17 @@ pub fn init_logging(config: &Config) -> Result<(), LogError> {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     Ok(())
+}
+
+/// The loader tells each relocation at debug level, hundreds of lines before the first of ours.
+fn filter(own: LogLevel) -> EnvFilter {
+    let level = level(own);
+    let loader = if own == LogLevel::Trace {
+        level
+    } else {
+        level.min(LevelFilter::WARN)
+    };
+    EnvFilter::new(format!("{level},aya={loader},aya_obj={loader}"))
 }
 
 fn level(level: LogLevel) -> LevelFilter {
