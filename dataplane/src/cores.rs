@@ -1,8 +1,10 @@
 //! CPU lists (`--cores 0-3,5`) and pinning of workers.
 
-use rustix::io::Errno;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use core_affinity::CoreId;
 use std::str::FromStr;
+
+/// Core numbers end here: the size of `cpu_set_t`, which libc's affinity calls take.
+const MAX_CORE: usize = 1024;
 
 /// Cores in the order given; worker `n` runs on the `n`th.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,12 +40,12 @@ pub enum CoreError {
         available: String,
     },
     /// sched_setaffinity(2) refused.
-    #[error("cannot pin a worker to core {core}: {source}")]
+    #[error(
+        "cannot pin a worker to core {core}: the kernel refused; is the process in a cpuset or seccomp filter?"
+    )]
     Pin {
         /// Which.
         core: usize,
-        /// The kernel's reason.
-        source: Errno,
     },
 }
 
@@ -92,7 +94,7 @@ impl FromStr for CoreList {
             let number = |s: &str| {
                 let n: usize = s.trim().parse().map_err(|_| syntax())?;
                 // Also bounds the work that a range like 0-99999999999 would make.
-                if n < CpuSet::MAX_CPU {
+                if n < MAX_CORE {
                     Ok(n)
                 } else {
                     Err(syntax())
@@ -127,32 +129,22 @@ impl std::fmt::Display for CoreList {
 /// Cores that this process may use, ascending.
 pub fn available() -> Vec<usize> {
     // Without an answer (a container that blocks the call) assume the one core that must exist.
-    sched_getaffinity(None).map_or_else(
-        |_| vec![0],
-        |set| {
-            (0..CpuSet::MAX_CPU)
-                .filter(|&core| set.is_set(core))
-                .collect()
-        },
-    )
+    core_affinity::get_core_ids()
+        .map_or_else(|| vec![0], |ids| ids.into_iter().map(|id| id.id).collect())
 }
 
 /// Binds the calling thread to `core`.
 pub fn pin(core: usize) -> Result<(), CoreError> {
-    if core >= CpuSet::MAX_CPU {
-        return Err(CoreError::Unavailable {
-            core,
-            available: ranges(&available()),
-        });
+    if core_affinity::set_for_current(CoreId { id: core }) {
+        return Ok(());
     }
-    let mut set = CpuSet::new();
-    set.set(core);
-    sched_setaffinity(None, &set).map_err(|source| match source {
-        Errno::INVAL => CoreError::Unavailable {
-            core,
-            available: ranges(&available()),
-        },
-        _ => CoreError::Pin { core, source },
+    let cores = available();
+    if cores.contains(&core) {
+        return Err(CoreError::Pin { core });
+    }
+    Err(CoreError::Unavailable {
+        core,
+        available: ranges(&cores),
     })
 }
 
@@ -252,7 +244,7 @@ mod tests {
             pin(core).expect("pin");
             assert_eq!(available(), vec![core]);
             assert!(matches!(
-                pin(CpuSet::MAX_CPU),
+                pin(MAX_CORE),
                 Err(CoreError::Unavailable { .. })
             ));
         })

@@ -7,7 +7,7 @@ use common::flow::Nanos;
 use std::os::fd::RawFd;
 
 /// Descriptors to sleep on. One that is closed meanwhile ends the sleep at once, nothing worse.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct PollSet {
     fds: Vec<libc::pollfd>,
 }
@@ -55,6 +55,12 @@ impl PollSet {
         };
         ready > 0
     }
+
+    /// After a [`PollSet::wait`] that returned true: for each descriptor, in the order in which they
+    /// were added, whether it is ready (or broken, which reading from it will tell).
+    pub fn ready(&self) -> impl Iterator<Item = bool> + '_ {
+        self.fds.iter().map(|fd| fd.revents != 0)
+    }
 }
 
 #[cfg(test)]
@@ -73,8 +79,11 @@ mod tests {
         assert!(set.wait(Nanos::from_secs(3600)));
         waker.clear();
         assert!(!set.wait(Nanos::from_micros(1)));
+        let other = Waker::new().expect("waker");
         set.clear();
+        set.add(other.fd(), false);
         set.add(waker.fd(), true);
         assert!(set.wait(Nanos(0)), "an eventfd can always be written");
+        assert_eq!(set.ready().collect::<Vec<_>>(), [false, true]);
     }
 }
