@@ -94,11 +94,7 @@ impl FromStr for CoreList {
             let number = |s: &str| {
                 let n: usize = s.trim().parse().map_err(|_| syntax())?;
                 // Also bounds the work that a range like 0-99999999999 would make.
-                if n < MAX_CORE {
-                    Ok(n)
-                } else {
-                    Err(syntax())
-                }
+                if n < MAX_CORE { Ok(n) } else { Err(syntax()) }
             };
             let (first, last) = match part.split_once('-') {
                 Some((a, b)) => (number(a)?, number(b)?),
@@ -135,17 +131,19 @@ pub fn available() -> Vec<usize> {
 
 /// Binds the calling thread to `core`.
 pub fn pin(core: usize) -> Result<(), CoreError> {
-    if core_affinity::set_for_current(CoreId { id: core }) {
-        return Ok(());
-    }
+    // Asked first: core_affinity panics on numbers that `cpu_set_t` cannot hold.
     let cores = available();
-    if cores.contains(&core) {
-        return Err(CoreError::Pin { core });
+    if !cores.contains(&core) {
+        return Err(CoreError::Unavailable {
+            core,
+            available: ranges(&cores),
+        });
     }
-    Err(CoreError::Unavailable {
-        core,
-        available: ranges(&cores),
-    })
+    if core_affinity::set_for_current(CoreId { id: core }) {
+        Ok(())
+    } else {
+        Err(CoreError::Pin { core })
+    }
 }
 
 fn ranges(cores: &[usize]) -> String {
@@ -243,10 +241,7 @@ mod tests {
         std::thread::spawn(move || {
             pin(core).expect("pin");
             assert_eq!(available(), vec![core]);
-            assert!(matches!(
-                pin(MAX_CORE),
-                Err(CoreError::Unavailable { .. })
-            ));
+            assert!(matches!(pin(MAX_CORE), Err(CoreError::Unavailable { .. })));
         })
         .join()
         .expect("thread");
