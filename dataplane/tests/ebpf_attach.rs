@@ -10,6 +10,7 @@ use common::abi::{InterceptCounter, TapCounter};
 use common::flow::CaptureMeta;
 use common::packet::{Endpoint, decode_frame};
 use dataplane::Capture;
+use dataplane::bpf::responses::Sources;
 use dataplane::bpf::{BpfError, Mirror, MirrorConfig, QueuePort, Responses, ResponsesConfig};
 use dataplane::iface::Interface;
 use ebpf_support::foreign::{Foreign, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
@@ -41,10 +42,14 @@ fn mirror(ifname: &str, transfers: &[Endpoint]) -> Result<Mirror, BpfError> {
 }
 
 fn responses(ifname: &str, rules: &[Endpoint]) -> Result<Responses, BpfError> {
+    responses_from(ifname, Sources::Fixed(rules))
+}
+
+fn responses_from(ifname: &str, sources: Sources<'_>) -> Result<Responses, BpfError> {
     let config = ResponsesConfig {
         ifname,
         workers: 1,
-        rules,
+        sources,
         log_packets: false,
     };
     Responses::attach(&object("intercept-ebpf"), &config)
@@ -81,6 +86,32 @@ fn wire(pair: &Pair) -> Wire {
     let wire = Wire::new("va");
     pair.enter_near();
     wire
+}
+
+#[test]
+fn learned_sources_are_taken_from_then_on_but_never_from_this_host() {
+    privileged();
+    let pair = Pair::new(1);
+    let wire = wire(&pair);
+    let mut responses = responses_from("vb", Sources::Learned).unwrap();
+    let mut rules = responses.take_rules().unwrap();
+    assert!(responses.take_rules().is_none());
+    let mut ports = responses.take_ports(0);
+    let client = [10, 88, 0, 1];
+    wire.send(&tcp(v4(THERE, 8080), v4(client, 4000), b"before"));
+    rules.add(v4(THERE, 8080)).unwrap();
+    wire.send(&tcp(v4(THERE, 8080), v4(client, 4001), b"taken"));
+    wire.send(&tcp(v4(THERE, 8080), v4(HERE, 4002), b"to this host"));
+    wire.send(&tcp(v4(THERE, 8081), v4(client, 4003), b"another port"));
+    wire.send(&tcp(v4(THERE, 8080), v4(client, 4004), b"taken"));
+    let ports_taken: Vec<u16> = receive(&mut ports, 2)
+        .iter()
+        .map(|(bytes, _)| decode_frame(&bytes[..]).unwrap().tcp.dport)
+        .collect();
+    assert_eq!(ports_taken, [4001, 4004]);
+    let captured = responses.counters()[InterceptCounter::Captured.index() as usize];
+    assert_eq!(captured, (InterceptCounter::Captured, 2));
+    drop(ports);
 }
 
 #[test]

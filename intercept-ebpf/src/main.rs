@@ -17,7 +17,9 @@ use aya_ebpf::btf_maps::{HashMap, PerCpuArray, XskMap};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
-use common::abi::{EndpointKey, INTERCEPT_COUNTERS, InterceptCounter, MAX_ENDPOINTS, config_flags};
+use common::abi::{
+    EndpointKey, INTERCEPT_COUNTERS, InterceptCounter, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, config_flags,
+};
 use common::packet::{
     Addr, DecodeError, Endpoint, TcpPacket, decode_ethernet, decode_ip, decode_tcp, protocol,
 };
@@ -34,6 +36,15 @@ static RESPONSES: HashMap<
     EndpointKey,
     u32,
     { MAX_ENDPOINTS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// This host's addresses; looked at only with rules that peers gave.
+#[btf_map]
+static LOCAL: HashMap<
+    Addr,
+    u32,
+    { MAX_LOCAL_ADDRESSES as usize },
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 
@@ -57,7 +68,11 @@ static LICENSE: [u8; 11] = *b"Apache-2.0\0";
 )]
 fn responses(ctx: XdpContext) -> u32 {
     match decode(&Linear::of_xdp(&ctx)) {
-        Ok(packet) if packet.tcp.sport != 0 && taken(packet.ip.src, packet.tcp.sport) => {
+        Ok(packet)
+            if packet.tcp.sport != 0
+                && taken(packet.ip.src, packet.tcp.sport)
+                && !protected(packet.ip.dst) =>
+        {
             take(&ctx, &packet)
         }
         Ok(_) => XDP_PASS,
@@ -108,6 +123,12 @@ fn taken(src: Addr, port: u16) -> bool {
     }
     key.addr = Addr::ANY;
     RESPONSES.get_ptr(key).is_some()
+}
+
+/// True if the packet is for this host itself and the rule was given by a peer.
+#[inline(always)]
+fn protected(dst: Addr) -> bool {
+    config::flags() & config_flags::LEARNED_RULES != 0 && LOCAL.get_ptr(dst).is_some()
 }
 
 #[inline(always)]

@@ -107,6 +107,7 @@ fn run(name: &str, routed: bool) {
         listener,
         vec![vec![Box::new(source)]],
         &ServiceOptions::default(),
+        None,
     )
     .expect("start");
     let mut peer = TcpStream::connect(address).expect("connect");

@@ -7,7 +7,7 @@
 //! ```
 //! Sockets are closed before the program is detached: the other order oopsed a kernel (design 3.7).
 
-use crate::channel::{ControlOptions, ListenError, listen};
+use crate::channel::{ControlOptions, ListenError, TargetSink, listen};
 use crate::cli::{Args, LogFormat, LogLevel};
 use crate::report::{Report, Setting};
 use crate::service::{Service, ServiceError, ServiceOptions};
@@ -15,7 +15,7 @@ use crate::startup::{MissingCapability, check_privileges, forwarding_settings};
 use crate::worker::Limits;
 use common::flow::Nanos;
 use dataplane::bpf::BpfError;
-use dataplane::bpf::responses::{Responses, ResponsesConfig};
+use dataplane::bpf::responses::{Responses, ResponsesConfig, RuleWriter, Sources};
 use dataplane::cores::CoreError;
 use dataplane::iface::{IfaceError, Interface};
 use dataplane::{Capture, clock};
@@ -81,9 +81,9 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     let listener = listen(SocketAddr::new(args.bind, args.port))?;
     check_privileges()?;
     warn_of_forwarding(&args.iface);
-    if args
-        .filter
-        .0
+    let rules = args.filter.as_ref().map(|rules| rules.0.as_slice());
+    if rules
+        .unwrap_or_default()
         .iter()
         .any(|rule| !rule.addr.is_v4() && !rule.addr.is_any())
     {
@@ -112,7 +112,7 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     let config = ResponsesConfig {
         ifname: &args.iface,
         workers: workers as u32,
-        rules: &args.filter.0,
+        sources: rules.map_or(Sources::Learned, Sources::Fixed),
         log_packets: args.level() >= LogLevel::Debug,
     };
     let mut responses = Responses::attach(object, &config)?;
@@ -133,10 +133,11 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
         control: ControlOptions::default(),
         cores: cores.iter().copied().take(workers).collect(),
     };
-    let service = Service::start(listener, captures, &options)?;
+    let targets = responses.take_rules().map(learn);
+    let service = Service::start(listener, captures, &options, targets)?;
     let started = clock::now();
     tracing::info!(
-        iface = args.iface, workers, native = responses.native(), rules = args.filter.0.len(),
+        iface = args.iface, workers, native = responses.native(), filter = rules.map_or("learned from tcpcopy", |_| "given"),
         address = %SocketAddr::new(args.bind, args.port),
         "ready: taking responses, listening for tcpcopy",
     );
@@ -169,6 +170,15 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
         .into_iter()
         .map(|(c, value)| (c.name(), value));
     Ok(Report::new(setting, outcome, kernel))
+}
+
+/// Lets the program take the responses of each target that a tcpcopy announces. The first SYN-ACK of a new
+/// target may come before that; the target sends it again.
+fn learn(mut rules: RuleWriter) -> TargetSink {
+    Box::new(move |target| match rules.add(target) {
+        Ok(()) => tracing::info!(%target, "taking responses of a new target"),
+        Err(error) => tracing::error!(%target, %error, "responses of this target are not taken"),
+    })
 }
 
 /// Sets the log up for the whole process. Only the first call has an effect.

@@ -5,7 +5,9 @@
 //!  Service::stop()  ─▶ flag, wake-ups, join  ─▶ what each leaves behind
 //! ```
 
-use crate::channel::{Control, ControlOptions, ControlTotals, command_rings, link_mesh};
+use crate::channel::{
+    Control, ControlOptions, ControlTotals, TargetSink, command_rings, link_mesh,
+};
 use crate::worker::{Limits, Parts, Worker, WorkerReport};
 use dataplane::wake::{Waker, WakerHandle};
 use dataplane::{Capture, cores, handover};
@@ -75,11 +77,13 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts one worker per element of `captures`, and the control thread. `listener` is nonblocking.
+    /// Starts one worker per element of `captures`, and the control thread. `listener` is nonblocking;
+    /// `targets` is told of each target that peers announce.
     pub fn start(
         listener: TcpListener,
         captures: Vec<Vec<Box<dyn Capture>>>,
         options: &ServiceOptions,
+        targets: Option<TargetSink>,
     ) -> Result<Self, ServiceError> {
         let workers = captures.len();
         let waker_error = |source| ServiceError::Waker { workers, source };
@@ -125,7 +129,7 @@ impl Service {
             })?;
             service.workers.push(thread);
         }
-        let control = Control::new(listener, sender, options.control);
+        let control = Control::new(listener, sender, options.control).with_targets(targets);
         service.control = Some(spawn("control".to_owned(), move || control.run(&stop))?);
         Ok(service)
     }

@@ -28,7 +28,7 @@ fn usage_errors_exit_with_2() {
             vec!["-i", "lo", "-F", "udp and src port 80"],
             "'udp and src port 80' is not supported",
         ),
-        (vec!["-i", "lo"], "--filter <FILTER>"),
+        (vec!["-F", "tcp and src port 80"], "--iface <NAME>"),
         (
             vec!["-i", "lo", "-F", "tcp and src port 80", "-p", "0"],
             "0",

@@ -10,7 +10,7 @@ use intercept_user::report::{Report, to_json, to_text};
 use intercept_user::worker::Limits;
 use std::io::{Read, Write};
 use std::time::Duration;
-use support::{Peer, TARGET, World, client, response_frame};
+use support::{PATIENCE, Peer, TARGET, World, client, response_frame};
 
 fn balanced(report: &Report) {
     assert_eq!(report.unaccounted(), (0, 0), "{}", to_text(report));
@@ -508,4 +508,21 @@ fn the_report_as_json() {
         text.contains("turnaround  us: p50 ") && !text.contains("unaccounted"),
         "{text}"
     );
+}
+
+#[test]
+fn each_announced_target_is_told_once() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let sink = Box::new(move |target| tell.send(target).expect("open"));
+    let world = World::learning(1, Limits::default(), ControlOptions::default(), Some(sink));
+    let other = Endpoint::new(TARGET.addr, TARGET.port + 1);
+    let mut peer = world.tcpcopy();
+    for target in [TARGET, TARGET, other, TARGET] {
+        peer.send(&compat::add(client(1), target).expect("IPv4"));
+    }
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(TARGET));
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(other));
+    drop(peer);
+    world.stop();
+    assert!(told.recv().is_err(), "nothing twice");
 }

@@ -7,6 +7,9 @@ use bytemuck::{Pod, Zeroable};
 /// kernel memory each and are not preallocated.
 pub const MAX_ENDPOINTS: u32 = 65_536;
 
+/// Capacity of the map `LOCAL`: addresses of one host.
+pub const MAX_LOCAL_ADDRESSES: u32 = 4096;
+
 /// Key of the maps `TRANSFERS`, `TARGETS` (tcpcopy) and `RESPONSES` (intercept): an address and a port,
 /// the address [`Addr::ANY`] in rules that name only a port. Programs look up the exact key first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
@@ -55,6 +58,9 @@ pub mod config_flags {
     pub const ANY_RULES: u32 = 4;
     /// The same for `TARGETS`.
     pub const ANY_TARGETS: u32 = 8;
+    /// Rules come from peers, not from the operator: packets to this host's own addresses (map
+    /// `LOCAL`) are left alone, so that no peer can cut the host off from anybody.
+    pub const LEARNED_RULES: u32 = 16;
 }
 
 /// The global `CONFIG` of every program, set before load and constant afterwards, so that the verifier

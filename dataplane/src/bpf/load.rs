@@ -15,7 +15,7 @@ use super::error::chain;
 const UNUSED_LOG_BYTES: u32 = 65_536;
 
 /// An [`EndpointKey`] as aya takes keys.
-type RawKey = [u8; size_of::<EndpointKey>()];
+pub(super) type RawKey = [u8; size_of::<EndpointKey>()];
 
 /// Loads the object's maps; programs are loaded by their owners.
 pub(super) fn load(

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{MapData, XskMap};
+use aya::maps::{Map, MapData, MapError, XskMap};
 use aya::programs::links::FdLink;
 
 use super::counters::Counters;
@@ -42,7 +42,7 @@ pub(super) struct QueueCapture {
     zero_copy: bool,
     pub(super) counters: Counters,
     _log: Option<LogThread>,
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 /// How to build one.
@@ -115,8 +115,16 @@ impl QueueCapture {
             zero_copy,
             counters,
             _log: log,
-            _ebpf: ebpf,
+            ebpf,
         })
+    }
+
+    /// Takes a map of the loaded program, to change its entries later.
+    pub(super) fn take_map<T: TryFrom<Map, Error = MapError>>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<T, BpfError> {
+        load::take(&mut self.ebpf, name)
     }
 
     pub(super) fn native(&self) -> bool {

@@ -3,12 +3,24 @@
 //! Matching packets never reach the host's stack while the program is attached: without a socket on
 //! their queue they are dropped. When the process dies the program goes with it.
 
-use common::abi::InterceptCounter;
+use aya::maps::{HashMap, MapData};
+use common::abi::{EndpointKey, InterceptCounter, config_flags};
 use common::packet::Endpoint;
 
+use super::error::chain;
+use super::load::RawKey;
 use super::queues::{QueueCapture, QueueSetup};
 use super::{BpfError, QueuePort, load};
 use crate::iface::Interface;
+
+/// Whose packets are taken.
+#[derive(Clone, Copy, Debug)]
+pub enum Sources<'a> {
+    /// Those of the operator's filter; `Addr::ANY` for any address.
+    Fixed(&'a [Endpoint]),
+    /// Those that [`RuleWriter::add`] is told of, but nothing that is addressed to this host.
+    Learned,
+}
 
 /// What to take and where.
 #[derive(Clone, Copy, Debug)]
@@ -17,27 +29,77 @@ pub struct ResponsesConfig<'a> {
     pub ifname: &'a str,
     /// Queue `q` belongs to worker `q % workers`.
     pub workers: u32,
-    /// Sources whose packets are taken; `Addr::ANY` for any address.
-    pub rules: &'a [Endpoint],
+    /// Sources whose packets are taken.
+    pub sources: Sources<'a>,
     /// A log record per matching packet, at debug level. Slow.
     pub log_packets: bool,
 }
 
 /// The attached program and its sockets.
-pub struct Responses(QueueCapture);
+pub struct Responses {
+    queues: QueueCapture,
+    rules: Option<RuleWriter>,
+}
+
+/// Adds sources to the attached program. Usable from any thread.
+pub struct RuleWriter {
+    rules: HashMap<MapData, RawKey, u32>,
+    local: HashMap<MapData, [u8; 16], u32>,
+}
+
+impl RuleWriter {
+    /// From now on packets of `source` are taken. Also takes over changes of this host's addresses.
+    pub fn add(&mut self, source: Endpoint) -> Result<(), BpfError> {
+        self.protect_own()?;
+        for endpoint in with_addresses(&[source]) {
+            insert(
+                &mut self.rules,
+                "RESPONSES",
+                bytemuck::cast(EndpointKey::new(endpoint)),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn protect_own(&mut self) -> Result<(), BpfError> {
+        for address in Interface::local_addresses()? {
+            insert(&mut self.local, "LOCAL", address.0)?;
+        }
+        Ok(())
+    }
+}
+
+fn insert<K: aya::Pod>(
+    map: &mut HashMap<MapData, K, u32>,
+    name: &'static str,
+    key: K,
+) -> Result<(), BpfError> {
+    map.insert(key, 0, 0).map_err(|e| BpfError::Map {
+        map: name,
+        action: "insert an entry",
+        error: chain(&e),
+    })
+}
 
 impl Responses {
     /// Loads `object`, attaches its program `responses` (native, else generic, said in the log) and opens
     /// one AF_XDP socket per receive queue that exists then.
     pub fn attach(object: &[u8], config: &ResponsesConfig<'_>) -> Result<Self, BpfError> {
         let interface = Interface::by_name(config.ifname)?;
-        let program = load::config(config.workers, 1, config.log_packets, config.rules, &[]);
+        let (fixed, learned) = match config.sources {
+            Sources::Fixed(rules) => (rules, false),
+            Sources::Learned => (&[][..], true),
+        };
+        let mut program = load::config(config.workers, 1, config.log_packets, fixed, &[]);
+        if learned {
+            program.flags |= config_flags::LEARNED_RULES;
+        }
         let mut ebpf = load::load(
             object,
             program,
             load::log_size(config.log_packets).as_slice(),
         )?;
-        load::put_endpoints(&mut ebpf, "RESPONSES", &with_addresses(config.rules))?;
+        load::put_endpoints(&mut ebpf, "RESPONSES", &with_addresses(fixed))?;
         let setup = QueueSetup {
             program: "responses",
             interface,
@@ -47,24 +109,40 @@ impl Responses {
             log_packets: config.log_packets,
             object_name: "intercept-ebpf",
         };
-        QueueCapture::start(ebpf, &setup).map(Self)
+        let mut queues = QueueCapture::start(ebpf, &setup)?;
+        let rules = if learned {
+            let mut writer = RuleWriter {
+                rules: queues.take_map("RESPONSES")?,
+                local: queues.take_map("LOCAL")?,
+            };
+            writer.protect_own()?;
+            Some(writer)
+        } else {
+            None
+        };
+        Ok(Self { queues, rules })
+    }
+
+    /// The means to add sources, once, with [`Sources::Learned`].
+    pub fn take_rules(&mut self) -> Option<RuleWriter> {
+        self.rules.take()
     }
 
     /// The sockets of a worker's queues, once.
     pub fn take_ports(&mut self, worker: u32) -> Vec<QueuePort> {
-        self.0.take_ports(worker)
+        self.queues.take_ports(worker)
     }
 
     /// True if the driver runs the program, false in generic mode.
     pub fn native(&self) -> bool {
-        self.0.native()
+        self.queues.native()
     }
 
     /// The program's counters, summed over CPUs.
     pub fn counters(&self) -> Vec<(InterceptCounter, u64)> {
         InterceptCounter::ALL
             .iter()
-            .map(|c| (*c, self.0.counters.get(c.index())))
+            .map(|c| (*c, self.queues.counters.get(c.index())))
             .collect()
     }
 
@@ -72,13 +150,13 @@ impl Responses {
     /// sockets close, then this waits until the driver has given up their memory (zero-copy only),
     /// then the program goes. Counters stay readable; further calls do nothing.
     pub fn detach(&mut self) {
-        self.0.detach();
+        self.queues.detach();
     }
 }
 
 impl Drop for Responses {
     fn drop(&mut self) {
-        self.0.detach();
+        self.queues.detach();
     }
 }
 

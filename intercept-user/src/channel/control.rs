@@ -7,11 +7,13 @@
 use super::{Command, CommandSender, ConnectionId, Reader, Refused, Throttle};
 use crate::routes::RouteKey;
 use common::flow::{Nanos, flow_hash, owner};
+use common::packet::Endpoint;
 use common::wire::compat::{CLIENT_RECORD_BYTES, ClientRecord, VERSION};
 use dataplane::poll::PollSet;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use socket2::{SockRef, TcpKeepalive};
+use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -54,6 +56,12 @@ impl Default for ControlOptions {
     }
 }
 
+/// Told of each target that peers announce, the first time.
+pub type TargetSink = Box<dyn FnMut(Endpoint) + Send>;
+
+/// Targets that are remembered: a peer that makes up more does not get them taken.
+const MAX_TARGETS: usize = 4096;
+
 /// What happened on the reading side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ControlTotals {
@@ -88,6 +96,8 @@ pub struct Control {
     listener: TcpListener,
     commands: CommandSender,
     options: ControlOptions,
+    /// Who wants to know of new targets, and those it knows.
+    targets: Option<(TargetSink, HashSet<Endpoint>)>,
     /// By place; generations survive the connections.
     connections: Vec<(u32, Option<Connection>)>,
     poll: PollSet,
@@ -105,6 +115,7 @@ impl Control {
             listener,
             commands,
             options,
+            targets: None,
             connections: Vec::new(),
             poll: PollSet::new(),
             totals: ControlTotals::default(),
@@ -113,6 +124,13 @@ impl Control {
             unknown_log: Throttle::default(),
             accept_log: Throttle::default(),
         }
+    }
+
+    /// Tells `sink` of the targets that peers announce, before their routes count.
+    #[must_use]
+    pub fn with_targets(mut self, sink: Option<TargetSink>) -> Self {
+        self.targets = sink.map(|sink| (sink, HashSet::new()));
+        self
     }
 
     /// Serves until `stop` is set.
@@ -220,6 +238,7 @@ impl Control {
             connections,
             commands,
             totals,
+            targets,
             unknown_log,
             ..
         } = self;
@@ -243,6 +262,12 @@ impl Control {
             }
             ClientRecord::Add { client, target } => {
                 totals.adds += 1;
+                if let Some((sink, known)) = targets
+                    && known.len() < MAX_TARGETS
+                    && known.insert(target)
+                {
+                    sink(target);
+                }
                 let key = RouteKey { client, target };
                 let worker = owner(flow_hash(client), workers);
                 commands.send(worker, Command::Add { key, connection: id });

@@ -7,23 +7,28 @@ use common::packet::{
 use common::wire::compat::{self, FrameDecoder, decode_record};
 use dataplane::memory::MemoryCapture;
 use dataplane::{Capture, clock};
-use intercept_user::channel::{ControlOptions, listen};
+use intercept_user::channel::{ControlOptions, TargetSink, listen};
 use intercept_user::report::{Report, Setting};
 use intercept_user::service::{Service, ServiceOptions};
 use intercept_user::worker::Limits;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest wait for something that must come: only a failure lasts so long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Sequence numbers from here on are probe responses.
+const FIRST_PROBE: u32 = 0xffff_0000;
 
 pub struct World {
     service: Service,
     queues: Vec<MemoryCapture>,
     address: SocketAddr,
     workers: usize,
+    probes: AtomicU32,
 }
 
 impl World {
@@ -32,6 +37,16 @@ impl World {
     }
 
     pub fn with(workers: usize, limits: Limits, control: ControlOptions) -> Self {
+        Self::learning(workers, limits, control, None)
+    }
+
+    /// A service that tells `targets` of the targets it hears of.
+    pub fn learning(
+        workers: usize,
+        limits: Limits,
+        control: ControlOptions,
+        targets: Option<TargetSink>,
+    ) -> Self {
         let listener = listen("127.0.0.1:0".parse().expect("address")).expect("listen");
         let address = listener.local_addr().expect("address");
         let queues: Vec<MemoryCapture> = (0..workers)
@@ -46,12 +61,13 @@ impl World {
             control,
             cores: Vec::new(),
         };
-        let service = Service::start(listener, captures, &options).expect("start");
+        let service = Service::start(listener, captures, &options, targets).expect("start");
         Self {
             service,
             queues,
             address,
             workers,
+            probes: AtomicU32::new(0),
         }
     }
 
@@ -103,13 +119,17 @@ impl World {
         }
     }
 
-    /// Announces a route and waits until it works: a probe response is delivered.
+    /// Announces a route and waits until it works: a probe response is delivered. Where the route leads
+    /// elsewhere so far, a probe may overtake the announcement and go there; another one follows.
     pub fn announce(&self, peer: &mut Peer, client: Endpoint) {
         peer.add(client);
-        self.respond(0, client, u32::MAX);
+        // A number of its own: probes of an earlier announcement may still be on their way.
+        let number = FIRST_PROBE + self.probes.fetch_add(1, Ordering::Relaxed);
+        let end = Instant::now() + PATIENCE;
         loop {
-            let header = peer.next();
-            if header.client == client && header.seq == SeqNumber(u32::MAX) {
+            assert!(Instant::now() < end, "no probe comes back");
+            self.respond(0, client, number);
+            if peer.probe(number, Duration::from_millis(100)) {
                 return;
             }
         }
@@ -172,22 +192,54 @@ impl Peer {
         self.send(&compat::add(client, TARGET).expect("IPv4"));
     }
 
-    /// The next response header; fails if none comes.
+    /// The next response header that is no probe; fails if none comes.
     pub fn next(&mut self) -> ResponseHeader {
         loop {
-            if let Some(record) = self.records.pop_front() {
-                return record;
+            while let Some(record) = self.records.pop_front() {
+                if record.seq.0 < FIRST_PROBE {
+                    return record;
+                }
             }
-            let mut bytes = [0; 4096];
-            let n = self.stream.read(&mut bytes).expect("a response in time");
-            assert_ne!(n, 0, "closed instead of a response");
-            let records = &mut self.records;
-            self.decoder
-                .feed(&bytes[..n], |r| {
-                    records.push_back(decode_record(r).expect("record"));
-                })
-                .expect("framing");
+            self.read().expect("a response in time");
         }
+    }
+
+    /// Waits for the probe response `number`.
+    fn probe(&mut self, number: u32, at_most: Duration) -> bool {
+        self.stream
+            .set_read_timeout(Some(at_most))
+            .expect("timeout");
+        let found = loop {
+            let is_it = |r: &ResponseHeader| r.seq.0 == number;
+            if let Some(at) = self.records.iter().position(is_it) {
+                self.records.remove(at);
+                break true;
+            }
+            match self.read() {
+                Ok(()) => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    break false;
+                }
+                Err(e) => panic!("{e}"),
+            }
+        };
+        self.stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("timeout");
+        found
+    }
+
+    fn read(&mut self) -> std::io::Result<()> {
+        let mut bytes = [0; 4096];
+        let n = self.stream.read(&mut bytes)?;
+        assert_ne!(n, 0, "closed instead of a response");
+        let records = &mut self.records;
+        self.decoder
+            .feed(&bytes[..n], |r| {
+                records.push_back(decode_record(r).expect("record"));
+            })
+            .expect("framing");
+        Ok(())
     }
 
     /// Sequence numbers of the next `n` responses.
