@@ -85,9 +85,19 @@ impl Intercept {
         self.routes.remove(client, target);
     }
 
-    /// Moves all connections on and collects response headers.
-    pub fn service(&mut self, now: Nanos, buffer: &mut [u8], out: &mut Vec<ResponseHeader>) {
+    /// Moves all connections on and collects response headers. `ready` tells for each connection that
+    /// is up, in order, whether there is something to read.
+    pub fn service(
+        &mut self,
+        now: Nanos,
+        ready: &mut impl Iterator<Item = bool>,
+        buffer: &mut [u8],
+        out: &mut Vec<ResponseHeader>,
+    ) {
         for link in &mut self.links {
+            if link.is_up() && ready.next() == Some(false) {
+                continue;
+            }
             if link.service(now, buffer, out) != Change::None {
                 // Up: routes without a connection have one now. Down: they move to the others.
                 self.rescan = Some(0);

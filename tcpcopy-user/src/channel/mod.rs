@@ -20,6 +20,7 @@ pub use link::CONNECT_TIMEOUT;
 use common::flow::{Nanos, ResponseHeader};
 use common::packet::Endpoint;
 use dataplane::CounterSink;
+use dataplane::poll::PollSet;
 use intercept::Intercept;
 use std::os::fd::RawFd;
 
@@ -47,6 +48,7 @@ pub enum ChannelError {
 pub struct Channel {
     intercepts: Vec<Intercept>,
     buffer: Box<[u8]>,
+    poll: PollSet,
     /// Announcements that the format cannot carry (IPv6).
     unspeakable: u64,
 }
@@ -77,6 +79,7 @@ impl Channel {
         Ok(Self {
             intercepts: all,
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            poll: PollSet::new(),
             unspeakable: 0,
         })
     }
@@ -102,10 +105,23 @@ impl Channel {
         }
     }
 
-    /// Moves connections on and appends received headers to `out`.
+    /// Moves connections on and appends received headers to `out`. One poll tells which of several
+    /// connections to read; most rounds find nothing, and a read of each would say so one by one.
     pub fn service(&mut self, now: Nanos, out: &mut Vec<ResponseHeader>) {
+        let mut up = 0;
+        self.poll.clear();
+        for link in self.intercepts.iter().flat_map(Intercept::links) {
+            if let Some((fd, _)) = link.interest() {
+                self.poll.add(fd, false);
+                up += 1;
+            }
+        }
+        // A single connection is read at once: the same one call.
+        let polled = up > 1;
+        let any = polled && self.poll.wait(Nanos(0));
+        let mut ready = self.poll.ready().map(|ready| !polled || (any && ready));
         for i in &mut self.intercepts {
-            i.service(now, &mut self.buffer, out);
+            i.service(now, &mut ready, &mut self.buffer, out);
         }
     }
 
