@@ -325,7 +325,6 @@ fn lifecycle(alive: usize, packets: usize) -> (f64, u64) {
                         s.answered += 1;
                         Input::Target(syn_ack)
                     }
-                    2 => Input::Client(s.segment(ACK, b"", at)),
                     3 => {
                         let request = s.segment(PSH_ACK, &PAYLOAD, at);
                         s.seq += 64;
@@ -348,6 +347,7 @@ fn lifecycle(alive: usize, packets: usize) -> (f64, u64) {
                         s.read += 1;
                         Input::Target(fin)
                     }
+                    // The client's side of the handshake, and its last word.
                     _ => Input::Client(s.segment(ACK, b"", at)),
                 });
             }

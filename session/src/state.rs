@@ -192,7 +192,6 @@ impl Session {
     fn waiting(&self) -> Waiting {
         let unsent = self.stream.queue().len() > self.cursor;
         match self.phase {
-            Phase::Ended(_) => Waiting::Nothing,
             Phase::Opening if self.syn_sent_at.is_none() => Waiting::Channel,
             Phase::Opening => Waiting::Handshake,
             Phase::Open if self.gate_until.is_some() => Waiting::Turn,
@@ -201,7 +200,7 @@ impl Session {
             Phase::Open if self.stream.hole_since().is_some() => Waiting::Capture,
             Phase::Open if !self.fin_sent => Waiting::Client,
             Phase::Open if !self.receiver.answered.fin => Waiting::Close,
-            Phase::Open => Waiting::Nothing,
+            Phase::Open | Phase::Ended(_) => Waiting::Nothing,
         }
     }
 
