@@ -44,29 +44,22 @@ fn assert_balanced(result: &RunResult) {
     assert_eq!(report.dropped(), 0, "{}", report.json["packets"]);
 }
 
+/// 50 kept connections and 2000 of one request each, all replayed.
+fn every_session_is_replayed(capture: Capture, seed: u64) {
+    let result = replay(&options(capture, seed));
+    assert_balanced(&result);
+    let outcomes = result.report.outcomes();
+    assert_eq!(result.report.number("sessions/total"), 2050, "{outcomes:?}");
+}
+
 #[test]
 fn tap_on_production() {
-    let result = replay(&options(Capture::Tap, 11));
-    assert_balanced(&result);
-    // 50 kept connections and 2000 of one request each.
-    assert_eq!(
-        result.report.number("sessions/total"),
-        2050,
-        "{:?}",
-        result.report.outcomes()
-    );
+    every_session_is_replayed(Capture::Tap, 11);
 }
 
 #[test]
 fn mirror_port() {
-    let result = replay(&options(Capture::Mirror, 12));
-    assert_balanced(&result);
-    assert_eq!(
-        result.report.number("sessions/total"),
-        2050,
-        "{:?}",
-        result.report.outcomes()
-    );
+    every_session_is_replayed(Capture::Mirror, 12);
 }
 
 #[test]

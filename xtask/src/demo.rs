@@ -1,7 +1,5 @@
 //! `cargo xtask demo`: a live replay from nothing to a report.
 
-use std::path::PathBuf;
-
 use clap::{Args, ValueEnum};
 use lab::{
     LabOptions,
@@ -10,26 +8,8 @@ use lab::{
 };
 use serde_json::json;
 
-use crate::{
-    Result, build_ebpf, paths,
-    progress::{Progress, cargo, succeed},
-    setup,
-};
+use crate::{Result, build, progress::Progress};
 
-/// Packages for the lab itself; build-ebpf and the programs' build ask for theirs.
-const LAB_PACKAGES: [&str; 2] = ["iproute2", "ethtool"];
-/// What the user programs' C parts are built with: libxdp (whose configure script asks for libpcap and
-/// llc too, though nothing of them is used) and its bindings.
-const BUILD_PACKAGES: [&str; 8] = [
-    "clang",
-    "libelf-dev",
-    "libpcap-dev",
-    "llvm",
-    "m4",
-    "make",
-    "pkg-config",
-    "zlib1g-dev",
-];
 /// Name of the hidden subcommand under which this program serves and loads.
 pub const TOOL_COMMAND: &str = "lab-tool";
 
@@ -83,7 +63,7 @@ impl Demo {
     /// Sets up, builds, runs, reports; an error if a run does not show what it must.
     pub fn run(&self) -> Result<()> {
         let progress = Progress::start();
-        let programs = build(&progress)?;
+        let programs = prepare(&progress)?;
         let captures = match self.capture {
             Some(capture) => vec![capture.into()],
             None => vec![Capture::Tap, Capture::Mirror],
@@ -128,34 +108,11 @@ impl Demo {
 }
 
 /// Everything that has to be there before a run.
-fn build(progress: &Progress) -> Result<Programs> {
-    progress.say("packages: installing what is missing");
-    setup::install(&LAB_PACKAGES)?;
-    build_programs(progress)?;
-    let tool = Tool::new(
-        std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")),
-        &[TOOL_COMMAND],
-    );
-    Ok(Programs::in_folder(&release_folder(), tool))
-}
-
-/// BPF objects, then the two programs that embed them.
-pub fn build_programs(progress: &Progress) -> Result<()> {
-    setup::install(&BUILD_PACKAGES)?;
-    progress.say("build: BPF objects (the first time this builds the BPF linker too: minutes)");
-    build_ebpf::run()?;
-    progress.say("build: tcpcopy-user and intercept-user, release (the first time: minutes)");
-    succeed(&mut cargo(&[
-        "build",
-        "--release",
-        "-p",
-        "tcpcopy-user",
-        "-p",
-        "intercept-user",
-    ]))
-}
-
-/// Where the programs are then.
-pub fn release_folder() -> PathBuf {
-    paths::target().join("release")
+fn prepare(progress: &Progress) -> Result<Programs> {
+    build::prepare(progress, &build::LAB_PACKAGES)?;
+    build::programs(progress)?;
+    let own =
+        std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+    let tool = Tool::new(own, &[TOOL_COMMAND]);
+    Ok(Programs::in_folder(&build::programs_folder(), tool))
 }

@@ -8,7 +8,7 @@ use lab::{
     world::{CLIENT_SOURCE, HOSTS},
 };
 
-use crate::{Result, setup};
+use crate::{Result, build, setup};
 
 const NOT_UP: &str = "the lab is not up: run `cargo xtask lab up`";
 
@@ -40,7 +40,7 @@ impl LabCommand {
     pub fn run(&self) -> Result<()> {
         match self {
             Self::Up { queues } => {
-                setup::install(&["iproute2", "ethtool"])?;
+                setup::install(&build::LAB_PACKAGES)?;
                 Lab::up_standing(&LabOptions {
                     queues: *queues,
                     ..LabOptions::default()

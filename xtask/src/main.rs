@@ -1,14 +1,15 @@
 //! `cargo xtask`: everything that is done to the workspace rather than by it.
 //!
 //! ```text
-//!   build-ebpf   packages, BPF toolchain ─▶ target/bpf/{tcpcopy,intercept}-ebpf
+//!   build-ebpf   BPF toolchain ─▶ target/bpf/{tcpcopy,intercept}-ebpf
 //!   setup        packages of build and tests ─▶ build-ebpf
-//!   demo         build-ebpf ─▶ programs ─▶ lab ─▶ load ─▶ report
+//!   demo         packages ─▶ build-ebpf ─▶ programs ─▶ lab ─▶ load ─▶ report
 //!   test         setup ─▶ programs ─▶ every test
 //!   lab          a standing lab to play with
 //! ```
 #![forbid(unsafe_code)]
 
+mod build;
 mod build_ebpf;
 mod demo;
 mod lab_command;

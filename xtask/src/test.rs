@@ -1,11 +1,12 @@
 //! `cargo xtask test`: every test, with what it needs.
 
+use std::process::Stdio;
+
 use clap::Args;
 
 use crate::{
-    Result, build_ebpf, demo, paths,
+    Result, build,
     progress::{Progress, cargo, succeed},
-    setup as packages,
 };
 
 /// What the tests use beside what the build needs: real servers and clients, and tools to look with.
@@ -26,6 +27,20 @@ const ROOT_TESTS: &str = "REPLAY_ROOT_TESTS";
 /// Folder of the programs that the end-to-end tests start.
 const PROGRAMS: &str = "REPLAY_PROGRAMS";
 
+/// Every host crate with integration tests but the lab, whose tests are the end-to-end ones.
+const WITHOUT_LAB: &[&str] = &[
+    "-p",
+    "common",
+    "-p",
+    "session",
+    "-p",
+    "dataplane",
+    "-p",
+    "tcpcopy-user",
+    "-p",
+    "intercept-user",
+];
+
 /// Which tests.
 #[derive(Args)]
 pub struct Test {
@@ -40,59 +55,33 @@ impl Test {
         let progress = Progress::start();
         setup(&progress)?;
         if !self.quick {
-            demo::build_programs(&progress)?;
+            build::programs(&progress)?;
         }
-        let test = |arguments: &[&str]| {
-            let mut command = cargo(&["test"]);
-            command
-                .args(arguments)
-                .env(ROOT_TESTS, "1")
-                .env(PROGRAMS, demo::release_folder());
-            // The result lines belong on standard output: callers count them.
-            command.stdout(std::process::Stdio::inherit());
-            succeed(&mut command)
-        };
         progress.say("tests: unit tests");
         test(&["--lib", "--bins"])?;
         progress.say("tests: documentation");
         test(&["--doc"])?;
+        let only = if self.quick { WITHOUT_LAB } else { &[] };
         progress
-            .say("tests: integration, one at a time (they share the machine's cores and kernel)");
-        let serial = ["--test", "*", "--", "--test-threads=1"];
-        if self.quick {
-            test(
-                &[
-                    &["--workspace", "--exclude", "lab"],
-                    EBPF_CRATES,
-                    &serial[..],
-                ]
-                .concat(),
-            )?;
-        } else {
-            test(&serial)?;
-        }
+            .say("tests: integration, one at a time: they share the machine's cores and kernel");
+        test(&[only, &["--test", "*", "--", "--test-threads=1"]].concat())?;
         progress.say("tests: all passed");
         Ok(())
     }
 }
 
-/// Crates that build for the BPF target only.
-const EBPF_CRATES: &[&str] = &[
-    "--exclude",
-    "ebpf-kit",
-    "--exclude",
-    "tcpcopy-ebpf",
-    "--exclude",
-    "intercept-ebpf",
-];
-
 /// Packages of build and tests, and the BPF objects.
 pub fn setup(progress: &Progress) -> Result<()> {
-    progress.say("packages: installing what is missing");
-    packages::install(&TEST_PACKAGES)?;
-    progress.say("build: BPF objects (the first time this builds the BPF linker too: minutes)");
-    build_ebpf::run()?;
-    let objects = paths::target().join("bpf");
-    progress.say(&format!("build: BPF objects are in {}", objects.display()));
-    Ok(())
+    build::prepare(progress, &TEST_PACKAGES)
+}
+
+fn test(arguments: &[&str]) -> Result<()> {
+    // All failures of a step are worth seeing, not only those of the first crate.
+    let mut command = cargo(&["test", "--no-fail-fast"]);
+    command
+        .args(arguments)
+        .env(ROOT_TESTS, "1")
+        .env(PROGRAMS, build::programs_folder());
+    // The result lines belong on standard output: callers count them.
+    succeed(command.stdout(Stdio::inherit()))
 }
