@@ -41,8 +41,7 @@ pub fn copy_packet(ctx: &TcContext, cpu: u32, worker: u32) {
         ((*skb).gso_size, (*skb).vlan_present, (*skb).vlan_tci)
     };
     let header = RecordHeader {
-        // SAFETY: a helper without arguments.
-        captured_ns: unsafe { bpf_ktime_get_ns() },
+        captured_ns: 0,
         frame_len: len as u32,
         offset: 0,
         len: len as u32,
@@ -92,6 +91,10 @@ fn put<const C: usize>(
         return Err(TapCounter::RingFull);
     }
     header.len = len as u32;
+    // After the reserve: a reader that sees no record up to some time in this ring may rely on none
+    // from before that time appearing later, and merges rings by time.
+    // SAFETY: a helper without arguments.
+    header.captured_ns = unsafe { bpf_ktime_get_ns() };
     // SAFETY: the record has room for a header and `C` bytes, `len` is at most `C`; records are
     // 8-byte aligned; each is submitted or discarded exactly once on every path.
     unsafe {

@@ -1,13 +1,19 @@
 //! A worker's side of the tap: all rings of that worker, one per CPU.
 //!
 //! ```text
-//!   for each ring, starting after the last one served:
-//!     positions[i] ──peek──▶ Captured ──▶ batch of up to 64      (borrowed, nothing copied)
+//!   the oldest head of all rings ──▶ Captured ──▶ batch of up to 64      (borrowed, nothing copied)
 //!   act(batch)
 //!   for each ring that moved: one store of its position           (the program may overwrite)
 //! ```
+//! Rings are merged by capture time, because packets of one flow come by several CPUs wherever the
+//! sender's thread decides which (veth, loopback) or interrupts move: read ring by ring, a connection's
+//! FIN would come before its SYN. Only what was captured before the batch began is delivered; the
+//! program takes the time after it has reserved its record, so nothing older can appear later.
+//!
 //! A packet larger than the largest record is put together in a buffer of its own and delivered alone.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::os::fd::RawFd;
 
 use common::abi::{MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RecordHeader, record_flags};
@@ -15,6 +21,7 @@ use common::flow::{CaptureMeta, Captured, Nanos};
 
 use super::ring::{Peek, Ring};
 use super::sleep::SleepFlag;
+use crate::clock;
 use crate::port::{BATCH, Capture, CounterSink};
 
 /// Largest packet that continuation records carry.
@@ -24,16 +31,25 @@ const MAX_PACKET_BYTES: usize =
 /// microseconds of each other; a worker that sleeps 50 us between calls has waited 100 ms then.
 const PATIENCE_CALLS: u32 = 2000;
 
+/// Looks at a record that is being written before the batch ends there. A copy of 64 KiB takes some
+/// microseconds.
+const BUSY_LOOKS: u32 = 256;
+/// Calls after which a ring whose record stays busy no longer holds the others up: its CPU was taken
+/// away (a virtual machine's). At 50 us of sleep between calls this is 10 ms.
+const BUSY_CALLS: u32 = 200;
+
 /// Reads what the tap captured for one worker. Outlives the tap: what is in the rings stays readable.
 #[derive(Debug)]
 pub struct TapReader {
     rings: Vec<Ring>,
     /// Next unread position of each ring.
     positions: Vec<u64>,
+    /// Where each ring's records ended when the batch began.
+    ends: Vec<u64>,
     /// What the programs know of the positions.
     released: Vec<u64>,
-    /// Ring to start the next batch with, so that a busy one does not starve the others.
-    start: usize,
+    /// Capture time of each ring's head, oldest first.
+    heads: BinaryHeap<Reverse<(u64, usize)>>,
     sleep: SleepFlag,
     armed: bool,
     /// For packets in several records; allocated with the first.
@@ -42,6 +58,7 @@ pub struct TapReader {
     /// had others to deliver.
     pending: Option<usize>,
     waiting_calls: u32,
+    busy_calls: u32,
     frames: u64,
     bytes: u64,
     large_packets: u64,
@@ -49,12 +66,14 @@ pub struct TapReader {
     malformed: u64,
 }
 
-/// What was found at the head of a ring.
+/// What is at the head of a ring.
 enum Head {
-    /// One or more whole packets are in the batch, or nothing was there.
-    Done,
-    /// A packet in several records is next.
-    Large,
+    /// Nothing.
+    Empty,
+    /// A record that is being written.
+    Busy,
+    /// A record captured at this time.
+    At(u64),
 }
 
 impl TapReader {
@@ -63,19 +82,45 @@ impl TapReader {
         Self {
             rings,
             positions: vec![0; n],
+            ends: vec![0; n],
             released: vec![0; n],
-            start: 0,
+            heads: BinaryHeap::with_capacity(n),
             sleep,
             armed: false,
             large: Vec::new(),
             pending: None,
             waiting_calls: 0,
+            busy_calls: 0,
             frames: 0,
             bytes: 0,
             large_packets: 0,
             incomplete: 0,
             malformed: 0,
         }
+    }
+
+    /// Looks at the heads of all rings. False if one of them is being written and must be waited for:
+    /// it may be older than everything else.
+    fn find_heads(&mut self) -> bool {
+        self.heads.clear();
+        let mut busy = false;
+        for (index, ((ring, position), end)) in self
+            .rings
+            .iter()
+            .zip(&mut self.positions)
+            .zip(&mut self.ends)
+            .enumerate()
+        {
+            // One load of the producer's cache line per batch.
+            *end = ring.produced();
+            match head(ring, position, *end, &mut self.malformed) {
+                Head::Empty => {}
+                Head::Busy => busy = true,
+                Head::At(at) => self.heads.push(Reverse((at, index))),
+            }
+        }
+        self.busy_calls = if busy { self.busy_calls + 1 } else { 0 };
+        !busy || self.busy_calls > BUSY_CALLS
     }
 
     /// Gives back what was read; one store per ring.
@@ -167,33 +212,57 @@ impl Capture for TapReader {
         {
             return 1;
         }
-        let rings = self.rings.len();
+        // Read before the rings are looked at. With one ring there is nothing to put in order.
+        let newest = if self.rings.len() > 1 {
+            clock::now().0
+        } else {
+            u64::MAX
+        };
+        let mut blocked = !self.find_heads();
         let mut batch = [Captured {
             bytes: &[],
             meta: CaptureMeta::default(),
         }; BATCH];
         let mut n = 0;
         let mut large = None;
-        for step in 0..rings {
-            let index = (self.start + step) % rings;
-            let (Some(ring), Some(position)) =
-                (self.rings.get(index), self.positions.get_mut(index))
-            else {
+        while !blocked && n < BATCH {
+            let Some(Reverse((at, index))) = self.heads.pop() else {
                 break;
             };
-            let head = fill(ring, position, &mut batch, &mut n, &mut self.malformed);
-            if matches!(head, Head::Large) {
-                large = large.or(Some(index));
-            }
-            if n == BATCH {
+            let (Some(ring), Some(position), Some(&end)) = (
+                self.rings.get(index),
+                self.positions.get_mut(index),
+                self.ends.get(index),
+            ) else {
+                break;
+            };
+            if at > newest {
                 break;
             }
+            let Peek::Record(record, next) = ring.peek(*position, end) else {
+                break;
+            };
+            let Some((header, bytes)) = split(record) else {
+                break;
+            };
+            if header.frame_len > header.len {
+                large = Some(index);
+                break;
+            }
+            *position = next;
+            if let Some(slot) = batch.get_mut(n) {
+                *slot = Captured {
+                    bytes,
+                    meta: meta_of(&header),
+                };
+                n += 1;
+            }
+            match head(ring, position, end, &mut self.malformed) {
+                Head::Empty => {}
+                Head::Busy => blocked = true,
+                Head::At(at) => self.heads.push(Reverse((at, index))),
+            }
         }
-        self.start = if rings == 0 {
-            0
-        } else {
-            (self.start + 1) % rings
-        };
         if n == 0 {
             self.release();
             return large.map_or(0, |index| self.recv_large(index, act));
@@ -235,41 +304,29 @@ impl Capture for TapReader {
     }
 }
 
-/// Appends packets from one ring to the batch.
+/// The first packet of a ring from `position` on, which moves over what is none.
 #[inline]
-fn fill<'a>(
-    ring: &'a Ring,
-    position: &mut u64,
-    batch: &mut [Captured<'a>; BATCH],
-    n: &mut usize,
-    malformed: &mut u64,
-) -> Head {
-    // One load of the producer's cache line per batch.
-    let end = ring.produced();
-    while let Some(slot) = batch.get_mut(*n) {
+fn head(ring: &Ring, position: &mut u64, end: u64, malformed: &mut u64) -> Head {
+    let mut looks = 0;
+    loop {
         match ring.peek(*position, end) {
-            Peek::Empty | Peek::Busy => return Head::Done,
-            Peek::Discarded(next) => *position = next,
-            Peek::Record(record, next) => {
-                match split(record) {
-                    Some((header, bytes)) if header.offset == 0 => {
-                        if header.frame_len > header.len {
-                            return Head::Large;
-                        }
-                        *slot = Captured {
-                            bytes,
-                            meta: meta_of(&header),
-                        };
-                        *n += 1;
-                    }
-                    // A continuation whose head was given up, or not a record of ours.
-                    _ => *malformed += 1,
-                }
-                *position = next;
+            Peek::Empty => return Head::Empty,
+            Peek::Busy if looks == BUSY_LOOKS => return Head::Busy,
+            Peek::Busy => {
+                looks += 1;
+                std::hint::spin_loop();
             }
+            Peek::Discarded(next) => *position = next,
+            Peek::Record(record, next) => match split(record) {
+                Some((header, _)) if header.offset == 0 => return Head::At(header.captured_ns),
+                // A continuation whose head was given up, or not a record of ours.
+                _ => {
+                    *malformed += 1;
+                    *position = next;
+                }
+            },
         }
     }
-    Head::Done
 }
 
 /// Header and valid bytes of a record; `None` if it contradicts itself.

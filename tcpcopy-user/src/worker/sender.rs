@@ -21,6 +21,10 @@ use session::{Metric, Outcome, Output, SessionEnd};
 /// beyond is not measured, never delayed.
 const SAMPLES: usize = 64 * BATCH;
 
+/// Sessions that did not complete and are named in the log, per worker and run: enough to see a
+/// pattern, and a target that is down does not flood the disk.
+const NAMED_SESSIONS: u32 = 100;
+
 /// Segments by what became of them here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SendCounters {
@@ -61,6 +65,8 @@ pub struct Sender {
     flushed: Vec<Nanos>,
     /// Frames were committed since the last flush.
     dirty: bool,
+    /// Sessions named in the log so far.
+    named: u32,
 }
 
 impl Sender {
@@ -75,6 +81,7 @@ impl Sender {
             committed: Vec::with_capacity(SAMPLES),
             flushed: Vec::with_capacity(SAMPLES),
             dirty: false,
+            named: 0,
         }
     }
 
@@ -175,10 +182,9 @@ impl Output for Sender {
     }
 
     fn ended(&mut self, end: &SessionEnd) {
-        if end.outcome == Outcome::Completed {
-            tracing::trace!(client = %end.client, "session completed");
-        } else {
-            tracing::debug!(
+        if end.outcome != Outcome::Completed && self.named < NAMED_SESSIONS {
+            self.named += 1;
+            tracing::info!(
                 client = %end.client,
                 online = %end.online,
                 wire = %end.wire,
