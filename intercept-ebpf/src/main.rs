@@ -18,7 +18,8 @@ use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use common::abi::{
-    EndpointKey, INTERCEPT_COUNTERS, InterceptCounter, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, config_flags,
+    EndpointKey, INTERCEPT_COUNTERS, InterceptCounter, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES,
+    config_flags,
 };
 use common::packet::{
     Addr, DecodeError, Endpoint, TcpPacket, decode_ethernet, decode_ip, decode_tcp, protocol,
@@ -41,12 +42,8 @@ static RESPONSES: HashMap<
 
 /// This host's addresses; looked at only with rules that peers gave.
 #[btf_map]
-static LOCAL: HashMap<
-    Addr,
-    u32,
-    { MAX_LOCAL_ADDRESSES as usize },
-    { BPF_F_NO_PREALLOC as usize },
-> = HashMap::new();
+static LOCAL: HashMap<Addr, u32, { MAX_LOCAL_ADDRESSES as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 /// By `InterceptCounter`.
 #[btf_map]

@@ -14,12 +14,12 @@ use std::path::PathBuf;
     reason = "each is a flag of its own on the command line"
 )]
 pub struct Args {
-    /// What is replayed where: comma list of [ADDRESS:]PORT-TARGET:PORT. Without an address any
+    /// What is replayed where: comma list of PORT-TARGET:PORT or ADDRESS:PORT-TARGET:PORT. Without an address any
     /// address matches. IPv6 addresses stand in brackets
     #[arg(short = 'x', long = "transfer", value_name = "LIST", required = true)]
     pub transfers: Vec<String>,
 
-    /// Where intercept listens: comma list of ADDRESS[:PORT]
+    /// Where intercept listens: comma list of ADDRESS or ADDRESS:PORT
     #[arg(short = 's', long = "intercept", value_name = "LIST", required = true)]
     pub intercepts: Vec<String>,
 
