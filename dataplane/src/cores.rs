@@ -132,18 +132,17 @@ pub fn available() -> Vec<usize> {
 /// Binds the calling thread to `core`.
 pub fn pin(core: usize) -> Result<(), CoreError> {
     // Asked first: core_affinity panics on numbers that `cpu_set_t` cannot hold.
+    if core < MAX_CORE && core_affinity::set_for_current(CoreId { id: core }) {
+        return Ok(());
+    }
     let cores = available();
-    if !cores.contains(&core) {
-        return Err(CoreError::Unavailable {
-            core,
-            available: ranges(&cores),
-        });
+    if cores.contains(&core) {
+        return Err(CoreError::Pin { core });
     }
-    if core_affinity::set_for_current(CoreId { id: core }) {
-        Ok(())
-    } else {
-        Err(CoreError::Pin { core })
-    }
+    Err(CoreError::Unavailable {
+        core,
+        available: ranges(&cores),
+    })
 }
 
 fn ranges(cores: &[usize]) -> String {

@@ -87,6 +87,36 @@ fn receive(reader: &mut TapReader, n: usize) -> Vec<(Vec<u8>, CaptureMeta)> {
     frames
 }
 
+/// A flow whose sender moves between CPUs, so that its packets lie in several rings.
+#[test]
+fn a_flow_that_changes_cpus_keeps_its_order() {
+    privileged();
+    let pair = Pair::new(1);
+    let wire = wire(&pair);
+    let mut tap = attach(1, &[v4(PRODUCTION, 80)]);
+    let mut reader = tap.take_reader(0).unwrap();
+    let cpus = dataplane::cores::available();
+    const FRAMES: u32 = 20_000;
+    let sender = thread::spawn(move || {
+        for n in 0..FRAMES {
+            if n % 20 == 0 {
+                dataplane::cores::pin(cpus[n as usize / 20 % cpus.len()]).unwrap();
+            }
+            wire.send(&tcp(
+                v4(CLIENT, 40_000),
+                v4(PRODUCTION, 80),
+                &n.to_be_bytes(),
+            ));
+        }
+    });
+    let got = receive(&mut reader, FRAMES as usize);
+    sender.join().unwrap();
+    for (n, (bytes, _)) in (0..FRAMES).zip(&got) {
+        let payload = decode_frame(&bytes[..]).unwrap().tcp.payload;
+        assert_eq!(bytes[payload..payload + 4], n.to_be_bytes(), "at {n}");
+    }
+}
+
 fn wire(pair: &Pair) -> Wire {
     pair.enter_far();
     let wire = Wire::new("va");
