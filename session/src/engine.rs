@@ -170,6 +170,9 @@ impl Engine {
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
         for id in fired.drain(..) {
+            if let Some(session) = self.sessions.get_mut(id as usize).and_then(Option::as_mut) {
+                session.timer_at = Nanos(u64::MAX);
+            }
             self.run(id, now, out, Session::timer);
             let session = self.sessions.get(id as usize).and_then(Option::as_ref);
             let due = session.is_some_and(|s| now >= s.deadline(&self.config));
@@ -259,7 +262,11 @@ impl Engine {
         if was_open && matches!(session.phase, Phase::Ended(_)) {
             self.open -= 1;
         }
-        self.wheel.set(id, session.deadline(&self.config));
+        let due = session.deadline(&self.config);
+        if due < session.timer_at {
+            session.timer_at = due;
+            self.wheel.set(id, due);
+        }
         if session.wants_reopen {
             session.wants_reopen = false;
             self.reopen(id, now, out);

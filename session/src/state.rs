@@ -94,6 +94,8 @@ pub(crate) struct Session {
     pub(crate) gate_until: Option<Nanos>,
     /// Last packet of either side.
     pub(crate) active_at: Nanos,
+    /// What the timer is set to: it only ever has to be moved forward.
+    pub(crate) timer_at: Nanos,
     /// The captured client is done: FIN, RST or nothing for the idle timeout.
     pub(crate) client_done: bool,
     /// An acknowledgement is owed to the target and listed for the end of the batch.

@@ -211,6 +211,7 @@ fn begin(
         request_sent_at: None,
         gate_until: None,
         active_at: now,
+        timer_at: Nanos(u64::MAX),
         client_done: false,
         ack_due: false,
         captured: 0,

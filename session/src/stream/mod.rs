@@ -154,6 +154,14 @@ impl Stream {
                 new: false,
             };
         }
+        if distance == 0
+            && self.ahead.is_empty()
+            && !seg.fin
+            && seg.payload.len() <= seg.piece
+            && self.cost < self.limit
+        {
+            return self.append(arena, seg);
+        }
         let mut taken = 0;
         let mut new_fin = false;
         let mut full = false;
@@ -205,6 +213,27 @@ impl Stream {
         Inserted::Taken {
             bytes: taken,
             new: taken > 0 || new_fin,
+        }
+    }
+
+    /// The usual case: one segment, in order, nothing waiting behind a hole.
+    fn append(&mut self, arena: &mut Arena, seg: &Incoming<'_>) -> Inserted {
+        let Some(block) = arena.store(seg.payload) else {
+            return Inserted::Full { bytes: 0 };
+        };
+        self.cost += block.cost();
+        let bytes = block.len() as u32;
+        self.queue.push_back(Chunk {
+            seq: seg.seq,
+            block: Some(block),
+            psh: seg.psh,
+            fin: false,
+            stamp: seg.stamp,
+        });
+        self.nxt += bytes;
+        Inserted::Taken {
+            bytes,
+            new: bytes > 0,
         }
     }
 
