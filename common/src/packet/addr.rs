@@ -54,12 +54,6 @@ impl Addr {
         }
     }
 
-    /// The last four bytes as a number: an IPv4 address.
-    #[inline(always)]
-    pub(crate) const fn low(&self) -> u32 {
-        u32::from_be(self.words()[3])
-    }
-
     /// The four native-endian words, for hashing.
     #[inline(always)]
     pub(crate) const fn words(&self) -> [u32; 4] {
