@@ -47,7 +47,7 @@ impl RunOptions {
             lab: LabOptions::default(),
             requests: 20_000,
             connections: 50,
-            // Half of what this load generator and server reach on two cores that also run the replay.
+            // Two thirds of what load, servers and replay reach together on two cores (2900 on a small VM).
             rate: 2_000,
             seed: 1,
         }
