@@ -4,6 +4,9 @@
 //! Only the package manager's own state is asked (`dpkg-query`), so a step whose packages are there
 //! costs one process and needs neither root nor network.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Installs those of `packages` that are missing (Debian and Ubuntu, root). Without root, or on
@@ -63,9 +66,38 @@ fn missing<'a>(packages: &[&'a str]) -> crate::Result<Vec<&'a str>> {
 }
 
 fn apt_get_install(packages: &[&str]) -> crate::Result<bool> {
+    let _no_services = NoServices::start()?;
     let mut args = vec!["install", "--yes", "--no-install-recommends"];
     args.extend(packages);
     apt_get(&args)
+}
+
+/// Keeps packages from starting their services (nginx would listen on the machine's port 80): Debian's
+/// policy-rc.d interface (invoke-rc.d(8)), 101 means "not allowed". A policy that is there already stays.
+struct NoServices {
+    ours: bool,
+}
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn start() -> crate::Result<Self> {
+        if Path::new(POLICY).exists() {
+            return Ok(Self { ours: false });
+        }
+        fs::write(POLICY, "#!/bin/sh\nexit 101\n")
+            .and_then(|()| fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755)))
+            .map_err(|e| format!("cannot write {POLICY}: {e}"))?;
+        Ok(Self { ours: true })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = fs::remove_file(POLICY);
+        }
+    }
 }
 
 /// Its output goes to stderr: stdout belongs to the step's result.

@@ -5,7 +5,8 @@ use crate::worker::DECODE_ERROR_NAMES;
 use std::collections::BTreeMap;
 
 /// Counters of programs and ports that count losses, by group; everything else that they count is
-/// information. A kernel program passes what it cannot decode: production has it, the replay has not.
+/// information. `rx_fill_ring_empty` says why frames were dropped: the kernel counts each of them in
+/// `rx_dropped` as well (__xsk_rcv, net/xdp/xsk.c). A kernel program passes what it cannot decode: production has it, the replay has not.
 const LOSSES: [(&str, &[&str]); 4] = [
     (
         "kernel",
@@ -25,7 +26,6 @@ const LOSSES: [(&str, &[&str]); 4] = [
         &[
             "rx_dropped",
             "rx_ring_full",
-            "rx_fill_ring_empty",
             "rx_invalid_descs",
             "tap_incomplete",
             "tap_malformed",
