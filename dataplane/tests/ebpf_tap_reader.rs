@@ -96,9 +96,9 @@ fn a_flow_that_changes_cpus_keeps_its_order() {
     let mut tap = attach(1, &[v4(PRODUCTION, 80)]);
     let mut reader = tap.take_reader(0).unwrap();
     let cpus = dataplane::cores::available();
-    const FRAMES: u32 = 20_000;
+    let frames = 20_000u32;
     let sender = thread::spawn(move || {
-        for n in 0..FRAMES {
+        for n in 0..frames {
             if n % 20 == 0 {
                 dataplane::cores::pin(cpus[n as usize / 20 % cpus.len()]).unwrap();
             }
@@ -109,9 +109,9 @@ fn a_flow_that_changes_cpus_keeps_its_order() {
             ));
         }
     });
-    let got = receive(&mut reader, FRAMES as usize);
+    let got = receive(&mut reader, frames as usize);
     sender.join().unwrap();
-    for (n, (bytes, _)) in (0..FRAMES).zip(&got) {
+    for (n, (bytes, _)) in (0..frames).zip(&got) {
         let payload = decode_frame(&bytes[..]).unwrap().tcp.payload;
         assert_eq!(bytes[payload..payload + 4], n.to_be_bytes(), "at {n}");
     }
