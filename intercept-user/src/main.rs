@@ -5,60 +5,32 @@
 mod program {
     use intercept_user::cli::{self, Args, Parsed};
     use intercept_user::{report, run};
-    use std::io::Write;
+    use operator::exit::{self, Failure};
     use std::process::ExitCode;
 
-    /// Wrong command line.
-    const USAGE: u8 = 2;
-    /// Anything else.
-    const FAILED: u8 = 1;
-
-    /// The object file, aligned as its loader reads it: ELF headers are 8-byte words.
-    #[repr(C)]
-    struct Aligned<T: ?Sized> {
-        align: [u64; 0],
-        bytes: T,
-    }
-
-    static OBJECT: &Aligned<[u8]> = &Aligned {
-        align: [],
-        bytes: *include_bytes!(env!("INTERCEPT_BPF_OBJECT")),
-    };
-
     pub fn main() -> ExitCode {
-        match cli::parse(std::env::args_os()) {
-            Ok(Parsed::Run(args)) => match go(&args) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(text) => fail(&text, FAILED),
-            },
+        let outcome = match cli::parse(std::env::args_os()) {
+            Ok(Parsed::Run(args)) => go(&args),
             Ok(Parsed::Text(text)) => {
-                print(&text);
-                ExitCode::SUCCESS
+                exit::print(&text);
+                Ok(())
             }
-            Err(text) => fail(&text, USAGE),
-        }
+            Err(text) => Err(Failure::Usage(text)),
+        };
+        exit::code("intercept-user", outcome)
     }
 
-    fn go(args: &Args) -> Result<(), String> {
-        run::init_logging(args).map_err(|e| e.to_string())?;
-        let report = run::run(args, &OBJECT.bytes).map_err(|e| e.to_string())?;
-        print(&report::to_text(&report));
+    fn go(args: &Args) -> Result<(), Failure> {
+        operator::log::init(args.level(), args.log_format, args.log_file.as_deref())
+            .map_err(|e| Failure::of(&e))?;
+        let object = operator::embed_object!("INTERCEPT_BPF_OBJECT");
+        let report = run::run(args, object).map_err(|e| Failure::of(&e))?;
+        exit::print(&report::to_text(&report));
         if let Some(path) = &args.report {
-            let json = report::to_json(&report).map_err(|e| e.to_string())?;
-            std::fs::write(path, json + "\n")
-                .map_err(|e| format!("cannot write the report {}: {e}", path.display()))?;
+            let json = report::to_json(&report).map_err(|e| Failure::of(&e))?;
+            exit::write_report(path, &json)?;
         }
         Ok(())
-    }
-
-    /// A reader that went away is no reason to end with a panic.
-    fn print(text: &str) {
-        let _ = std::io::stdout().write_all(text.as_bytes());
-    }
-
-    fn fail(text: &str, code: u8) -> ExitCode {
-        let _ = writeln!(std::io::stderr(), "intercept-user: {text}");
-        ExitCode::from(code)
     }
 }
 

@@ -8,10 +8,10 @@
 //! Sockets are closed before the program is detached: the other order oopsed a kernel (design 3.7).
 
 use crate::channel::{ControlOptions, ListenError, TargetSink, listen};
-use crate::cli::{Args, LogFormat, LogLevel};
+use crate::cli::Args;
 use crate::report::{Report, Setting};
 use crate::service::{Service, ServiceError, ServiceOptions};
-use crate::startup::{MissingCapability, check_privileges, forwarding_settings};
+use crate::startup::forwarding_settings;
 use crate::worker::Limits;
 use common::flow::Nanos;
 use dataplane::bpf::BpfError;
@@ -19,16 +19,12 @@ use dataplane::bpf::responses::{Responses, ResponsesConfig, RuleWriter, Sources}
 use dataplane::cores::CoreError;
 use dataplane::iface::{IfaceError, Interface};
 use dataplane::{Capture, clock};
-use std::io::{IsTerminal, Read};
+use operator::log::LogLevel;
+use operator::privileges::{MissingCapability, check_privileges};
+use operator::signals::Signals;
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::{Duration, Instant};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
-use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// How often a thread that ended by itself is looked for.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
@@ -36,16 +32,6 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 /// Why the program did not run, or did not end well: one line each.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// `-l`.
-    #[error(
-        "cannot open the log file {path}: {source}; expected a path that this user may append to"
-    )]
-    LogFile {
-        /// The path.
-        path: PathBuf,
-        /// The kernel's reason.
-        source: std::io::Error,
-    },
     /// `-i`.
     #[error(transparent)]
     Interface(#[from] IfaceError),
@@ -181,56 +167,6 @@ fn learn(mut rules: RuleWriter) -> TargetSink {
     })
 }
 
-/// Sets the log up for the whole process. Only the first call has an effect.
-pub fn init_logging(args: &Args) -> Result<(), RunError> {
-    let (writer, ansi) = match &args.log_file {
-        None => (
-            BoxMakeWriter::new(std::io::stderr),
-            std::io::stderr().is_terminal(),
-        ),
-        Some(path) => {
-            let file = std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path)
-                .map_err(|source| RunError::LogFile {
-                    path: path.clone(),
-                    source,
-                })?;
-            (BoxMakeWriter::new(Arc::new(file)), false)
-        }
-    };
-    let level = match args.level() {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    // aya's loader says several lines per relocated instruction at debug level: only with trace.
-    let loader = if level >= LevelFilter::TRACE {
-        level
-    } else {
-        level.min(LevelFilter::INFO)
-    };
-    let targets = Targets::new()
-        .with_default(level)
-        .with_target("aya_obj", loader);
-    let layer = tracing_subscriber::fmt::layer()
-        .with_target(false)
-        .with_ansi(ansi)
-        .with_writer(writer);
-    let layer = match args.log_format {
-        LogFormat::Text => layer.boxed(),
-        LogFormat::Json => layer.json().flatten_event(true).boxed(),
-    };
-    let _ = tracing_subscriber::registry()
-        .with(layer)
-        .with(targets)
-        .try_init();
-    Ok(())
-}
-
 fn warn_of_forwarding(ifname: &str) {
     let on = forwarding_settings(Path::new("/proc"), ifname);
     if !on.is_empty() {
@@ -249,38 +185,11 @@ fn wait(signals: &mut Signals, duration: Option<Duration>, service: &Service) ->
         let left = end.map_or(WATCH_INTERVAL, |end| {
             end.saturating_duration_since(Instant::now())
         });
-        if left.is_zero() || signals.wait(left.min(WATCH_INTERVAL)) {
+        if left.is_zero() || signals.wait(left.min(WATCH_INTERVAL)) > 0 {
             return false;
         }
         if service.failed() {
             return true;
         }
-    }
-}
-
-/// Requests to end, one byte each in a socket that the handlers write to.
-struct Signals(UnixStream);
-
-impl Signals {
-    /// SIGPIPE is ignored already: the Rust runtime does so, and a write to a closed connection is an
-    /// error like any other.
-    fn install() -> std::io::Result<Self> {
-        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-        let (received, sent) = UnixStream::pair()?;
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signal_hook::low_level::pipe::register(signal, sent.try_clone()?)?;
-        }
-        Ok(Self(received))
-    }
-
-    /// True if a request came within `timeout`.
-    fn wait(&mut self, timeout: Duration) -> bool {
-        // Zero would mean for ever.
-        let timeout = timeout.max(Duration::from_millis(1));
-        if self.0.set_read_timeout(Some(timeout)).is_err() {
-            std::thread::sleep(timeout);
-            return false;
-        }
-        self.0.read(&mut [0; 16]).is_ok_and(|n| n > 0)
     }
 }

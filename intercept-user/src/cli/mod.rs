@@ -1,12 +1,14 @@
 //! The command line. C users find their letters; every letter has a long name.
 
-mod duration;
 pub mod filter;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser};
 use common::packet::Endpoint;
 use common::wire::compat::DEFAULT_PORT;
 use dataplane::cores::CoreList;
+use operator::duration::parse_positive;
+use operator::log::{LogFormat, LogLevel};
+use operator::usage::one_line;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,7 +61,7 @@ pub struct Args {
     pub verbose: u8,
 
     /// Forget a route that no response used for so long
-    #[arg(long, value_name = "TIME", default_value = "600s", value_parser = duration::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "600s", value_parser = parse_positive)]
     pub route_idle: Duration,
 
     /// Most routes at a time; beyond it the one that expires first is forgotten. Each takes 100 bytes
@@ -68,7 +70,7 @@ pub struct Args {
     pub max_routes: u32,
 
     /// Stop by itself after this time
-    #[arg(long, value_name = "TIME", value_parser = duration::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_positive)]
     pub duration: Option<Duration>,
 
     /// Write the exit report to this file as JSON
@@ -79,15 +81,7 @@ pub struct Args {
 impl Args {
     /// The level asked for by `--log-level` and `-v` together.
     pub fn level(&self) -> LogLevel {
-        const ALL: [LogLevel; 5] = [
-            LogLevel::Error,
-            LogLevel::Warn,
-            LogLevel::Info,
-            LogLevel::Debug,
-            LogLevel::Trace,
-        ];
-        let at = self.log_level as usize + usize::from(self.verbose);
-        ALL.get(at).copied().unwrap_or(LogLevel::Trace)
+        self.log_level.more(self.verbose)
     }
 }
 
@@ -114,43 +108,6 @@ where
         }
         Err(e) => Err(one_line(&e.to_string())),
     }
-}
-
-/// clap writes paragraphs; scripts and logs want the culprit in one line.
-fn one_line(text: &str) -> String {
-    let text = text.strip_prefix("error: ").unwrap_or(text);
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|l| {
-            !l.is_empty() && !l.starts_with("Usage:") && !l.starts_with("For more information")
-        })
-        .collect();
-    format!("{} (see --help)", lines.join(" "))
-}
-
-/// Forms of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
-/// Levels of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum LogLevel {
-    /// What stops the program
-    Error,
-    /// What makes it incomplete
-    Warn,
-    /// Start, peers, end
-    Info,
-    /// Decisions, and packets in the kernel
-    Debug,
-    /// Everything
-    Trace,
 }
 
 /// A parsed filter.

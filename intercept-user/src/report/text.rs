@@ -1,7 +1,8 @@
 //! The report for people.
 
 use super::Report;
-use super::json::{CLOCK_SOURCE, Percentiles, UNDECODABLE, record_losses};
+use super::json::{CLOCK_SOURCE, UNDECODABLE, record_losses};
+use operator::percentiles::Percentiles;
 use std::fmt::Write;
 
 /// Peers that are printed; JSON has all that were kept.

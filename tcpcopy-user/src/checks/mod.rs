@@ -5,11 +5,11 @@
 //! says EPERM.
 
 mod mirror;
-mod privileges;
 mod targets;
 
 pub use mirror::check_mirror;
-pub use privileges::check_privileges;
+use operator::privileges::MissingCapability;
+pub use operator::privileges::check_privileges;
 pub use targets::{check_clients, check_targets};
 
 use crate::cli::Transfer;
@@ -19,15 +19,8 @@ use common::packet::{Addr, Endpoint};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckError {
     /// Not root and not given the capabilities.
-    #[error(
-        "missing {missing}: needed to {purpose}; run as root, or: setcap cap_net_admin,cap_net_raw,cap_bpf+ep <program>"
-    )]
-    MissingCapability {
-        /// Its name.
-        missing: &'static str,
-        /// What for.
-        purpose: &'static str,
-    },
+    #[error(transparent)]
+    Privileges(#[from] MissingCapability),
     /// The transfer list would capture what is sent to a target.
     #[error(
         "target {target} would be captured again by the transfer {by}: a loop; expected a target that no transfer names as online address"

@@ -1,6 +1,7 @@
 //! The flags as they are typed. Letters that the C program has keep their meaning.
 
 use clap::{ArgAction, Parser, ValueEnum};
+use operator::log::{LogFormat, LogLevel};
 use std::path::PathBuf;
 
 /// Replay live TCP sessions of production against a target.
@@ -156,45 +157,5 @@ impl CaptureKind {
             Self::Tap => "tap",
             Self::Mirror => "mirror",
         }
-    }
-}
-
-/// Forms of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
-/// Levels of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum LogLevel {
-    /// What stops the replay
-    Error,
-    /// What makes it incomplete
-    Warn,
-    /// Start, statistics, end
-    Info,
-    /// Decisions, and packets in the kernel
-    Debug,
-    /// Everything
-    Trace,
-}
-
-impl LogLevel {
-    /// `steps` levels more talkative.
-    #[must_use]
-    pub fn more(self, steps: u8) -> Self {
-        const ALL: [LogLevel; 5] = [
-            LogLevel::Error,
-            LogLevel::Warn,
-            LogLevel::Info,
-            LogLevel::Debug,
-            LogLevel::Trace,
-        ];
-        let at = (self as usize + usize::from(steps)).min(ALL.len() - 1);
-        ALL.get(at).copied().unwrap_or(Self::Trace)
     }
 }

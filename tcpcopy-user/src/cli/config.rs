@@ -1,13 +1,14 @@
 //! Validated settings.
 
 use super::UsageError;
-use super::args::{Args, CaptureKind, LogFormat, LogLevel};
-use super::duration::parse_duration;
+use super::args::{Args, CaptureKind};
 use super::endpoint::{parse_item, parse_port};
 use super::transfer::{Transfer, parse_transfers};
 use common::flow::Nanos;
 use common::packet::Endpoint;
 use dataplane::cores::CoreList;
+use operator::duration::parse_duration;
+use operator::log::{LogFormat, LogLevel};
 use session::{AddressPool, Rtt};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

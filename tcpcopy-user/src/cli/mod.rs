@@ -9,18 +9,17 @@
 
 mod args;
 mod config;
-mod duration;
 mod endpoint;
 mod error;
 mod transfer;
 
-pub use args::{Args, CaptureKind, LogFormat, LogLevel};
+pub use args::{Args, CaptureKind};
 pub use config::{Config, MAX_WORKERS};
-pub use duration::parse_duration;
 pub use error::UsageError;
 pub use transfer::{Transfer, parse_transfers};
 
 use clap::Parser;
+use operator::usage::one_line;
 
 /// What parsing came to.
 pub enum Parsed {
@@ -46,17 +45,4 @@ where
         }
         Err(e) => Err(one_line(&e.to_string())),
     }
-}
-
-/// clap writes paragraphs; scripts and logs want the culprit in one line.
-fn one_line(text: &str) -> String {
-    let text = text.strip_prefix("error: ").unwrap_or(text);
-    let parts: Vec<&str> = text
-        .split("\n\n")
-        .filter(|p| !p.starts_with("Usage:") && !p.starts_with("For more information"))
-        .flat_map(str::lines)
-        .map(str::trim)
-        .filter(|l| !l.is_empty())
-        .collect();
-    format!("{} (see --help)", parts.join(" "))
 }

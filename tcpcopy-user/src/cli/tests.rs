@@ -1,8 +1,7 @@
-use crate::cli::{
-    CaptureKind, Config, LogLevel, Parsed, Transfer, parse, parse_duration, parse_transfers,
-};
+use crate::cli::{CaptureKind, Config, Parsed, Transfer, parse, parse_transfers};
 use common::flow::Nanos;
 use common::packet::{Addr, Endpoint};
+use operator::log::LogLevel;
 use session::Rtt;
 use std::time::Duration;
 
@@ -254,27 +253,6 @@ fn every_error_is_one_line_with_culprit_and_expectation() {
         error.contains("--intercept <LIST>") && error.contains("--iface <NAME>"),
         "{error}"
     );
-}
-
-#[test]
-fn times() {
-    for (text, ms) in [
-        ("500ms", 500),
-        ("5s", 5000),
-        ("5", 5000),
-        ("2m", 120_000),
-        ("1h", 3_600_000),
-        ("0", 0),
-    ] {
-        assert_eq!(
-            parse_duration(text),
-            Ok(Duration::from_millis(ms)),
-            "{text}"
-        );
-    }
-    for text in ["", "s", "5 s", "1.5s", "-5s", "5S", "18446744073709551616s"] {
-        assert!(parse_duration(text).is_err(), "{text}");
-    }
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The report for people.
 
 use super::Report;
-use super::json::{Percentiles, undelivered};
+use super::json::undelivered;
 use crate::worker::Latency;
+use operator::percentiles::Percentiles;
 use session::Outcome;
 use std::fmt::Write;
 

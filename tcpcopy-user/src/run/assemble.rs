@@ -47,7 +47,7 @@ pub struct Assembled {
 
 /// Checks, connects, resolves, attaches.
 pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
-    checks::check_privileges()?;
+    checks::check_privileges().map_err(checks::CheckError::from)?;
     let iface = Interface::by_name(&config.iface)?;
     if let Some(cores) = &config.cores {
         cores.check_available()?;

@@ -42,7 +42,7 @@ impl Attached {
         let ifname = config.iface.as_str();
         let workers = workers as u32;
         // Off unless asked for: each packet would cost a record.
-        let log_packets = config.log_level >= crate::cli::LogLevel::Debug;
+        let log_packets = config.log_level >= operator::log::LogLevel::Debug;
         Ok(match config.capture {
             CaptureKind::Tap => Self::Tap(Tap::attach(
                 object,

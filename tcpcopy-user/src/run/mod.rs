@@ -12,11 +12,7 @@
 
 mod assemble;
 mod capture;
-mod logging;
-mod signals;
 mod supervise;
-
-pub use logging::{LogError, init_logging};
 
 use crate::channel::ChannelError;
 use crate::checks::CheckError;
@@ -78,8 +74,8 @@ impl RunError {
 /// Runs until a signal or the end of `--duration`. `object` is the BPF object.
 pub fn run(config: &Config, object: &[u8]) -> Result<Report, RunError> {
     // Handlers first: a Ctrl-C during start-up ends the run after it, in order.
-    let signals =
-        signals::Signals::install().map_err(RunError::system("install signal handlers"))?;
+    let signals = operator::signals::Signals::install()
+        .map_err(RunError::system("install signal handlers"))?;
     let assembled = assemble::assemble(config, object)?;
     supervise::supervise(config, assembled, signals)
 }

@@ -3,13 +3,13 @@
 use super::RunError;
 use super::assemble::Assembled;
 use super::capture::Attached;
-use super::signals::Signals;
 use crate::cli::Config;
 use crate::report::{Report, Setting};
 use crate::worker::{Control, LiveFigures, LiveStats, Worker, WorkerParts, WorkerReport};
 use common::flow::Nanos;
 use dataplane::wake::WakerHandle;
 use dataplane::{clock, cores};
+use operator::signals::Signals;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use rustix::thread::CapabilitySet;
 
 /// A capability that is not there.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "missing {missing}, needed to {purpose}: run as root, or give the program \
      CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and CAP_PERFMON"

@@ -5,14 +5,22 @@ use std::time::Duration;
 /// Longest time that is taken: larger ones are typing errors, and sums must not overflow.
 const MAX: Duration = Duration::from_hours(8784);
 
-/// Reads a time above zero; the error names what was got and expected.
+/// Reads a time above zero.
+pub fn parse_positive(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text)?;
+    if time.is_zero() {
+        return Err(format!("got '{text}', expected a time above 0 such as 5s"));
+    }
+    Ok(time)
+}
+
+/// Reads a time; the error names what was got and expected.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let split = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let expected =
-        || format!("got '{text}', expected a number above 0 with ms, s, m or h such as 5s");
+    let expected = || format!("'{text}' is no time, expected a number with ms, s, m or h such as 5s");
     let number: u64 = number.parse().map_err(|_| expected())?;
     let unit_ms: u64 = match unit {
         "ms" => 1,
@@ -22,11 +30,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(expected()),
     };
     let time = Duration::from_millis(number.saturating_mul(unit_ms));
-    if time.is_zero() {
-        return Err(expected());
-    }
     if time > MAX {
-        return Err(format!("got '{text}', expected at most 8784h"));
+        return Err(format!("'{text}' is too long, expected at most 8784h"));
     }
     Ok(time)
 }
@@ -39,6 +44,7 @@ mod tests {
     fn units() {
         for (text, ms) in [
             ("500ms", 500),
+            ("0", 0),
             ("5", 5_000),
             ("5s", 5_000),
             ("2m", 120_000),
@@ -53,12 +59,20 @@ mod tests {
     }
 
     #[test]
+    fn zero_is_refused_where_it_makes_no_sense() {
+        assert_eq!(parse_positive("1ms"), Ok(Duration::from_millis(1)));
+        for text in ["0", "0s"] {
+            let error = parse_positive(text).expect_err(text);
+            assert!(error.contains(&format!("'{text}'")), "{error}");
+        }
+    }
+
+    #[test]
     fn errors_quote_what_was_got() {
         for text in [
             "",
-            "0",
-            "0s",
             "s",
+            "5 s",
             "5d",
             "-1",
             "1.5s",
