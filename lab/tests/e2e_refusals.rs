@@ -104,7 +104,7 @@ fn bad_flags() {
         "tcp or src port 80",
         "tcp and dst port 80",
     ] {
-        let command = world.intercept(|intercept| filter.clone_into(&mut intercept.filter));
+        let command = world.intercept(|intercept| intercept.filter = Some(filter.to_owned()));
         world.refused(command, USAGE, &["filter"]);
     }
 }

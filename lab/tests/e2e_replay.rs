@@ -62,6 +62,23 @@ fn mirror_port() {
     every_session_is_replayed(Capture::Mirror, 12);
 }
 
+/// Clients get addresses of ours, each worker from its own share, and intercept learns from the
+/// announcements what to take.
+#[test]
+fn clients_from_a_pool_and_a_filter_that_is_learned() {
+    for capture in [Capture::Tap, Capture::Mirror] {
+        let mut options = options(capture, 17);
+        options.copy.cores = "0,1".to_owned();
+        options.copy.more.push("-c".to_owned());
+        options.copy.more.push("10.77.1.0/24".to_owned());
+        options.intercept.filter = None;
+        let result = replay(&options);
+        assert_balanced(&result);
+        let outcomes = result.report.outcomes();
+        assert_eq!(outcomes.get("completed"), Some(&2050), "{outcomes:?}");
+    }
+}
+
 #[test]
 fn two_workers_and_several_queues() {
     for capture in [Capture::Tap, Capture::Mirror] {

@@ -159,8 +159,8 @@ impl Copy {
 pub struct Intercept {
     /// Worker cores.
     pub cores: String,
-    /// Which responses it takes.
-    pub filter: String,
+    /// Which responses it takes; `None`: those of the targets that tcpcopy announces.
+    pub filter: Option<String>,
     /// Further arguments.
     pub more: Vec<String>,
 }
@@ -169,7 +169,7 @@ impl Default for Intercept {
     fn default() -> Self {
         Self {
             cores: if cpus() > 1 { "1" } else { "0" }.to_owned(),
-            filter: format!("tcp and src port {TARGET_PORT}"),
+            filter: Some(format!("tcp and src port {TARGET_PORT}")),
             more: Vec::new(),
         }
     }
@@ -180,14 +180,8 @@ impl Intercept {
     pub fn command(&self, lab: &Lab, programs: &Programs) -> Command {
         let mut command = lab.command(Host::Assistant, &programs.intercept);
         command
-            .args([
-                "--iface",
-                "eth0",
-                "--cores",
-                &self.cores,
-                "-F",
-                &self.filter,
-            ])
+            .args(["--iface", "eth0", "--cores", &self.cores])
+            .args(self.filter.iter().flat_map(|filter| ["-F", filter]))
             .args(&self.more);
         command
     }
