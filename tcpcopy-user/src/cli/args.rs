@@ -104,6 +104,11 @@ pub struct Args {
     #[arg(short = 'M', long, value_name = "BYTES", default_value = "1500")]
     pub mtu: String,
 
+    /// Most memory to use, in MiB; beyond it whole new sessions are left out. Default: 2048, but at
+    /// most a tenth of the machine's memory or of the cgroup's limit
+    #[arg(short = 'm', long, value_name = "MIB")]
+    pub memory: Option<String>,
+
     /// Start although an intercept cannot be reached, and go on trying
     #[arg(short = 'L', long)]
     pub lonely: bool,

@@ -97,11 +97,16 @@ pub struct Config {
     pub stats_interval: Duration,
     /// Where the log goes; stderr if none.
     pub log_file: Option<PathBuf>,
+    /// Memory budget in MiB, if one was given.
+    pub memory_mib: Option<usize>,
     /// Form of the log.
     pub log_format: LogFormat,
     /// Level of the log.
     pub log_level: LogLevel,
 }
+
+/// A tebibyte: more is a typing error.
+const MAX_MEMORY_MIB: usize = 1 << 20;
 
 impl Config {
     /// Checks what was typed.
@@ -172,6 +177,11 @@ impl Config {
             turn_limit: time("--turn-limit", &args.turn_limit)?,
             no_turns: args.no_turns,
             mtu: number("-M, --mtu", &args.mtu, MIN_MTU_BYTES..=MAX_MTU_BYTES)?,
+            memory_mib: args
+                .memory
+                .as_deref()
+                .map(|text| number("-m, --memory", text, 1..=MAX_MEMORY_MIB))
+                .transpose()?,
             lonely: args.lonely,
             drain,
             duration,

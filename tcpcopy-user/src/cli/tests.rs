@@ -194,6 +194,8 @@ fn every_error_is_one_line_with_culprit_and_expectation() {
         ("-t", "0", &["'0' is zero, expected more than 0"]),
         ("-k", "5d", &["-k, --idle-timeout: '5d' is no time"]),
         ("--drain", "1d", &["--drain: '1d' is no time"]),
+        ("-m", "0", &["-m, --memory: got '0', expected 1 to 1048576"]),
+        ("-m", "2G", &["-m, --memory: got '2G'"]),
         ("--duration", "99999999h", &["'99999999h' is too long"]),
         ("--cores", "3-1", &["--cores: ", "'3-1'"]),
         (

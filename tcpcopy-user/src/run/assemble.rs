@@ -1,7 +1,8 @@
 //! Puts workers together: everything that can fail, in the order in which failing is cheapest.
 
 use super::RunError;
-use super::capture::{Attached, Ports};
+use super::capture::{Attached, Ports, RING_BYTES_TOTAL};
+use super::memory::{Budget, default_bytes};
 use crate::channel::Channel;
 use crate::checks;
 use crate::cli::{CaptureKind, Config, MAX_WORKERS};
@@ -16,6 +17,7 @@ use dataplane::wake::{Waker, WakerHandle};
 use dataplane::{Transmit, clock, egress, handover};
 use session::EngineConfig;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,11 +26,6 @@ const MIRROR_WORKERS: usize = 4;
 /// One direction between two workers: some 180 full-sized packets, or four merged ones of 64 KiB, which
 /// is what arrives while a worker naps.
 const HANDOVER_RING_BYTES: usize = 256 << 10;
-/// Captured bytes that all workers together may hold back: a second of a saturated 4 Gb/s of requests.
-const BUFFER_BYTES_TOTAL: usize = 512 << 20;
-/// Sessions of all workers together.
-const SESSIONS_TOTAL: usize = 1 << 20;
-
 /// A run that only has to be started.
 pub struct Assembled {
     /// By worker.
@@ -77,6 +74,20 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         );
     }
     let workers = workers(config, &iface);
+    let memory = config
+        .memory_mib
+        .map_or_else(|| default_bytes(Path::new("/")), |mib| mib << 20);
+    let rings = if config.capture == CaptureKind::Tap {
+        RING_BYTES_TOTAL
+    } else {
+        0
+    };
+    let budget = Budget::split(memory, workers, rings, HANDOVER_RING_BYTES)?;
+    tracing::info!(
+        mib = memory >> 20,
+        sessions = budget.max_sessions * workers,
+        "memory budget"
+    );
     let now = clock::now();
     let channels = (0..workers)
         .map(|_| Channel::connect(&config.intercepts, config.connections, config.lonely, now))
@@ -148,7 +159,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             sources,
             handover,
             transfers: Arc::clone(&transfers),
-            engine: engine_config(config, id, workers, mtu),
+            engine: engine_config(config, id, workers, mtu, budget),
             egress: Egress::new(transfers.targets(), devices, Some(raw), hops),
             channel,
             waker,
@@ -201,7 +212,13 @@ fn egress_devices(hops: &Hops, addresses: &[Addr]) -> Ways {
     ways
 }
 
-fn engine_config(config: &Config, id: usize, workers: usize, mtu: u16) -> EngineConfig {
+fn engine_config(
+    config: &Config,
+    id: usize,
+    workers: usize,
+    mtu: u16,
+    budget: Budget,
+) -> EngineConfig {
     EngineConfig {
         worker: id as u32,
         workers: workers as u32,
@@ -217,8 +234,8 @@ fn engine_config(config: &Config, id: usize, workers: usize, mtu: u16) -> Engine
         turn_limit: nanos(config.turn_limit),
         response_timeout: nanos(config.response_timeout),
         idle_timeout: nanos(config.idle_timeout),
-        max_sessions: SESSIONS_TOTAL / workers,
-        buffer_bytes: BUFFER_BYTES_TOTAL / workers,
+        max_sessions: budget.max_sessions,
+        buffer_bytes: budget.buffer_bytes,
         mtu,
         ..EngineConfig::default()
     }

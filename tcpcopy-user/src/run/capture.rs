@@ -10,7 +10,7 @@ use dataplane::bpf::tap::{Tap, TapConfig};
 
 /// All ring buffers of a tap together (design 3.1): at 1400-byte packets and a million a second, two
 /// workers' rings hold 50 ms of traffic.
-const RING_BYTES_TOTAL: usize = 64 << 20;
+pub(super) const RING_BYTES_TOTAL: usize = 64 << 20;
 
 /// What one worker gets.
 #[derive(Default)]

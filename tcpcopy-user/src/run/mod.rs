@@ -12,6 +12,7 @@
 
 mod assemble;
 mod capture;
+mod memory;
 mod supervise;
 
 use crate::channel::ChannelError;
@@ -36,6 +37,9 @@ pub enum RunError {
     /// `--cores`.
     #[error("--cores: {0}")]
     Cores(#[from] CoreError),
+    /// `-m`.
+    #[error(transparent)]
+    Memory(#[from] memory::TooSmall),
     /// An intercept.
     #[error(transparent)]
     Channel(#[from] ChannelError),
