@@ -99,6 +99,7 @@ impl Wheel {
     pub(crate) fn next_due(&self) -> Option<Nanos> {
         let words = self.occupied.len() / 2;
         let start = (self.now + 1) % SLOTS;
+        let refill = Nanos((self.now / SLOTS + 1) * SLOTS * TICK_NS);
         for step in 0..=words as u64 {
             let word = ((start / 64 + step) % words as u64) as usize;
             let mut bits = self.occupied.get(word).copied().unwrap_or(0);
@@ -110,11 +111,19 @@ impl Wheel {
             if bits != 0 {
                 let slot = word as u64 * 64 + u64::from(bits.trailing_zeros());
                 let ahead = (slot + SLOTS - start) % SLOTS;
-                return Some(Nanos((self.now + 1 + ahead) * TICK_NS));
+                let near = Nanos((self.now + 1 + ahead) * TICK_NS);
+                // The next refill may bring timers that are due before all that is near now.
+                let brings = self.is_marked(SLOTS + (self.now / SLOTS + 1) % SLOTS);
+                return Some(if brings { near.min(refill) } else { near });
             }
         }
         let far = self.occupied.iter().skip(words).any(|w| *w != 0);
-        far.then(|| Nanos((self.now / SLOTS + 1) * SLOTS * TICK_NS))
+        far.then_some(refill)
+    }
+
+    fn is_marked(&self, slot: u64) -> bool {
+        let word = self.occupied.get((slot / 64) as usize);
+        word.is_some_and(|w| w & (1 << (slot % 64)) != 0)
     }
 
     fn refill(&mut self) {
@@ -238,6 +247,25 @@ mod tests {
         }
         assert_eq!(at, [(0, 5_001), (1, 5_400), (3, 9_999), (4, 5_000_000)]);
         assert_eq!(w.next_due(), None);
+    }
+
+    #[test]
+    fn a_timer_from_afar_may_be_due_before_a_near_one() {
+        let mut w = Wheel::new();
+        w.start_at(ms(2_000));
+        w.set(0, ms(3_100)); // 1.1 s ahead: far
+        w.advance(ms(2_500), &mut Vec::new());
+        w.set(1, ms(3_400)); // 0.9 s ahead: near
+        let (mut fired, mut now) = (Vec::new(), ms(2_500));
+        while let Some(due) = w.next_due() {
+            now = now.max(due);
+            let before = fired.len();
+            w.advance(now, &mut fired);
+            if fired.len() > before {
+                assert_eq!(now, ms(if fired.len() == 1 { 3_100 } else { 3_400 }));
+            }
+        }
+        assert_eq!(fired, [0, 1]);
     }
 
     proptest! {
