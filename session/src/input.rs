@@ -54,7 +54,11 @@ impl Session {
                 } else {
                     self.last_ack()
                 };
-                self.reset = Some(CapturedReset { ack });
+                self.reset = Some(CapturedReset {
+                    ack,
+                    seq: seg.seq,
+                    arrived: cx.now,
+                });
             }
         } else {
             self.client_done |= fin;
@@ -63,7 +67,8 @@ impl Session {
         if let Phase::Ended(_) = self.phase {
             return;
         }
-        if self.phase == Phase::Opening && self.reset.is_some() && self.stream.queue().is_empty() {
+        let nothing_said = self.stream.queue().is_empty() && self.hole_since().is_none();
+        if self.phase == Phase::Opening && self.reset.is_some() && nothing_said {
             // Cut off before anything was said: nothing to deliver, nothing to wait for.
             self.abort(cx, Outcome::ResetByClient);
             return;
@@ -289,7 +294,6 @@ impl Session {
             return;
         }
         if self
-            .stream
             .hole_since()
             .is_some_and(|t| now >= t + config.gap_timeout)
         {
@@ -336,6 +340,8 @@ impl Session {
         if !self.stream.finished() && self.reset.is_none() {
             self.reset = Some(CapturedReset {
                 ack: self.last_ack(),
+                seq: self.stream.nxt(),
+                arrived: cx.now,
             });
         }
         if self.phase == Phase::Opening && self.stream.queue().is_empty() {

@@ -129,7 +129,7 @@ impl Session {
     fn pump_reset<O: Output>(&mut self, cx: &mut Context<'_, O>) {
         let Some(reset) = self.reset else { return };
         let all_sent = self.cursor >= self.stream.queue().len() && self.sender.in_flight() == 0;
-        if all_sent && self.stream.hole_since().is_none() && self.gate_open(cx, reset.ack) {
+        if all_sent && self.hole_since().is_none() && self.gate_open(cx, reset.ack) {
             self.abort(cx, Outcome::ResetByClient);
         }
     }

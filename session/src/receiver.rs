@@ -117,6 +117,13 @@ impl Receiver {
             got.bytes = data_end.since(self.nxt) as u32;
             self.answered.bytes += u64::from(got.bytes);
             self.nxt = data_end;
+            if h.payload_len == 0 {
+                // Bytes that were lost on the way to us, or come later. The target had no more to say
+                // then: silence from now on ends the answer, not what was seen of an earlier one.
+                self.answered.at = now;
+                self.answered.psh = true;
+                self.answered.short = false;
+            }
         }
         if h.payload_len > 0 {
             self.answered.at = now;
@@ -209,6 +216,15 @@ mod tests {
         assert!(r.take(&header(IRS, 0, TcpFlags(0)), 1000, Nanos(5)).ack_due);
         assert!(r.take(&header(IRS, 1, TcpFlags(0)), 1000, Nanos(5)).ack_due);
         assert_eq!(r.nxt, IRS + 1);
+    }
+
+    #[test]
+    fn an_answer_known_by_a_bare_acknowledgement_ends_by_silence_from_then_on() {
+        let mut r = open();
+        r.take(&header(IRS + 1, 100, TcpFlags::PSH), 1000, Nanos(5));
+        r.take(&header(IRS + 501, 0, TcpFlags(0)), 1000, Nanos(900));
+        let a = r.answered;
+        assert_eq!((a.bytes, a.at, a.psh, a.short), (500, Nanos(900), true, false));
     }
 
     #[test]

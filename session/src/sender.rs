@@ -230,8 +230,13 @@ impl Sender {
                 acked.retransmit = true;
             }
         }
-        // SND.WL1/WL2: only a segment that is not older may change the window.
-        if self.wl1.before(h.seq) || (self.wl1 == h.seq && !h.ack.before(self.wl2)) {
+        // SND.WL1/WL2: only a segment that is not older may change the window. One that acknowledges
+        // something new is not, even if it carries old data again: with the window of before, its edge
+        // would move.
+        if advanced > 0
+            || self.wl1.before(h.seq)
+            || (self.wl1 == h.seq && !h.ack.before(self.wl2))
+        {
             acked.may_send |= wnd > self.wnd;
             self.wnd = wnd;
             self.wl1 = h.seq;
@@ -377,6 +382,17 @@ mod tests {
         // A timeout trusts no report (RFC 2018 section 8).
         s.back_off(ms(300));
         assert_eq!(s.lost(), Some((ISS + 1, ISS + 5001)));
+    }
+
+    #[test]
+    fn a_retransmission_that_acknowledges_more_brings_its_window() {
+        let mut s = open();
+        s.on_ack(&ack(IRS + 500, ISS + 1, 5000), ms(20));
+        s.sent_new(ISS + 4001, ms(20));
+        // The target sends old data again, with what it has received since: no byte beyond ISS + 5001
+        // was ever allowed.
+        s.on_ack(&ack(IRS + 1, ISS + 4001, 1000), ms(21));
+        assert_eq!((s.una, s.room()), (ISS + 4001, 1000));
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub(crate) enum Phase {
 pub(crate) struct CapturedReset {
     /// How far the client had read the answers.
     pub(crate) ack: SeqNumber,
+    /// Where it lies in the stream: data before it may be captured later.
+    pub(crate) seq: SeqNumber,
+    pub(crate) arrived: Nanos,
 }
 
 #[expect(
@@ -199,7 +202,7 @@ impl Session {
             Phase::Open if self.gate_until.is_some() => Waiting::Turn,
             Phase::Open if self.sender.in_flight() > 0 => Waiting::Acknowledgement,
             Phase::Open if unsent => Waiting::Window,
-            Phase::Open if self.stream.hole_since().is_some() => Waiting::Capture,
+            Phase::Open if self.hole_since().is_some() => Waiting::Capture,
             Phase::Open if !self.fin_sent => Waiting::Client,
             Phase::Open if !self.receiver.answered.fin => Waiting::Close,
             Phase::Open | Phase::Ended(_) => Waiting::Nothing,
@@ -229,6 +232,12 @@ impl Session {
         self.end(cx, outcome);
     }
 
+    /// Since when captured bytes are missing in front of other ones, or of the client's reset.
+    pub(crate) fn hole_since(&self) -> Option<Nanos> {
+        let reset = self.reset.filter(|r| self.stream.nxt().before(r.seq));
+        self.stream.hole_since().or(reset.map(|r| r.arrived))
+    }
+
     /// When this session wants to be looked at next.
     pub(crate) fn deadline(&self, config: &EngineConfig) -> Nanos {
         if let Phase::Ended(_) = self.phase {
@@ -254,7 +263,7 @@ impl Session {
         ] {
             due = due.min(t.unwrap_or(due));
         }
-        if let Some(t) = self.stream.hole_since() {
+        if let Some(t) = self.hole_since() {
             due = due.min(t + config.gap_timeout);
         }
         due

@@ -560,6 +560,27 @@ fn a_client_that_is_cut_off_cuts_the_target_off_after_the_data() {
 }
 
 #[test]
+fn a_reset_that_overtook_data_in_the_capture_waits_for_it() {
+    let mut r = Rig::open();
+    r.client(8, 0, RST.with(ACK), b"");
+    assert!(r.after(1).is_empty(), "seven bytes before it are not there yet");
+    r.client(1, 0, PSH_ACK, b"request");
+    assert_eq!(Rig::brief(&r.after(0)), [(PSH_ACK, 1, 7)]);
+    r.target(1, 8, ACK, 0);
+    assert_eq!(Rig::brief(&r.after(0)), [(RST.with(ACK), 8, 0)]);
+    assert_eq!(r.outcome(), Some(Outcome::ResetByClient));
+    r.settle();
+    // If it never comes, it is a gap like any other.
+    let mut r = Rig::open();
+    r.client(8, 0, RST.with(ACK), b"");
+    r.after(9_990);
+    assert_eq!(r.outcome(), None);
+    r.after(20);
+    assert_eq!(r.outcome(), Some(Outcome::CaptureGap));
+    r.settle();
+}
+
+#[test]
 fn a_reset_far_from_the_stream_is_ignored() {
     let mut r = Rig::open();
     r.client(1 << 30, 0, RST, b"");
