@@ -64,6 +64,10 @@ impl Session {
 
     /// A response while the handshake is open (RFC 9293 section 3.10.7.3).
     pub(crate) fn opening<O: Output>(&mut self, cx: &mut Context<'_, O>, h: &ResponseHeader) {
+        if self.syn_sent_at.is_none() {
+            // No channel took the route yet: this answers an earlier connection on the tuple.
+            return;
+        }
         let acknowledges_syn = h.flags.has(TcpFlags::ACK) && h.ack == self.iss + 1;
         if h.flags.has(TcpFlags::RST) {
             if acknowledges_syn {

@@ -30,13 +30,12 @@ impl Session {
         if !syn && !rst && !self.adopted {
             self.client_window = seg.window;
         }
+        let mut measured = false;
         if !syn && seg.flags.has(TcpFlags::ACK) {
             if self.turns.is_none() {
                 self.turns = Some(Turns::new(seg.ack, cx.config.no_turns));
                 self.client_rtt = Some(seg.at.since(self.syn_at));
-                if self.handshake_at.is_some() {
-                    self.wait_for_client(cx);
-                }
+                measured = true;
             }
             if let Some(turns) = self.turns.as_mut() {
                 let became =
@@ -72,6 +71,10 @@ impl Session {
             // Cut off before anything was said: nothing to deliver, nothing to wait for.
             self.abort(cx, Outcome::ResetByClient);
             return;
+        }
+        // Only now, with the packet's data: it may end the session, behind a reset that came first.
+        if measured && self.handshake_at.is_some() {
+            self.wait_for_client(cx);
         }
         self.pump(cx);
     }
@@ -147,10 +150,7 @@ impl Session {
                 self.active_at = cx.now;
                 self.opening(cx, h);
             }
-            Phase::Open => {
-                self.active_at = cx.now;
-                self.open_response(cx, h);
-            }
+            Phase::Open => self.open_response(cx, h),
         }
     }
 
@@ -212,6 +212,11 @@ impl Session {
             cx.out.sample(Metric::Response, cx.now.since(sent));
         }
         let acked = self.sender.on_ack(h, cx.now);
+        if got.bytes > 0 || got.fin || acked.advanced > 0 {
+            // Only what brings something new keeps a session alive: a target that repeats itself for
+            // ever (its acknowledgements are lost, or it was told of bytes that it never sent) does not.
+            self.active_at = cx.now;
+        }
         self.ack_due |= acked.unacceptable;
         if acked.advanced > 0 {
             let fin_acked = self.stream.finished() && self.sender.una == self.stream.nxt();

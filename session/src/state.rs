@@ -252,9 +252,12 @@ impl Session {
             due = due.min(self.opened_at + config.connect_timeout);
         }
         if let Some(t) = self.sender.rto_at {
-            due = due
-                .min(t)
-                .min(self.sender.progress_at + config.response_timeout);
+            due = due.min(t);
+            // Only data can time out: a SYN has its own limit, and a timer that is due but does nothing
+            // would fire again each tick.
+            if self.phase == Phase::Open && self.sender.in_flight() > 0 {
+                due = due.min(self.sender.progress_at + config.response_timeout);
+            }
         }
         for t in [
             self.gate_until,

@@ -91,7 +91,8 @@ impl Strangers {
             s.booked = true;
         }
         let end = seq + seg.payload_len;
-        let new = u64::from(end.since(s.nxt).clamp(0, seg.payload_len as i32) as u32);
+        // A capture file may claim any length.
+        let new = u64::from((end.since(s.nxt).max(0) as u32).min(seg.payload_len));
         totals.bytes_captured += new;
         totals.lose(s.outcome, new);
         s.nxt = s.nxt.max(end);

@@ -309,7 +309,8 @@ impl Stream {
     /// new.
     pub(crate) fn skip(&mut self, seq: SeqNumber, len: u32) -> u32 {
         let end = seq + len;
-        let new = end.since(self.nxt).clamp(0, len as i32) as u32;
+        // A capture file may claim any length.
+        let new = (end.since(self.nxt).max(0) as u32).min(len);
         self.nxt = self.nxt.max(end);
         new
     }
