@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What the tests use beside what the build needs: real servers and clients, and tools to look with.
-const TEST_PACKAGES: [&str; 10] = [
+const TEST_PACKAGES: [&str; 13] = [
     "apache2-utils",
     "bpftool",
     "clang",
@@ -18,6 +18,9 @@ const TEST_PACKAGES: [&str; 10] = [
     "ethtool",
     "iproute2",
     "nginx-light",
+    "procps",
+    "redis-server",
+    "redis-tools",
     "tcpdump",
     "util-linux",
     "wrk",
