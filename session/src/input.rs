@@ -184,13 +184,20 @@ impl Session {
             return;
         }
         let full = self.full_response();
+        // RFC 9293 section 3.10.7.4, first check: what lies beyond every window that the target was
+        // offered is late, of an earlier connection on this tuple, or forged.
+        let window = i64::from(self.client_window)
+            << u32::from(self.offered.window_scale.unwrap_or(0)).min(14);
+        let distance = i64::from(h.seq.since(self.receiver.nxt));
+        let acceptable = distance.abs() <= window.max(i64::from(RESET_WINDOW));
         if h.flags.has(TcpFlags::RST) {
-            let window = i64::from(self.client_window)
-                << u32::from(self.offered.window_scale.unwrap_or(0)).min(14);
-            let distance = i64::from(h.seq.since(self.receiver.nxt));
-            if distance.abs() <= window.max(i64::from(RESET_WINDOW)) {
+            if acceptable {
                 self.reset_by_target(cx);
             }
+            return;
+        }
+        if !acceptable {
+            self.ack_due = true;
             return;
         }
         let got = self.receiver.take(h, full, cx.now);

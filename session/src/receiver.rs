@@ -39,6 +39,8 @@ pub(crate) struct Receiver {
 pub(crate) struct Received {
     /// New payload bytes.
     pub(crate) bytes: u32,
+    /// It closed just now.
+    pub(crate) fin: bool,
     /// The target must be acknowledged.
     pub(crate) ack_due: bool,
     /// Not of this connection.
@@ -135,6 +137,7 @@ impl Receiver {
         }
         if fin && !self.answered.fin && data_end == self.nxt {
             self.answered.fin = true;
+            got.fin = true;
             self.nxt += 1;
         }
         got
@@ -196,6 +199,7 @@ mod tests {
             got,
             Received {
                 bytes: 1500,
+                fin: false,
                 ack_due: true,
                 implausible: false
             }

@@ -581,6 +581,31 @@ fn a_reset_that_overtook_data_in_the_capture_waits_for_it() {
 }
 
 #[test]
+fn data_beyond_every_window_is_of_another_connection() {
+    let mut r = Rig::open();
+    r.target(1 << 28, 1, PSH_ACK, 100);
+    assert_eq!(r.engine.totals().response_bytes, 0);
+    r.target(1, 1, PSH_ACK, 100);
+    assert_eq!(r.engine.totals().response_bytes, 100);
+}
+
+#[test]
+fn a_target_that_repeats_itself_for_ever_does_not_keep_a_session() {
+    let mut r = Rig::open();
+    r.client(1, 0, PSH_ACK, b"request");
+    r.target(1, 8, PSH_ACK, 100);
+    let idle = EngineConfig::default().idle_timeout.0 / 1_000_000_000;
+    for _ in 0..idle {
+        assert_eq!(r.outcome(), None);
+        r.after(1_000);
+        r.target(1, 8, PSH_ACK, 100);
+    }
+    r.after(1_000);
+    assert_eq!(r.outcome(), Some(Outcome::TimedOut));
+    r.settle();
+}
+
+#[test]
 fn a_reset_far_from_the_stream_is_ignored() {
     let mut r = Rig::open();
     r.client(1 << 30, 0, RST, b"");
