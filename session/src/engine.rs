@@ -146,7 +146,7 @@ impl Engine {
                 self.remove(id, now);
             }
         }
-        self.strangers.forget(&key);
+        self.strangers.forget(&mut self.totals, &key, seg.seq);
         self.open(now, key, seg, out);
     }
 

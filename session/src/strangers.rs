@@ -8,10 +8,13 @@ use crate::table::{CaptureKey, PairHasherBuilder};
 use crate::{Outcome, Totals};
 use common::flow::ClientSegment;
 use common::packet::{SeqNumber, TcpFlags};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 /// Beyond this many connections, further ones are counted by their bytes alone: 16 MiB of table.
 const LIMIT: usize = 1 << 18;
+/// Connections that are over are remembered until so many others are: captured packets that come late
+/// or twice are theirs, and counted.
+const CLOSED: usize = 4096;
 
 #[derive(Clone, Copy)]
 struct Stranger {
@@ -26,11 +29,15 @@ struct Stranger {
     data_ack: Option<SeqNumber>,
     /// The last packet was a bare acknowledgement: the client was reading, not writing.
     reading: bool,
+    /// FIN or RST was seen.
+    closed: bool,
 }
 
 #[derive(Default)]
 pub(crate) struct Strangers {
     known: HashMap<CaptureKey, Stranger, PairHasherBuilder>,
+    /// Those that are over, oldest first.
+    closed: VecDeque<CaptureKey>,
 }
 
 impl Strangers {
@@ -50,7 +57,7 @@ impl Strangers {
             && seg.seq == s.nxt
             && seg.flags.has(TcpFlags::ACK)
             && s.data_ack.map_or(s.reading, |ack| seg.ack.after(ack));
-        if !begins || !(s.failed || s.outcome == Outcome::SkippedNoSyn) {
+        if !begins || s.closed || !(s.failed || s.outcome == Outcome::SkippedNoSyn) {
             return false;
         }
         if s.booked && !s.failed {
@@ -83,6 +90,7 @@ impl Strangers {
             nxt: seq,
             data_ack: None,
             reading: false,
+            closed: false,
         });
         let says_something = seg.payload_len > 0 || opens;
         if says_something && !s.booked {
@@ -100,10 +108,23 @@ impl Strangers {
             s.data_ack = Some(seg.ack);
         }
         s.reading = !says_something;
-        if ends {
-            self.known.remove(&key);
-        } else if known.is_some() || self.known.len() < LIMIT {
+        let closes = ends && !s.closed;
+        s.closed |= ends;
+        if known.is_some() || self.known.len() < LIMIT {
             self.known.insert(key, s);
+            if closes {
+                self.close(key);
+            }
+        }
+    }
+
+    fn close(&mut self, key: CaptureKey) {
+        self.closed.push_back(key);
+        if self.closed.len() > CLOSED
+            && let Some(oldest) = self.closed.pop_front()
+            && self.known.get(&oldest).is_some_and(|s| s.closed)
+        {
+            self.known.remove(&oldest);
         }
     }
 
@@ -118,13 +139,21 @@ impl Strangers {
                 nxt,
                 data_ack: None,
                 reading: false,
+                closed: false,
             };
             self.known.insert(key, s);
         }
     }
 
-    /// The connection is replayed from now on.
-    pub(crate) fn forget(&mut self, key: &CaptureKey) {
-        self.known.remove(key);
+    /// A SYN: from now on the key is that of a new connection, unless the same SYN was seen before; it
+    /// may have better luck now, and leaves the books to enter them once.
+    pub(crate) fn forget(&mut self, totals: &mut Totals, key: &CaptureKey, syn: SeqNumber) {
+        if let Some(s) = self.known.remove(key)
+            && s.booked
+            && !s.failed
+            && s.nxt == syn + 1
+        {
+            totals.unbook(s.outcome);
+        }
     }
 }

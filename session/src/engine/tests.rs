@@ -672,6 +672,35 @@ fn a_packet_cut_by_the_capture_leaves_a_gap_not_garbage() {
 }
 
 #[test]
+fn what_comes_again_after_the_end_of_a_skipped_connection_is_not_counted_again() {
+    let mut r = Rig::with(EngineConfig {
+        adopt: false,
+        ..EngineConfig::default()
+    });
+    r.client(1, 0, PSH_ACK, b"abc");
+    r.client(4, 0, FIN_ACK, b"def");
+    r.client(1, 0, PSH_ACK, b"abc");
+    r.client(4, 0, FIN_ACK, b"def");
+    r.client(8, 1, ACK, b"");
+    let t = r.engine.totals();
+    assert_eq!((t.sessions, t.bytes_captured), (1, 6));
+    assert!(t.balanced());
+}
+
+#[test]
+fn a_syn_that_is_shed_again_and_again_is_one_session() {
+    let mut r = Rig::with(EngineConfig {
+        max_sessions: 0,
+        ..EngineConfig::default()
+    });
+    for _ in 0..3 {
+        r.client(0, 0, SYN, b"");
+    }
+    assert_eq!(r.engine.totals().outcome(Outcome::Shed), 1);
+    assert_eq!(r.engine.totals().sessions, 1);
+}
+
+#[test]
 fn sessions_without_syn_are_booked_once() {
     let mut r = Rig::with(EngineConfig {
         adopt: false,
