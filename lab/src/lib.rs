@@ -22,7 +22,8 @@
 //!   and by the next run after SIGKILL.
 //! * [`traffic`]: the HTTP server and load generator, and the comparison of what two servers saw.
 //! * [`replay`]: a whole replay run (programs, load, comparison, report), shared by `cargo xtask demo` and the tests.
-//! * [`nginx`], [`testing`]: what the end-to-end tests add.
+//! * [`faults`]: a cable that loses, doubles, reorders and delays packets, as told.
+//! * [`nginx`], [`redis`], [`testing`]: what the end-to-end tests add.
 //! * [`tool`]: how the traffic parts run as processes inside a namespace.
 //!
 //! Checksums stay as veth has them: packets of a local sender carry partial ones, on production's
@@ -30,7 +31,10 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod faults;
 pub mod nginx;
+mod random;
+pub mod redis;
 pub mod replay;
 pub mod testing;
 pub mod tool;
@@ -38,4 +42,4 @@ pub mod traffic;
 pub mod world;
 
 pub use error::LabError;
-pub use world::{Host, Lab, LabOptions, Process};
+pub use world::{Cable, Host, Lab, LabOptions, Process};

@@ -23,11 +23,21 @@ pub struct Nginx {
 impl Nginx {
     /// Starts one on `host` and waits until it listens on `port`.
     pub fn start(lab: &Lab, host: Host, port: u16) -> Result<Self, LabError> {
+        Self::start_with(lab, host, port, "")
+    }
+
+    /// The same with more `directives` for its server.
+    pub fn start_with(
+        lab: &Lab,
+        host: Host,
+        port: u16,
+        directives: &str,
+    ) -> Result<Self, LabError> {
         let name = format!("nginx-{}", host.name());
         let folder = lab.file(&name);
         std::fs::create_dir_all(&folder).map_err(LabError::file(&folder))?;
         let config = folder.join("nginx.conf");
-        std::fs::write(&config, configuration(&folder, host, port))
+        std::fs::write(&config, configuration(&folder, host, port, directives))
             .map_err(LabError::file(&config))?;
         let mut command = lab.command(host, "nginx");
         command
@@ -81,7 +91,7 @@ fn entry(path: &Path, line: &str) -> Result<Entry, LabError> {
     })
 }
 
-fn configuration(folder: &Path, host: Host, port: u16) -> String {
+fn configuration(folder: &Path, host: Host, port: u16, directives: &str) -> String {
     let folder = folder.display();
     let mut text = format!(
         "daemon off;\nworker_processes 1;\nworker_rlimit_nofile 20000;\npid {folder}/pid;\n\
@@ -99,7 +109,7 @@ fn configuration(folder: &Path, host: Host, port: u16) -> String {
     let address = host.address();
     let _ = writeln!(
         text,
-        "server {{ listen {address}:{port} backlog=4096 reuseport; location / {{ return 200 '{answer}'; }} }}\n}}"
+        "server {{ listen {address}:{port} backlog=4096 reuseport; {directives} location / {{ return 200 '{answer}'; }} }}\n}}"
     );
     text
 }

@@ -12,8 +12,9 @@ use std::{
 
 use crate::{
     LabError,
+    faults::{self, Rule},
     traffic::{LoadOptions, run_load, run_server},
-    world::{Host, Lab},
+    world::{Cable, Host, Lab},
 };
 
 /// How to call the program that contains [`main`].
@@ -61,6 +62,18 @@ impl Tool {
         command
     }
 
+    /// The forwarder that joins a spliced cable.
+    pub fn faults(&self, lab: &Lab, cable: Cable, seed: u64, rules: &[Rule]) -> Command {
+        let mut command = lab.switch().command(&self.program);
+        command
+            .args(&self.first)
+            .arg("faults")
+            .args(cable.splice())
+            .arg(seed.to_string())
+            .args(rules.iter().map(Rule::to_string));
+        command
+    }
+
     fn on(&self, lab: &Lab, host: Host) -> Command {
         let mut command = lab.command(host, &self.program);
         command.args(&self.first);
@@ -68,8 +81,8 @@ impl Tool {
     }
 }
 
-/// Runs the tool that `arguments` name: `http-server ADDRESS PORT LOG` or
-/// `load ADDRESS PORT REQUESTS CONNECTIONS RATE SEED`.
+/// Runs the tool that `arguments` name: `http-server ADDRESS PORT LOG`,
+/// `load ADDRESS PORT REQUESTS CONNECTIONS RATE SEED` or `faults SWITCH_END HOST_END SEED RULE…`.
 pub fn main(arguments: &[String]) -> Result<(), LabError> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
@@ -90,8 +103,18 @@ pub fn main(arguments: &[String]) -> Result<(), LabError> {
             println!("{}", report.to_json());
             Ok(())
         }
+        ["faults", switch_end, host_end, seed, ref rules @ ..] => {
+            let rules = rules.iter().map(|rule| {
+                let rule = rule.parse::<Rule>();
+                rule.map_err(|error| LabError::Argument(error.to_string()))
+            });
+            let rules: Vec<Rule> = rules.collect::<Result<_, _>>()?;
+            let report = faults::run([switch_end, host_end], number(seed)?, &rules)?;
+            println!("{}", report.to_json());
+            Ok(())
+        }
         _ => Err(LabError::Argument(format!(
-            "got {arguments:?}, expected `http-server ADDRESS PORT LOG` or `load ADDRESS PORT REQUESTS CONNECTIONS RATE SEED`"
+            "got {arguments:?}, expected `http-server ADDRESS PORT LOG`, `load ADDRESS PORT REQUESTS CONNECTIONS RATE SEED` or `faults SWITCH_END HOST_END SEED RULE…`"
         ))),
     }
 }

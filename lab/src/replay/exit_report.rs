@@ -61,6 +61,23 @@ impl ExitReport {
         self.numbers("sessions/by_outcome")
     }
 
+    /// What the books of sessions and bytes get wrong, one sentence each: every session has one outcome, and every
+    /// captured byte is delivered or booked under one.
+    pub fn imbalance(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut equal = |what: &str, whole: u64, parts: u64| {
+            if whole != parts {
+                faults.push(format!("{what}: {whole}, but the parts make {parts}"));
+            }
+        };
+        let outcomes = self.outcomes().values().sum();
+        equal("sessions", self.number("sessions/total"), outcomes);
+        let undelivered: u64 = self.numbers("bytes/undelivered").values().sum();
+        let booked = self.number("bytes/delivered") + undelivered;
+        equal("bytes captured", self.number("bytes/captured"), booked);
+        faults
+    }
+
     /// Packets that were lost on the way in or out, all causes.
     pub fn dropped(&self) -> u64 {
         self.numbers("packets/dropped").values().sum()
@@ -92,5 +109,17 @@ mod tests {
         );
         assert_eq!(report.dropped(), 3);
         assert!(report.outcomes().is_empty());
+    }
+
+    #[test]
+    fn books_that_do_not_balance_are_named() {
+        let report = |captured: u64, total: u64| ExitReport {
+            json: serde_json::json!({
+                "sessions": {"total": total, "by_outcome": {"completed": 2, "shutdown": 1}},
+                "bytes": {"captured": captured, "delivered": 70, "undelivered": {"shutdown": 7}},
+            }),
+        };
+        assert_eq!(report(77, 3).imbalance(), Vec::<String>::new());
+        assert_eq!(report(78, 4).imbalance().len(), 2);
     }
 }

@@ -15,11 +15,13 @@ mod exit_report;
 mod programs;
 mod result;
 mod run;
+mod stage;
 
 pub use exit_report::ExitReport;
 pub use programs::{Capture, Copy, Intercept, Programs, stop};
 pub use result::RunResult;
 pub use run::{RunOptions, run, run_prepared};
+pub use stage::{Played, Stage, StageOptions};
 
 /// Port of production's server.
 pub const PRODUCTION_PORT: u16 = 80;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::random::Random;
+
 /// Largest request body in bytes: the demo's promise is 0 to 20 KB.
 pub const MAX_BODY_BYTES: usize = 20_000;
 
@@ -113,23 +115,6 @@ impl Fnv {
 
     pub const fn value(self) -> u64 {
         self.0
-    }
-}
-
-/// splitmix64: one addition and a mix per value, the same on every machine.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
     }
 }
 

@@ -10,9 +10,11 @@ mod content;
 mod flood;
 mod load;
 mod server;
+mod talk;
 
 pub use access_log::{AccessLog, Comparison, Entry, Ids};
 pub use content::{RequestId, Spec};
 pub use flood::{Flood, FloodReport};
 pub use load::{LoadOptions, LoadReport, run_load};
 pub use server::run_server;
+pub use talk::{Book, Connection, Heard, Talk, TalkServer};

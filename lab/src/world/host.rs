@@ -14,6 +14,30 @@ pub const HOSTS: [Host; 5] = [
     Host::Capture,
 ];
 
+/// A cable of the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cable {
+    /// That of a host's `eth0`.
+    Of(Host),
+    /// That of the mirror port.
+    Mirror,
+}
+
+impl Cable {
+    /// Name of its port on the switch.
+    pub const fn port(self) -> &'static str {
+        match self {
+            Self::Of(host) => host.name(),
+            Self::Mirror => "mirror",
+        }
+    }
+
+    /// Names of the two ends where it is spliced, in the switch's namespace: the port's and the host's side.
+    pub(crate) fn splice(self) -> [String; 2] {
+        ["a", "b"].map(|side| format!("{}-{side}", self.port()))
+    }
+}
+
 /// A namespace of the lab with an interface `eth0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Host {

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     cleanup::{self, Remains},
-    host::{HOSTS, Host},
+    host::{Cable, HOSTS, Host},
     links,
     namespace::{Namespace, dead_runs, run_name},
 };
@@ -28,6 +28,9 @@ pub struct LabOptions {
     pub mirrored: Vec<Host>,
     /// Bandwidth towards the client in megabits per second; that of memory without.
     pub client_megabits: Option<u32>,
+    /// Cables that are cut into two, for a [`crate::faults::FaultyCable`] to join. The channel to intercept is TCP of
+    /// the kernel with unfinished checksums, which a splice of the assistant's or tcpcopy's cable would not carry.
+    pub spliced: Vec<Cable>,
 }
 
 impl Default for LabOptions {
@@ -36,6 +39,7 @@ impl Default for LabOptions {
             queues: 1,
             mirrored: vec![Host::Production],
             client_megabits: None,
+            spliced: Vec::new(),
         }
     }
 }
@@ -105,12 +109,7 @@ impl Lab {
             namespace.create()?;
             links::prepare(namespace)?;
         }
-        links::wire(
-            &self.switch(),
-            |host| self.host(host),
-            options.queues,
-            &options.mirrored,
-        )?;
+        links::wire(&self.switch(), |host| self.host(host), options)?;
         let limit = |megabits| links::limit_client(&self.switch(), megabits);
         options.client_megabits.map_or(Ok(()), limit)
     }

@@ -4,7 +4,8 @@ use std::{fmt::Write as _, process::Command};
 
 use super::{
     command::{run, run_with_input},
-    host::{CLIENT_SOURCE, HOSTS, Host},
+    host::{CLIENT_SOURCE, Cable, HOSTS, Host},
+    lab::LabOptions,
     namespace::Namespace,
 };
 use crate::LabError;
@@ -20,8 +21,8 @@ const SYSCTLS: [(&str, &str); 6] = [
     ("core/somaxconn", "4096"),
 ];
 
-/// Name of the mirror port in the capture namespace, and of its other end on the switch.
-pub(super) const MIRROR_PORT: (&str, &str) = ("mir0", "mirror");
+/// Name of the mirror port's other end, in the capture namespace.
+const MIRROR_INNER: &str = "mir0";
 
 /// Sysctls of a new namespace and its loopback.
 pub(super) fn prepare(namespace: &Namespace) -> Result<(), LabError> {
@@ -33,36 +34,55 @@ pub(super) fn prepare(namespace: &Namespace) -> Result<(), LabError> {
 pub(super) fn wire(
     switch: &Namespace,
     host: impl Fn(Host) -> Namespace,
-    queues: u32,
-    mirrored: &[Host],
+    options: &LabOptions,
 ) -> Result<(), LabError> {
     // forward_delay 0: a port forwards at once. No multicast snooping: it would make the bridge speak.
     let mut batch = String::from(
         "link add br0 type bridge forward_delay 0 mcast_snooping 0\nlink set br0 up\n",
     );
-    let mut cable = |port: &str, namespace: &Namespace, inner: &str, bridged: bool| {
+    let queues = options.queues;
+    let many = format!("numrxqueues {queues} numtxqueues {queues}");
+    let mut cable = |cable: Cable, namespace: &Namespace, inner: &str, bridged: bool| {
+        let port = cable.port();
         let peer = namespace.name();
-        let many = format!("numrxqueues {queues} numtxqueues {queues}");
-        let _ = writeln!(
-            batch,
-            "link add {port} {many} type veth peer name {inner} netns {peer} {many}"
-        );
+        if options.spliced.contains(&cable) {
+            let [a, b] = cable.splice();
+            let _ = writeln!(
+                batch,
+                "link add {port} {many} type veth peer name {a} {many}"
+            );
+            let _ = writeln!(
+                batch,
+                "link add {b} {many} type veth peer name {inner} netns {peer} {many}"
+            );
+            let _ = writeln!(batch, "link set {a} up\nlink set {b} up");
+        } else {
+            let _ = writeln!(
+                batch,
+                "link add {port} {many} type veth peer name {inner} netns {peer} {many}"
+            );
+        }
         if bridged {
             let _ = writeln!(batch, "link set {port} master br0");
         }
         let _ = writeln!(batch, "link set {port} up");
     };
     for each in HOSTS {
-        cable(each.name(), &host(each), "eth0", true);
+        cable(Cable::Of(each), &host(each), "eth0", true);
     }
-    let (mirror_inner, mirror_port) = MIRROR_PORT;
-    cable(mirror_port, &host(Host::Capture), mirror_inner, false);
+    cable(Cable::Mirror, &host(Host::Capture), MIRROR_INNER, false);
     ip_batch(switch, &batch)?;
 
     for each in HOSTS {
         ip_batch(&host(each), &addressing(each))?;
+        if options.spliced.contains(&Cable::Of(each)) {
+            // Who forwards a frame in user space sees neither its unfinished checksum nor its segment size.
+            run(host(each)
+                .command("ethtool")
+                .args(["-K", "eth0", "tx", "off", "tso", "off", "gso", "off"]))?;
+        }
     }
-    mirror(switch, mirror_port, mirrored)
+    mirror(switch, Cable::Mirror.port(), &options.mirrored)
 }
 
 fn addressing(host: Host) -> String {

@@ -19,7 +19,7 @@ mod process;
 pub use bpf_objects::BpfObjects;
 pub use command::{last_lines, run, run_with_input};
 pub use counters::{InterfaceCounters, StackCounters};
-pub use host::{CLIENT_SOURCE, HOSTS, Host};
+pub use host::{CLIENT_SOURCE, Cable, HOSTS, Host};
 pub use lab::{Lab, LabOptions, STANDING_NAME};
 pub use namespace::Namespace;
 pub use process::Process;
