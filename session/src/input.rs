@@ -136,7 +136,8 @@ impl Session {
         cx.totals.bytes_captured += u64::from(bytes);
         if full {
             self.abort(cx, Outcome::Shed);
-            let lost = u64::from(seg.payload_len.saturating_sub(bytes));
+            // What of it was not known before, and is not counted again when the client repeats it.
+            let lost = u64::from(self.stream.skip(seq, seg.payload_len));
             cx.totals.bytes_captured += lost;
             cx.totals.lose(Outcome::Shed, lost);
         }

@@ -741,6 +741,8 @@ fn a_session_over_its_own_memory_ends_as_shed_and_all_bytes_are_booked() {
     assert_eq!(r.outcome(), Some(Outcome::Shed));
     assert_eq!(r.engine.totals().bytes_captured, 9_000);
     assert_eq!(Rig::brief(&r.sent()).pop(), Some((RST.with(ACK), 1, 0)));
+    r.client(1, 0, PSH_ACK, &[0; 9_000]);
+    assert_eq!(r.engine.totals().bytes_captured, 9_000, "the client repeats it");
     r.settle();
 }
 
