@@ -115,17 +115,12 @@ impl Receiver {
             ack_due: h.payload_len > 0 || fin || distance != 0,
             ..Received::default()
         };
-        if data_end.after(self.nxt) && !self.answered.fin {
+        // A bare acknowledgement behind bytes that did not come (yet) is not taken for them: whether they
+        // end the answer only they can tell, and unacknowledged they come again.
+        if data_end.after(self.nxt) && (h.payload_len > 0 || fin) && !self.answered.fin {
             got.bytes = data_end.since(self.nxt) as u32;
             self.answered.bytes += u64::from(got.bytes);
             self.nxt = data_end;
-            if h.payload_len == 0 {
-                // Bytes that were lost on the way to us, or come later. The target had no more to say
-                // then: silence from now on ends the answer, not what was seen of an earlier one.
-                self.answered.at = now;
-                self.answered.psh = true;
-                self.answered.short = false;
-            }
         }
         if h.payload_len > 0 {
             self.answered.at = now;
@@ -223,12 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_known_by_a_bare_acknowledgement_ends_by_silence_from_then_on() {
+    fn a_bare_acknowledgement_is_not_taken_for_the_bytes_before_it() {
         let mut r = open();
         r.take(&header(IRS + 1, 100, TcpFlags::PSH), 1000, Nanos(5));
-        r.take(&header(IRS + 501, 0, TcpFlags(0)), 1000, Nanos(900));
-        let a = r.answered;
-        assert_eq!((a.bytes, a.at, a.psh, a.short), (500, Nanos(900), true, false));
+        let got = r.take(&header(IRS + 501, 0, TcpFlags(0)), 1000, Nanos(900));
+        assert_eq!((got.bytes, got.ack_due), (0, true));
+        assert_eq!((r.nxt, r.answered.bytes), (IRS + 101, 100));
+        r.take(&header(IRS + 101, 400, TcpFlags::PSH), 1000, Nanos(901));
+        assert_eq!(r.nxt, IRS + 501);
     }
 
     #[test]

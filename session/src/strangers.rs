@@ -105,7 +105,8 @@ impl Strangers {
         totals.lose(s.outcome, new);
         s.nxt = s.nxt.max(end);
         if seg.payload_len > 0 {
-            s.data_ack = Some(seg.ack);
+            // The highest: what comes late had less read.
+            s.data_ack = Some(s.data_ack.map_or(seg.ack, |ack| ack.max(seg.ack)));
         }
         s.reading = !says_something;
         let closes = ends && !s.closed;
