@@ -146,6 +146,10 @@ impl Engine {
                 self.remove(id, now);
             }
         }
+        if self.strangers.has_data_of(&key, seg.seq) {
+            self.totals.segments_duplicate += 1;
+            return;
+        }
         self.strangers.forget(&mut self.totals, &key, seg.seq);
         self.open(now, key, seg, out);
     }

@@ -233,9 +233,7 @@ impl Sender {
         // SND.WL1/WL2: only a segment that is not older may change the window. One that acknowledges
         // something new is not, even if it carries old data again: with the window of before, its edge
         // would move.
-        if advanced > 0
-            || self.wl1.before(h.seq)
-            || (self.wl1 == h.seq && !h.ack.before(self.wl2))
+        if advanced > 0 || self.wl1.before(h.seq) || (self.wl1 == h.seq && !h.ack.before(self.wl2))
         {
             acked.may_send |= wnd > self.wnd;
             self.wnd = wnd;

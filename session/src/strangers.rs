@@ -15,8 +15,15 @@ const LIMIT: usize = 1 << 18;
 /// Connections that are over are remembered until so many others are: captured packets that come late
 /// or twice are theirs, and counted.
 const CLOSED: usize = 4096;
+/// A SYN so far in front of what its tuple has sent is of that connection. Later connections begin with
+/// higher numbers (RFC 6528).
+const LATE_BYTES: i32 = 1 << 20;
 
 #[derive(Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about a connection"
+)]
 struct Stranger {
     outcome: Outcome,
     /// It is in the books; bare acknowledgements alone are not.
@@ -144,6 +151,12 @@ impl Strangers {
             };
             self.known.insert(key, s);
         }
+    }
+
+    /// The SYN began a connection of which data was seen already: it comes late, or twice.
+    pub(crate) fn has_data_of(&self, key: &CaptureKey, syn: SeqNumber) -> bool {
+        let known = self.known.get(key);
+        known.is_some_and(|s| (1..LATE_BYTES).contains(&s.nxt.since(syn + 1)))
     }
 
     /// A SYN: from now on the key is that of a new connection, unless the same SYN was seen before; it

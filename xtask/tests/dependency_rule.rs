@@ -16,7 +16,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("session", &["common"]),
     ("dataplane", &["common"]),
     ("operator", &[]),
-    ("tcpcopy-user", &["common", "session", "dataplane", "operator"]),
+    (
+        "tcpcopy-user",
+        &["common", "session", "dataplane", "operator"],
+    ),
     ("intercept-user", &["common", "dataplane", "operator"]),
     ("lab", &[]),
     ("xtask", &["lab"]),

@@ -194,7 +194,9 @@ impl Stream {
             cursor = cursor.max(skip_to);
             i += 1;
         }
-        if seg.fin && !full && !self.ahead.iter().any(|c| c.fin) && !end.before(self.nxt) {
+        // A FIN in front of bytes that the client has sent is forged: kept, it would block the stream.
+        let last = !end.before(self.nxt) && self.ahead.back().is_none_or(|c| !c.end().after(end));
+        if seg.fin && !full && last {
             let chunk = Chunk {
                 seq: end,
                 block: None,
@@ -202,8 +204,7 @@ impl Stream {
                 fin: true,
                 stamp: seg.stamp,
             };
-            let at = self.ahead.partition_point(|c| !c.seq.after(end));
-            self.ahead.insert(at, chunk);
+            self.ahead.push_back(chunk);
             new_fin = true;
         }
         self.advance(arena, seg.stamp.arrived);

@@ -1,5 +1,6 @@
 //! Reassembly against an oracle: a map from sequence offset to byte.
 
+use super::arena::BLOCK_BYTES;
 use super::*;
 use proptest::prelude::*;
 
@@ -128,6 +129,70 @@ proptest! {
             prop_assert!(ahead_sorted);
         }
         prop_assert_eq!(total as usize, seen.iter().filter(|b| **b).count());
+        s.clear(&mut a);
+        prop_assert_eq!(a.used(), 0);
+    }
+
+    /// Packets that were cut, FINs at any place (also where they cannot be), little memory.
+    #[test]
+    fn whatever_comes_the_queue_is_a_prefix_and_memory_is_bounded(
+        len in 1usize..2000,
+        packets in prop::collection::vec(
+            (0usize..2000, 0usize..600, 0usize..600, prop::option::weighted(0.2, 0usize..2100)),
+            1..80,
+        ),
+        blocks in 1usize..40,
+        limit in 200usize..12_000,
+    ) {
+        let data: Vec<u8> = (0..len).map(byte).collect();
+        let budget = blocks * BLOCK_BYTES[0];
+        let (mut a, mut s) = (Arena::new(budget), Stream::new(FIRST, limit));
+        let mut seen = vec![false; len];
+        let (mut total, mut wrong_fin) = (0u32, false);
+        for (from, size, kept, fin) in packets {
+            let from = from.min(len);
+            let to = (from + size.min(kept)).min(len);
+            // A FIN follows the bytes of its packet; alone it may claim any place.
+            let (from, payload) = match fin {
+                Some(at) => (at, &[][..]),
+                None => (from, &data[from..to]),
+            };
+            let is_fin = fin.is_some() || (to == len && kept > size);
+            wrong_fin |= fin.is_some_and(|at| at != len);
+            let before = (in_order(&s, &a), s.finished());
+            let got = s.insert(&mut a, &incoming(payload, from as i64, is_fin));
+            let new = seen.iter().skip(from).take(payload.len()).filter(|b| !**b).count();
+            let full = matches!(got, Inserted::Full { .. });
+            match got {
+                Inserted::Taken { bytes, .. } if before.1 => prop_assert_eq!(bytes, 0),
+                Inserted::Taken { bytes, .. } => {
+                    prop_assert!(bytes as usize == new || wrong_fin, "{} of {}", bytes, new);
+                    seen.iter_mut().skip(from).take(payload.len()).for_each(|b| *b = true);
+                    total += bytes;
+                }
+                Inserted::Full { bytes } => {
+                    prop_assert!((bytes as usize) < new);
+                    let spent = a.used() + BLOCK_BYTES[0] > budget || s.cost >= limit || s.finished();
+                    prop_assert!(spent, "{} of {}, limit {}", a.used(), budget, limit);
+                }
+                Inserted::Foreign => prop_assert!(from > limit),
+            }
+            let queue = in_order(&s, &a);
+            prop_assert!(queue.starts_with(&before.0) && data.starts_with(&queue));
+            prop_assert!(a.used() <= budget);
+            prop_assert!(s.ahead.front().is_none_or(|c| c.seq.after(s.nxt())), "stuck");
+            prop_assert_eq!(s.hole_since().is_some(), !s.ahead.is_empty());
+            let sent = queue.len() as u32 + u32::from(s.finished());
+            prop_assert_eq!(s.nxt(), FIRST + sent);
+            if full {
+                // The session ends with that.
+                break;
+            }
+            let prefix = seen.iter().take_while(|b| **b).count();
+            prop_assert!(queue.len() == prefix || wrong_fin);
+            prop_assert!(s.finished() <= (prefix == len || wrong_fin));
+        }
+        prop_assert!(total as usize <= len);
         s.clear(&mut a);
         prop_assert_eq!(a.used(), 0);
     }
