@@ -20,7 +20,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let expected = || format!("'{text}' is no time, expected a number with ms, s, m or h such as 5s");
+    let expected =
+        || format!("'{text}' is no time, expected a number with ms, s, m or h such as 5s");
     let number: u64 = number.parse().map_err(|_| expected())?;
     let unit_ms: u64 = match unit {
         "ms" => 1,
