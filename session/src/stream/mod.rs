@@ -165,7 +165,11 @@ impl Stream {
         let mut taken = 0;
         let mut new_fin = false;
         let mut full = false;
-        let end = seg.seq + seg.payload.len() as u32;
+        let mut end = seg.seq + seg.payload.len() as u32;
+        if let Some(fin) = self.ahead.back().filter(|c| c.fin && end.after(c.seq)) {
+            // Bytes behind the FIN cannot exist; a client that sends them is broken.
+            end = fin.seq;
+        }
         let mut cursor = seg.seq.max(self.nxt);
         // Walk the gaps between what is there already and fill each from the segment.
         let mut i = 0;
@@ -207,7 +211,7 @@ impl Stream {
             self.ahead.push_back(chunk);
             new_fin = true;
         }
-        self.advance(arena, seg.stamp.arrived);
+        self.advance(seg.stamp.arrived);
         if full {
             return Inserted::Full { bytes: taken };
         }
@@ -267,7 +271,7 @@ impl Stream {
     }
 
     /// Moves what is in order from `ahead` to `queue`.
-    fn advance(&mut self, arena: &mut Arena, now: Nanos) {
+    fn advance(&mut self, now: Nanos) {
         let before = self.nxt;
         while let Some(c) = self.ahead.front() {
             if c.seq != self.nxt {
@@ -279,12 +283,6 @@ impl Stream {
             self.nxt = c.end();
             self.finished = c.fin;
             self.queue.push_back(c);
-            if self.finished {
-                // Bytes behind the FIN cannot exist; a client that sends them is broken.
-                while let Some(c) = self.ahead.pop_front() {
-                    self.discard(arena, c);
-                }
-            }
         }
         if self.ahead.is_empty() {
             self.hole_since = None;

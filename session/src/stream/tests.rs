@@ -172,7 +172,8 @@ proptest! {
                 }
                 Inserted::Full { bytes } => {
                     prop_assert!((bytes as usize) < new);
-                    let spent = a.used() + BLOCK_BYTES[0] > budget || s.cost >= limit || s.finished();
+                    total += bytes;
+                    let spent = a.used() + BLOCK_BYTES[0] > budget || s.cost >= limit;
                     prop_assert!(spent, "{} of {}, limit {}", a.used(), budget, limit);
                 }
                 Inserted::Foreign => prop_assert!(from > limit),
@@ -180,6 +181,8 @@ proptest! {
             let queue = in_order(&s, &a);
             prop_assert!(queue.starts_with(&before.0) && data.starts_with(&queue));
             prop_assert!(a.used() <= budget);
+            let ahead: u32 = s.ahead.iter().map(Chunk::len).sum();
+            prop_assert_eq!(total, queue.len() as u32 + ahead, "taken and thrown away");
             prop_assert!(s.ahead.front().is_none_or(|c| c.seq.after(s.nxt())), "stuck");
             prop_assert_eq!(s.hole_since().is_some(), !s.ahead.is_empty());
             let sent = queue.len() as u32 + u32::from(s.finished());
