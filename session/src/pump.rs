@@ -1,7 +1,7 @@
 //! Sending what was captured: new data when turn and window allow, lost data again.
 
 use crate::state::{Context, Phase, Session};
-use crate::turn::Gate;
+use crate::turn::{Gate, Turns};
 use crate::{Metric, Outcome, Output};
 use common::flow::{Cause, Segment};
 use common::packet::{SeqNumber, TcpFlags};
@@ -47,7 +47,7 @@ impl Session {
                 self.end(cx, Outcome::ResetByTarget);
                 return;
             }
-            if !self.gate_open(cx, ack) {
+            if !self.gate_open(cx, ack, is_fin) {
                 break;
             }
             let from = self.sender.nxt.since(seq).max(0) as u32;
@@ -68,9 +68,10 @@ impl Session {
                     break;
                 }
                 let next = self.stream.queue().get(self.cursor + 1);
-                // A FIN that came with this data leaves with it.
-                stretch.fin =
-                    stretch.len == rest && next.is_some_and(|c| c.fin && c.stamp.at == at);
+                // A FIN that came with this data leaves with it, unless it may have to wait.
+                stretch.fin = stretch.len == rest
+                    && next.is_some_and(|c| c.fin && c.stamp.at == at)
+                    && !self.turns.as_ref().is_some_and(Turns::full_duplex);
             }
             self.send_new(cx, stretch);
             if stretch.len == rest {
@@ -94,19 +95,23 @@ impl Session {
             })
     }
 
-    /// The turn of data that the client sent with acknowledgement number `ack` has come.
-    fn gate_open<O: Output>(&mut self, cx: &mut Context<'_, O>, ack: SeqNumber) -> bool {
+    /// The turn of what the client sent with acknowledgement number `ack` has come: data, or its close.
+    fn gate_open<O: Output>(
+        &mut self,
+        cx: &mut Context<'_, O>,
+        ack: SeqNumber,
+        closes: bool,
+    ) -> bool {
         let Some(turns) = self.turns.as_mut() else {
             return true;
         };
         let begins = turns.begins(ack);
-        let (gate, events) = turns.gate(
-            cx.now,
-            ack,
-            &self.receiver.answered,
-            self.sender.rtt(),
-            cx.config.turn_limit,
-        );
+        let (answered, rtt) = (&self.receiver.answered, self.sender.rtt());
+        let (gate, events) = if closes {
+            turns.gate_close(cx.now, ack, answered, rtt, cx.config.turn_limit)
+        } else {
+            turns.gate(cx.now, ack, answered, rtt, cx.config.turn_limit)
+        };
         cx.totals.turns_expired += u64::from(events.expired);
         cx.totals.full_duplex += u64::from(events.became_duplex);
         match gate {
@@ -129,7 +134,7 @@ impl Session {
     fn pump_reset<O: Output>(&mut self, cx: &mut Context<'_, O>) {
         let Some(reset) = self.reset else { return };
         let all_sent = self.cursor >= self.stream.queue().len() && self.sender.in_flight() == 0;
-        if all_sent && self.hole_since().is_none() && self.gate_open(cx, reset.ack) {
+        if all_sent && self.hole_since().is_none() && self.gate_open(cx, reset.ack, true) {
             self.abort(cx, Outcome::ResetByClient);
         }
     }

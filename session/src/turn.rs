@@ -10,6 +10,10 @@
 //!    max([`QUIET_MIN`], 2 x RTT): an answer of another length;
 //! 3. the target closed or reset;
 //! 4. the turn limit passed: the session goes on as captured, counted.
+//!
+//! A full-duplex session is not held back, but its close is: until all the answers came that the client had read when
+//! it closed, or by rules 3 and 4. A server that reads the end before it has answered what lies in front of it closes
+//! too, and never looks at the rest.
 
 use common::flow::Nanos;
 use common::packet::SeqNumber;
@@ -18,6 +22,9 @@ use common::packet::SeqNumber;
 const QUIET_MIN: Nanos = Nanos::from_millis(2);
 /// Pieces of evidence before a session counts as full-duplex: one may be a capture that ran late.
 const DUPLEX_EVIDENCE: u8 = 3;
+/// Shortest round trip that can give evidence. It is measured once, and on a near client mostly shows how late the
+/// scheduler was then: its later requests, twice as fast, would all look like evidence.
+const DUPLEX_RTT_MIN: Nanos = Nanos::from_millis(5);
 /// Turns that may run into the limit in a row before a session is no longer held back: a protocol
 /// whose server side speaks by itself would otherwise wait for its full limit each time.
 const EXPIRED_IN_A_ROW: u8 = 2;
@@ -53,11 +60,15 @@ pub(crate) struct Turns {
     started: bool,
     /// Answer bytes that were there when this turn began.
     baseline: u64,
+    /// Acknowledgement number of the connection's first data: where the answers began.
+    first: SeqNumber,
     /// Since when the next turn waits.
     waiting: Option<Nanos>,
     expired_in_a_row: u8,
     evidence: u8,
     unlimited: bool,
+    /// Unlimited because somebody wished so (`-W`): closes as captured, too.
+    as_captured: bool,
     /// Capture time and highest acknowledgement of client segments so far, for duplex evidence.
     last_data_at: Option<Nanos>,
     highest_ack: SeqNumber,
@@ -79,10 +90,12 @@ impl Turns {
             ack,
             started: false,
             baseline: 0,
+            first: ack,
             waiting: None,
             expired_in_a_row: 0,
             evidence: 0,
             unlimited,
+            as_captured: unlimited,
             last_data_at: None,
             highest_ack: ack,
         }
@@ -101,10 +114,12 @@ impl Turns {
         if !self.started && ack.before(self.ack) {
             // The capture brought a later packet first.
             self.ack = ack;
+            self.first = ack;
         }
         let advanced = ack.after(self.highest_ack);
         if advanced {
             if let (false, Some(sent), Some(rtt)) = (has_payload, self.last_data_at, client_rtt)
+                && rtt >= DUPLEX_RTT_MIN
                 && at.since(sent).0 < rtt.0 / 2
             {
                 self.evidence = self.evidence.saturating_add(1);
@@ -134,8 +149,34 @@ impl Turns {
     /// The target's side begins anew, on another connection, with the data that has `ack`.
     pub(crate) fn restart(&mut self, ack: SeqNumber) {
         self.ack = self.ack.max(ack);
+        self.first = self.ack;
         self.baseline = 0;
         self.waiting = None;
+    }
+
+    /// The session is not held back because both sides talk at once.
+    pub(crate) fn full_duplex(&self) -> bool {
+        self.unlimited && !self.as_captured
+    }
+
+    /// May the close go now, FIN or RST, that the client sent with acknowledgement number `ack`?
+    pub(crate) fn gate_close(
+        &mut self,
+        now: Nanos,
+        ack: SeqNumber,
+        answered: &Answered,
+        target_rtt: Nanos,
+        limit: Nanos,
+    ) -> (Gate, TurnEvents) {
+        // More than 2 GiB of answers do not fit into the difference: such a session closes as captured.
+        let need = ack.since(self.first);
+        if self.full_duplex() && !answered.fin && answered.bytes < need.max(0) as u64 {
+            let expires = *self.waiting.get_or_insert(now) + limit;
+            if now < expires {
+                return (Gate::Wait(expires), TurnEvents::default());
+            }
+        }
+        self.gate(now, ack, answered, target_rtt, limit)
     }
 
     /// May data that the client sent with acknowledgement number `ack` go now?
@@ -278,6 +319,50 @@ mod tests {
         let (_, events) = t.gate(ms(10_000), PROD + 2, &none, RTT, LIMIT);
         assert!(events.expired && events.became_duplex);
         assert_eq!(verdict(&mut t, 10_000, PROD + 9000, &none), Gate::Go);
+    }
+
+    #[test]
+    fn a_full_duplex_session_closes_after_the_answers_that_the_client_had_read() {
+        let mut t = Turns::new(PROD, false);
+        for n in 0..3u32 {
+            t.observe(ms(100), PROD + n * 100, true, Some(ms(20)));
+            t.observe(ms(101), PROD + n * 100 + 50, false, Some(ms(20)));
+        }
+        // Data goes as captured, whatever the target has said.
+        for n in 1..=3 {
+            let ack = PROD + n * 1000;
+            assert_eq!(verdict(&mut t, 10, ack, &Answered::default()), Gate::Go);
+        }
+        let mut close = |now: u64, answered: &Answered| {
+            t.gate_close(ms(now), PROD + 3000, answered, RTT, LIMIT).0
+        };
+        let late = answered(2999, 10, true);
+        assert_eq!(close(11, &late), Gate::Wait(ms(5011)));
+        assert_eq!(close(5010, &late), Gate::Wait(ms(5011)));
+        assert_eq!(close(5010, &answered(3000, 5010, true)), Gate::Go);
+        let mut other = Turns::new(PROD, false);
+        other.unlimited = true;
+        let mut close = |now: u64, answered: &Answered| {
+            other
+                .gate_close(ms(now), PROD + 3000, answered, RTT, LIMIT)
+                .0
+        };
+        assert_eq!(close(1, &late), Gate::Wait(ms(5001)));
+        assert_eq!(close(5001, &late), Gate::Go, "the turn limit");
+        // As captured means all of it.
+        let mut as_captured = Turns::new(PROD, true);
+        let (gate, _) = as_captured.gate_close(ms(1), PROD + 3000, &late, RTT, LIMIT);
+        assert_eq!(gate, Gate::Go);
+    }
+
+    #[test]
+    fn a_near_client_whose_handshake_was_slow_is_not_full_duplex() {
+        let mut t = Turns::new(PROD, false);
+        for n in 0..9u64 {
+            let (at, ack) = (ms(100 * n), PROD + n as u32 * 100);
+            t.observe(at, ack, true, Some(ms(3)));
+            assert!(!t.observe(at + ms(1), ack + 99, false, Some(ms(3))));
+        }
     }
 
     #[test]
