@@ -144,6 +144,9 @@ impl Engine {
             self.run(id, now, out, Session::supersede);
             if self.ended(id) {
                 self.remove(id, now);
+            } else {
+                // It goes on by itself: what is captured is the new connection's, opened or not.
+                self.by_capture.remove(&key);
             }
         }
         if self.strangers.has_data_of(&key, seg.seq) {

@@ -92,6 +92,28 @@ fn sessions_without_syn_are_booked_once() {
 }
 
 #[test]
+fn packets_of_a_shed_connection_do_not_go_to_the_one_before_on_its_tuple() {
+    let mut r = Rig::with(EngineConfig {
+        max_sessions: 1,
+        ..EngineConfig::default()
+    })
+    .opened();
+    r.client(1, 0, PSH_ACK, b"request");
+    r.client(1 << 26, 0, SYN, b"");
+    for _ in 0..2 {
+        r.client((1 << 26) + 1, 0, PSH_ACK, b"abc");
+    }
+    let t = r.engine.totals();
+    assert_eq!(
+        (t.outcome(Outcome::Shed), t.undelivered(Outcome::Shed)),
+        (1, 3)
+    );
+    assert_eq!(t.bytes_captured, 10);
+    r.target(1, 8, ACK, 0);
+    assert_eq!(r.engine.totals().bytes_delivered, 7);
+}
+
+#[test]
 fn whole_sessions_are_shed_over_the_limit() {
     let mut r = Rig::with(EngineConfig {
         max_sessions: 0,
