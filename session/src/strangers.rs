@@ -159,6 +159,11 @@ impl Strangers {
         known.is_some_and(|s| (1..LATE_BYTES).contains(&s.nxt.since(syn + 1)))
     }
 
+    /// The connection has been seen.
+    pub(crate) fn knows(&self, key: &CaptureKey) -> bool {
+        self.known.contains_key(key)
+    }
+
     /// A SYN: from now on the key is that of a new connection, unless the same SYN was seen before; it
     /// may have better luck now, and leaves the books to enter them once.
     pub(crate) fn forget(&mut self, totals: &mut Totals, key: &CaptureKey, syn: SeqNumber) {

@@ -41,13 +41,19 @@ impl Engine {
         }
         !self.ramping(now)
             || seg.flags.has(TcpFlags::SYN)
-            || self.by_capture.contains_key(&CaptureKey {
-                pair: Pair {
-                    client: seg.client,
-                    server: seg.online,
-                },
-                replica: 0,
-            })
+            || self.takes_part(seg)
+    }
+
+    /// A copy of this connection is a session, or was one and may be joined again.
+    fn takes_part(&self, seg: &ClientSegment<'_>) -> bool {
+        let pair = Pair {
+            client: seg.client,
+            server: seg.online,
+        };
+        (0..self.config.replicas.max(1)).any(|replica| {
+            let key = CaptureKey { pair, replica };
+            self.by_capture.contains_key(&key) || self.strangers.knows(&key)
+        })
     }
 
     fn ramping(&self, now: Nanos) -> bool {

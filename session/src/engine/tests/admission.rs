@@ -293,3 +293,24 @@ fn a_ramp_adds_a_percent_per_second_and_only_by_syns() {
     r.now += 60_000;
     assert_eq!(open(&mut r, 5_000, SYN) - second - first, 1000);
 }
+
+#[test]
+fn a_failed_session_is_joined_again_while_the_ramp_goes_on() {
+    let mut r = Rig::with(EngineConfig {
+        ramp: true,
+        ..EngineConfig::default()
+    });
+    r.client(1, 0, ACK, b"");
+    // 99 % of the clients, this one among them.
+    r.now += 98_000;
+    let mut r = r.opened();
+    r.client(1, 0, PSH_ACK, b"request");
+    r.target(1, 1, RST, 0);
+    r.client(8, 100, PSH_ACK, b"request");
+    r.client(15, 200, ACK, b"");
+    r.client(15, 200, PSH_ACK, b"request");
+    let t = r.engine.totals();
+    assert_eq!((t.adopted, t.bytes_captured), (1, 21), "{t:?}");
+    r.client(22, 200, RST, b"");
+    r.settle();
+}
