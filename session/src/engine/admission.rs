@@ -39,9 +39,7 @@ impl Engine {
         if shard(flow_hash(seg.client), 100) >= percent {
             return false;
         }
-        !self.ramping(now)
-            || seg.flags.has(TcpFlags::SYN)
-            || self.takes_part(seg)
+        !self.ramping(now) || seg.flags.has(TcpFlags::SYN) || self.takes_part(seg)
     }
 
     /// A copy of this connection is a session, or was one and may be joined again.
