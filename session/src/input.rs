@@ -193,7 +193,7 @@ impl Session {
         let acceptable = distance.abs() <= window.max(i64::from(RESET_WINDOW));
         if h.flags.has(TcpFlags::RST) {
             if acceptable {
-                self.reset_by_target(cx);
+                self.reset_by_target(cx, h);
             }
             return;
         }
@@ -263,11 +263,19 @@ impl Session {
         self.send_control(cx, self.sender.nxt, TcpFlags::ACK, options, Cause::Own);
     }
 
-    fn reset_by_target<O: Output>(&mut self, cx: &mut Context<'_, O>) {
+    fn reset_by_target<O: Output>(&mut self, cx: &mut Context<'_, O>, h: &ResponseHeader) {
         if self.survives_reset() {
             self.peer_reset = true;
             self.receiver.answered.fin = true;
             self.pump(cx);
+            return;
+        }
+        // Without ACK it is the answer to a segment for which there is no connection (RFC 9293 section 3.10.7.1);
+        // who ends a connection that lives acknowledges in its reset what it has received.
+        if !h.flags.has(TcpFlags::ACK) && self.came_too_late() {
+            self.peer_reset = true;
+            self.cursor = 0;
+            self.wants_reopen = true;
             return;
         }
         let outcome = if self.all_delivered() && self.stream.finished() {

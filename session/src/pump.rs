@@ -47,8 +47,12 @@ impl Session {
                 self.end(cx, Outcome::ResetByTarget);
                 return;
             }
+            let begins = self.begins_turn(ack);
             if !self.gate_open(cx, ack, is_fin) {
                 break;
+            }
+            if let (true, Some(turns)) = (begins, self.turns.as_mut()) {
+                turns.begun(seq);
             }
             let from = self.sender.nxt.since(seq).max(0) as u32;
             let rest = len.saturating_sub(from);
@@ -70,7 +74,7 @@ impl Session {
                 let next = self.stream.queue().get(self.cursor + 1);
                 // A FIN that came with this data leaves with it, unless it may have to wait.
                 stretch.fin = stretch.len == rest
-                    && next.is_some_and(|c| c.fin && c.stamp.at == at)
+                    && next.is_some_and(|c| c.fin && c.stamp.at == at && c.stamp.ack == ack)
                     && !self.turns.as_ref().is_some_and(Turns::full_duplex);
             }
             self.send_new(cx, stretch);
@@ -93,6 +97,17 @@ impl Session {
             && next.map_or(!self.stream.finished(), |c| {
                 !c.fin && self.begins_turn(c.stamp.ack)
             })
+    }
+
+    /// The target did not know the connection any more when the turn that is under way came: it had closed, and its
+    /// FIN was late or lost. A real client's library tries such a request again on a new connection.
+    pub(crate) fn came_too_late(&self) -> bool {
+        let turns = self.turns.as_ref();
+        let says_something = self.stream.queue().front().is_some_and(|c| !c.fin);
+        self.reset.is_none()
+            && says_something
+            && self.sender.in_flight() > 0
+            && turns.is_some_and(|t| t.without_effect(self.sender.una, &self.receiver.answered))
     }
 
     /// The turn of what the client sent with acknowledgement number `ack` has come: data, or its close.

@@ -62,6 +62,8 @@ pub(crate) struct Turns {
     baseline: u64,
     /// Acknowledgement number of the connection's first data: where the answers began.
     first: SeqNumber,
+    /// Sequence number of the turn's first byte, where it was preceded by another on this connection.
+    from: Option<SeqNumber>,
     /// Since when the next turn waits.
     waiting: Option<Nanos>,
     expired_in_a_row: u8,
@@ -91,6 +93,7 @@ impl Turns {
             started: false,
             baseline: 0,
             first: ack,
+            from: None,
             waiting: None,
             expired_in_a_row: 0,
             evidence: 0,
@@ -146,10 +149,25 @@ impl Turns {
         ack.after(self.ack)
     }
 
+    /// A turn begins with the byte at `from`.
+    pub(crate) fn begun(&mut self, from: SeqNumber) {
+        self.from = Some(from);
+    }
+
+    /// Nothing of the turn that is being sent has had any effect that shows: the target answered the one before on
+    /// this connection, but of this one not even the first byte, `una`, is acknowledged.
+    pub(crate) fn without_effect(&self, una: SeqNumber, answered: &Answered) -> bool {
+        self.from == Some(una)
+            && self.baseline > 0
+            && answered.bytes == self.baseline
+            && !self.full_duplex()
+    }
+
     /// The target's side begins anew, on another connection, with the data that has `ack`.
     pub(crate) fn restart(&mut self, ack: SeqNumber) {
         self.ack = self.ack.max(ack);
         self.first = self.ack;
+        self.from = None;
         self.baseline = 0;
         self.waiting = None;
     }

@@ -186,6 +186,79 @@ fn a_target_that_resets_idle_connections_gets_the_next_request_on_a_new_one() {
     r.settle();
 }
 
+/// The target's FIN was lost, or still on its way when the next request left.
+#[test]
+fn a_request_that_meets_no_connection_any_more_goes_out_again_on_a_new_one() {
+    let mut r = Rig::open();
+    r.client(1, 0, PSH_ACK, b"first");
+    r.target(1, 6, PSH_ACK, 10);
+    r.client(6, 10, ACK, b"second, ");
+    r.client(14, 10, PSH_ACK, b"in two parts");
+    r.client(26, 20, FIN_ACK, b"");
+    r.after(0);
+    r.target(11, 6, RST, 0);
+    r.target(11, 6, RST, 0);
+    let sent = r.after(0);
+    assert_eq!(Rig::brief(&sent), [(SYN, 5, 0)]);
+    let again = sent[0].src;
+    assert_ne!(again, CLIENT);
+    let from_again = |seq: u32, ack: u32, flags: TcpFlags, len: u32| ResponseHeader {
+        target: TARGET,
+        client: again,
+        seq: SeqNumber(seq),
+        ack: ISS + ack,
+        flags,
+        window: 60_000,
+        payload_len: len,
+        options: TcpOptions::default(),
+    };
+    r.header(&from_again(100, 6, SYN_ACK, 0));
+    assert_eq!(Rig::brief(&r.after(0)), [(ACK, 6, 8), (PSH_ACK, 14, 12)]);
+    r.header(&from_again(101, 26, PSH_ACK, 10));
+    r.header(&from_again(111, 27, FIN_ACK, 0));
+    r.after(0);
+    assert_eq!(r.outcome(), Some(Outcome::Completed));
+    let t = r.engine.totals();
+    assert_eq!((t.reopened, t.bytes_delivered), (1, 25));
+    r.settle();
+}
+
+#[test]
+fn a_request_that_may_have_been_read_is_not_sent_again_elsewhere() {
+    // On the new connection, too, the target does not want it: once is enough.
+    let mut r = Rig::open();
+    r.client(1, 0, PSH_ACK, b"first");
+    r.target(1, 6, RST, 0);
+    assert_eq!(r.outcome(), Some(Outcome::ResetByTarget));
+    // The connection lived: the reset acknowledges something.
+    let mut r = Rig::open();
+    r.client(1, 0, PSH_ACK, b"first");
+    r.target(1, 6, PSH_ACK, 10);
+    r.client(6, 10, PSH_ACK, b"second");
+    r.after(0);
+    r.target(11, 12, RST.with(ACK), 0);
+    assert_eq!(r.outcome(), Some(Outcome::ResetByTarget));
+    // Only the client's FIN is left, which says nothing.
+    let mut r = Rig::open();
+    r.client(1, 0, PSH_ACK, b"first");
+    r.target(1, 6, PSH_ACK, 10);
+    r.client(6, 10, FIN_ACK, b"");
+    r.after(0);
+    r.target(11, 6, RST, 0);
+    assert_eq!(r.outcome(), Some(Outcome::Completed));
+    assert!(r.after(0).is_empty());
+    // A part was taken.
+    let mut r = Rig::open();
+    r.client(1, 0, PSH_ACK, b"first");
+    r.target(1, 6, PSH_ACK, 10);
+    r.client(6, 10, PSH_ACK, b"second");
+    r.after(0);
+    r.target(11, 8, ACK, 0);
+    r.target(11, 8, RST, 0);
+    assert_eq!(r.outcome(), Some(Outcome::ResetByTarget));
+    r.settle();
+}
+
 #[test]
 fn shutdown_resets_what_is_open_and_books_it() {
     let mut r = Rig::open();
