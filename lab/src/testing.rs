@@ -7,6 +7,8 @@ use std::{
 
 use crate::{LabError, replay::Programs, tool::Tool, world::run};
 
+/// Replaces the seeds of tests that draw faults.
+const SEED: &str = "REPLAY_SEED";
 /// Set by `cargo xtask test`, which has installed and built what the tests need.
 const ROOT_TESTS: &str = "REPLAY_ROOT_TESTS";
 /// Folder of the programs under test; `release` beside the folder of the test itself without it.
@@ -22,6 +24,12 @@ pub fn require_root() {
         std::env::var_os(ROOT_TESTS).is_some() && rustix::process::geteuid().is_root(),
         "this test needs root, namespaces and installed programs: run it with `cargo xtask test` as root"
     );
+}
+
+/// The seed of a test's faults: the test's own, or that of the environment.
+pub fn seed(own: u64) -> u64 {
+    let given = std::env::var(SEED).ok();
+    given.and_then(|seed| seed.parse().ok()).unwrap_or(own)
 }
 
 /// The programs under test, with the helper binary `tool` for server and load.

@@ -10,6 +10,7 @@ use lab::{
     nginx::Nginx,
     replay::{Capture, Copy, ExitReport, Intercept, PRODUCTION_PORT, TARGET_PORT, stop},
     testing::{programs, require_root},
+    traffic::Curl,
 };
 use rustix::process::Signal;
 
@@ -176,27 +177,13 @@ fn ab(lab: &Lab, flags: &[&str], id: &str, requests: u64) {
     assert_eq!(figure("Failed requests:"), Some(0), "{said}");
 }
 
-/// A connection for each request, closed by curl; every tenth one posts.
+/// A connection for each request; every tenth one posts.
 fn curl(lab: &Lab) {
     let (gets, posts) = (CURL_REQUESTS / 10 * 9, CURL_REQUESTS / 10);
-    for (name, flags, count) in [
-        ("get", &[][..], gets),
-        ("post", &["--data", "a=1&b=2"][..], posts),
+    for curl in [
+        Curl::short("curl-get", gets),
+        Curl::short("curl-post", posts).posting(),
     ] {
-        let mut command = lab.command(Host::Client, "curl");
-        command
-            .args([
-                "-s",
-                "-S",
-                "-f",
-                "-o",
-                "/dev/null",
-                "-H",
-                "Connection: close",
-            ])
-            .args(flags);
-        command.arg(url(&format!("/curl?id=curl-{name}-[1-{count}]")));
-        let mut curl = Process::start(&format!("curl-{name}"), &mut command, lab.folder()).unwrap();
-        curl.wait_success(LIMIT).unwrap();
+        curl.start(lab).unwrap().wait_success(LIMIT).unwrap();
     }
 }

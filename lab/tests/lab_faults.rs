@@ -81,7 +81,7 @@ fn a_cable_does_what_its_rules_say_and_the_kernel_repairs_it() {
     ];
     let mut rules: Vec<Rule> = both
         .into_iter()
-        .flat_map(|way| shares.map(|(action, parts)| Rule::share(way, parts, action)))
+        .flat_map(|way| shares.map(|(action, parts)| Rule::share(way, Class::Any, parts, action)))
         .collect();
     let first_syn = Rule::nth(Direction::In, Class::Syn, 1..=1, Action::Drop);
     rules.insert(0, first_syn);

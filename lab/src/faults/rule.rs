@@ -84,11 +84,11 @@ impl Rule {
         }
     }
 
-    /// A share of all packets, in parts of a million.
-    pub fn share(direction: Direction, parts: u32, action: Action) -> Self {
+    /// A share of the packets of `class`, in parts of a million.
+    pub fn share(direction: Direction, class: Class, parts: u32, action: Action) -> Self {
         Self {
             direction,
-            class: Class::Any,
+            class,
             select: Select::Share(parts),
             action,
         }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Sessions that repair what the cables did need round trips and timeouts; what is open after this is a fault.
-const DRAIN_S: u64 = 30;
+const DRAIN: Duration = Duration::from_secs(30);
 /// When set, the target's cable is recorded on its host's side: `target.pcap` beside the logs.
 const TRACE: &str = "REPLAY_TRACE";
 
@@ -29,6 +29,8 @@ pub struct StageOptions {
     pub copy: Copy,
     /// How intercept is called.
     pub intercept: Intercept,
+    /// How long sessions may go on at the end.
+    pub drain: Duration,
     /// For all faults that are drawn.
     pub seed: u64,
     /// Faults of the target's cable: requests go in, answers out.
@@ -40,13 +42,11 @@ pub struct StageOptions {
 impl StageOptions {
     /// No faults; the demo's calls with a longer drain.
     pub fn new(capture: Capture) -> Self {
-        let mut copy = Copy::new(capture);
-        copy.more
-            .extend(["--drain".to_owned(), format!("{DRAIN_S}s")]);
         Self {
             lab: LabOptions::default(),
-            copy,
+            copy: Copy::new(capture),
             intercept: Intercept::default(),
+            drain: DRAIN,
             seed: 1,
             target: Vec::new(),
             mirror: Vec::new(),
@@ -84,7 +84,9 @@ pub struct Played {
 
 impl Stage {
     /// Builds it.
-    pub fn set(programs: &Programs, options: StageOptions) -> Result<Self, LabError> {
+    pub fn set(programs: &Programs, mut options: StageOptions) -> Result<Self, LabError> {
+        let drain = format!("{}s", options.drain.as_secs());
+        options.copy.more.extend(["--drain".to_owned(), drain]);
         let target = Cable::Of(Host::Target);
         let mirrored = (options.copy.capture == Capture::Mirror).then_some(Cable::Mirror);
         let lab = Lab::up(&LabOptions {

@@ -7,6 +7,7 @@
 
 mod access_log;
 mod content;
+mod curl;
 mod flood;
 mod load;
 mod server;
@@ -14,6 +15,7 @@ mod talk;
 
 pub use access_log::{AccessLog, Comparison, Entry, Ids};
 pub use content::{RequestId, Spec};
+pub use curl::Curl;
 pub use flood::{Flood, FloodReport};
 pub use load::{LoadOptions, LoadReport, run_load};
 pub use server::run_server;
