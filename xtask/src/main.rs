@@ -5,6 +5,7 @@
 //!   setup        packages of build and tests ─▶ build-ebpf
 //!   demo         packages ─▶ build-ebpf ─▶ programs ─▶ lab ─▶ load ─▶ report
 //!   test         setup ─▶ programs ─▶ every test
+//!   simulate     session engine against thousands of simulated worlds
 //!   lab          a standing lab to play with
 //! ```
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@ mod lab_command;
 mod paths;
 mod progress;
 mod setup;
+mod simulate;
 mod test;
 
 use std::process::ExitCode;
@@ -39,6 +41,8 @@ enum Command {
     Demo(demo::Demo),
     /// Run all tests: sets up everything they need
     Test(test::Test),
+    /// Run the session engine's simulator over many seeds
+    Simulate(simulate::Simulate),
     /// Install what build and tests need, and build the BPF objects
     Setup,
     /// Build both BPF objects into target/bpf
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(demo) => demo.run(),
         Command::Test(test) => test.run(),
+        Command::Simulate(simulate) => simulate.run(),
         Command::Setup => test::setup(&progress::Progress::start()),
         Command::BuildEbpf => build_ebpf::run(),
         Command::Lab { command } => command.run(),

@@ -1,13 +1,23 @@
 //! Captured clients: scripts of what a tap on the production host would see.
 //!
-//! A request is its length (u32), the length of the answer it wants (u32), then bytes. Production answers
-//! after a service time; the client acknowledges that, thinks, and sends the next.
+//! A request is its length (u32), the length of the answer it wants (u32), then bytes. Production
+//! answers after a service time; the client acknowledges that, thinks, and sends the next. Which kinds
+//! of clients there are: `behaviour.rs`.
+
+mod behaviour;
+mod builder;
+
+pub use behaviour::must_arrive;
 
 use crate::rng::Rng;
-use common::flow::Nanos;
-use common::packet::{Addr, Endpoint, SeqNumber, TcpFlags, TcpOptions, Timestamps};
+use crate::setting::{Clients, Setting};
+use common::flow::{Nanos, flow_hash, owner};
+use common::packet::{Addr, Endpoint, SeqNumber, TcpFlags, TcpOptions};
+use std::collections::HashSet;
 
 pub const REQUEST_HEADER_BYTES: usize = 8;
+/// Longer than any packet of the capture is late, so that connections on one tuple do not mix.
+const REUSE_PAUSE_MS: u64 = 250;
 
 /// One packet of a script.
 #[derive(Clone, Debug)]
@@ -16,9 +26,25 @@ pub struct Packet {
     pub seq: SeqNumber,
     pub ack: SeqNumber,
     pub flags: TcpFlags,
+    pub window: u16,
     pub options: TcpOptions,
     pub payload: Vec<u8>,
     pub gso_size: u16,
+}
+
+/// What a client does between its handshake and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// One request after the other.
+    Requests,
+    /// Several requests before it reads their answers.
+    Pipelined,
+    /// More than any window takes.
+    Upload,
+    /// Talks and listens at the same time.
+    Duplex,
+    /// A SYN and no more, or a RST.
+    Scan,
 }
 
 /// How a client leaves.
@@ -30,152 +56,101 @@ pub enum Leave {
     HalfClose,
     /// RST after the last answer.
     Reset,
+    /// Not another word.
+    Vanish,
+}
+
+/// How many answers a client had read when it began a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Need {
+    /// All of them: greeting included.
+    pub full: usize,
+    /// Those that the engine can tell for sure when pipelined answers come with pauses in between.
+    pub sure: usize,
 }
 
 /// A whole captured connection.
 #[derive(Clone, Debug)]
 pub struct Script {
     pub client: Endpoint,
-    pub packets: Vec<Packet>,
+    pub manner: Manner,
+    pub leave: Leave,
     /// All request bytes in order.
     pub stream: Vec<u8>,
-    /// Offset of each request in `stream`.
+    /// Offset of each request in `stream`, and what it depends on.
     pub starts: Vec<usize>,
+    pub needs: Vec<Need>,
     pub iss: SeqNumber,
-    pub leave: Leave,
+    /// Captured from the SYN on.
+    pub from_syn: bool,
+    pub packets: Vec<Packet>,
 }
 
-pub fn script(rng: &mut Rng, index: u32) -> Script {
-    let client = Endpoint::new(
-        Addr::v4([192, 0, 2, 1 + (index % 200) as u8]),
-        20_000 + index as u16,
-    );
-    // A third of the sessions cross the wrap-around within their first requests.
-    let iss = SeqNumber(if rng.chance(333) {
-        u32::MAX - rng.pick(0..3000) as u32
-    } else {
-        rng.next() as u32
-    });
-    let irs = SeqNumber(rng.next() as u32);
-    let leave = match rng.pick(0..10) {
-        0 => Leave::Reset,
-        1 | 2 => Leave::HalfClose,
-        _ => Leave::Close,
-    };
-    let rtt = Nanos::from_micros(rng.pick(50..40_000));
-    let mut now = Nanos::from_millis(1_000 + rng.pick(0..2_000));
-    let timestamps = rng.chance(700).then(|| Timestamps {
-        val: rng.next() as u32,
-        ecr: 0,
-    });
-    let mut packets = Vec::new();
-    let mut seq = iss;
-    let mut ack = irs;
-    let mut put = |at: Nanos, seq, ack, flags: TcpFlags, payload: Vec<u8>, gso_size| {
-        let mut options = TcpOptions {
-            timestamps,
-            ..TcpOptions::default()
-        };
-        let mut flags = flags;
-        if flags.has(TcpFlags::SYN) {
-            options.mss = Some(1460);
-            options.window_scale = Some(7);
-            options.sack_permitted = true;
-        } else {
-            flags = flags.with(TcpFlags::ACK);
-        }
-        packets.push(Packet {
-            at,
-            seq,
-            ack,
-            flags,
-            options,
-            payload,
-            gso_size,
-        });
-    };
-    put(now, seq, SeqNumber(0), TcpFlags::SYN, Vec::new(), 0);
-    seq += 1;
-    ack += 1;
-    now += rtt;
-    put(now, seq, ack, TcpFlags(0), Vec::new(), 0);
+impl Script {
+    fn ends_at(&self) -> Nanos {
+        self.packets.iter().map(|p| p.at).max().unwrap_or_default()
+    }
 
-    let (mut stream, mut starts) = (Vec::new(), Vec::new());
-    let requests = rng.pick(1..8);
-    for n in 0..requests {
-        now += Nanos::from_micros(rng.pick(0..20_000));
-        let len = match rng.pick(0..4) {
-            0 => rng.pick(8..40),
-            1 => rng.pick(3000..12_000),
-            _ => rng.pick(40..1500),
-        } as usize;
-        let answer = if rng.chance(200) {
-            rng.pick(4000..20_000)
-        } else {
-            rng.pick(1..1400)
-        } as u32;
-        let mut request = Vec::with_capacity(len);
-        request.extend((len as u32).to_be_bytes());
-        request.extend(answer.to_be_bytes());
-        request.extend(
-            (REQUEST_HEADER_BYTES..len).map(|i| (i as u64 * 31 + n + u64::from(index)) as u8),
-        );
-        starts.push(stream.len());
-        stream.extend_from_slice(&request);
-        // Sometimes the kernel had merged the segments.
-        let merged = rng.chance(300);
-        let (size, gso) = if merged { (len, 1448) } else { (1448, 0) };
-        let last = n + 1 == requests;
-        let mut sent = 0;
-        while sent < len {
-            let to = (sent + size).min(len);
-            let mut flags = TcpFlags(0);
-            if to == len {
-                flags = flags.with(TcpFlags::PSH);
-                if last && leave == Leave::HalfClose {
-                    flags = flags.with(TcpFlags::FIN);
-                }
+    /// The request that the byte in front of `end` belongs to.
+    pub fn request_at(&self, end: usize) -> usize {
+        self.starts.partition_point(|at| *at < end).max(1) - 1
+    }
+
+    /// Initial sequence numbers of connections that may carry it, with the offset where each begins.
+    pub fn beginnings(&self) -> impl Iterator<Item = (SeqNumber, usize)> + '_ {
+        let later = self.starts.iter().filter(|at| **at > 0);
+        std::iter::once(0)
+            .chain(later.copied())
+            .map(|at| (self.iss + at as u32, at))
+    }
+}
+
+/// All clients of a run, in no order of time.
+pub fn scripts(rng: &mut Rng, setting: &Setting) -> Vec<Script> {
+    let mut all: Vec<Script> = Vec::new();
+    // A connection is known by the sequence number it begins with, so that must be of one script only.
+    let mut taken = HashSet::new();
+    while all.len() < setting.sessions as usize {
+        let index = all.len() as u32;
+        let before = all
+            .last()
+            .filter(|_| setting.clients == Clients::Mixed && rng.chance(120));
+        let (client, begins, after) = match before {
+            Some(old) => {
+                let pause = REUSE_PAUSE_MS + rng.pick(0..2) * rng.pick(0..80_000);
+                let begins = old.ends_at() + Nanos::from_millis(pause);
+                // Further on than anybody buffers (RFC 6528: the number grows with time).
+                let iss = old.iss + rng.pick(1 << 25..1 << 30) as u32;
+                (old.client, begins, Some(iss))
             }
-            put(
-                now,
-                seq,
-                ack,
-                flags,
-                request[sent..to].to_vec(),
-                if to - sent > 1448 { gso } else { 0 },
-            );
-            seq += (to - sent) as u32;
-            sent = to;
-            now += Nanos::from_micros(5);
+            None => (
+                endpoint(setting, index),
+                Nanos::from_millis(1_000 + rng.pick(0..3_000)),
+                None,
+            ),
+        };
+        // What comes on a tuple without its SYN looks like more of the connection before.
+        let cut = before.is_none() && setting.clients == Clients::Mixed && index % 12 == 5;
+        let script = behaviour::script(rng, setting, client, begins, after, cut);
+        if script.beginnings().any(|(seq, _)| taken.contains(&seq)) {
+            continue;
         }
-        if last && leave == Leave::HalfClose {
-            seq += 1;
-        }
-        // The answer arrives at the client a service time and a round trip later, acknowledged in steps.
-        now += rtt + Nanos::from_micros(rng.pick(10..3_000));
-        let mut read = 0;
-        while read < answer {
-            read = (read + 2896).min(answer);
-            put(now, seq, ack + read, TcpFlags(0), Vec::new(), 0);
-            now += Nanos::from_micros(30);
-        }
-        ack += answer;
+        taken.extend(script.beginnings().map(|(seq, _)| seq));
+        all.push(script);
     }
-    now += Nanos::from_micros(rng.pick(0..20_000));
-    match leave {
-        Leave::Close => {
-            put(now, seq, ack, TcpFlags::FIN, Vec::new(), 0);
-            put(now + rtt, seq + 1, ack + 1, TcpFlags(0), Vec::new(), 0);
-        }
-        Leave::HalfClose => put(now, seq, ack + 1, TcpFlags(0), Vec::new(), 0),
-        Leave::Reset => put(now, seq, ack, TcpFlags::RST, Vec::new(), 0),
-    }
-    Script {
-        client,
-        packets,
-        stream,
-        starts,
-        iss,
-        leave,
-    }
+    all
+}
+
+/// A client that this engine's worker owns.
+fn endpoint(setting: &Setting, index: u32) -> Endpoint {
+    let host = 1 + (index % 200) as u8;
+    let addr = if setting.v6 {
+        Addr([0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, host])
+    } else {
+        Addr::v4([192, 0, 2, host])
+    };
+    (20_000 + index as u16 * 16..=u16::MAX)
+        .map(|port| Endpoint::new(addr, port))
+        .find(|e| owner(flow_hash(*e), setting.engine.workers) == setting.engine.worker)
+        .expect("a port of this worker")
 }
