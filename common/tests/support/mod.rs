@@ -1,0 +1,20 @@
+//! Drivers of the decoders for arbitrary bytes, shared by the fuzz target (`fuzz/`) and the replay of its
+//! corpus (`replay_corpus.rs`). A violated rule is a panic.
+//!
+//! ```text
+//!  bytes ──▶ decode_frame ──▶ fields ──▶ build_tcp_frame ──▶ decode_frame     the same again
+//!      ├──▶ TcpOptions::parse ──▶ emit ──▶ parse
+//!      └──▶ FrameDecoder (whole, and in pieces) ──▶ decode_record ──▶ encode_record ──▶ decode_record
+//! ```
+
+mod channel;
+mod frame;
+mod options;
+
+/// Runs one input.
+pub fn decoder(data: &[u8]) {
+    frame::decode(data);
+    options::parse(data);
+    channel::responses(data);
+    channel::clients(data);
+}

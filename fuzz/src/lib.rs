@@ -1,0 +1,8 @@
+//! What the fuzz targets run: the drivers that the replay tests of `session` and `common` include too.
+#![forbid(unsafe_code)]
+
+#[path = "../../session/tests/support/mod.rs"]
+pub mod session_support;
+
+#[path = "../../common/tests/support/mod.rs"]
+pub mod common_support;
