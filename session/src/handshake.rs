@@ -19,7 +19,9 @@ const TIMESTAMP_BYTES: u16 = 12;
 /// Below this a client's round trip is not worth imitating: timers tick in milliseconds.
 const RTT_MIN: Nanos = Nanos::from_millis(2);
 /// How long a handshake waits for the captured client to complete its own, from which its round trip
-/// is learnt. Half-open connections (a scan) are completed then.
+/// is learnt. Half-open connections (a scan) are completed then. What takes longer is no round trip: a
+/// SYN that was sent twice (RFC 6298 section 2: after a second), or a third packet that was not captured
+/// and a client that thought before it asked.
 const MEASURE_LIMIT: Nanos = Nanos::from_secs(1);
 /// Window of adopted sessions, whose client's scaling was never seen: 1 MiB, scaled by 7.
 pub(crate) const OWN_WINDOW_SHIFT: u8 = 7;
@@ -115,6 +117,13 @@ impl Session {
             self.ack_due = true;
             self.pump(cx);
         }
+    }
+
+    /// The first packet behind the captured SYN came `since` later: the client's round trip, unless it
+    /// cannot be one. Then none is imitated.
+    pub(crate) fn measure_client(&mut self, since: Nanos) {
+        let plausible = since <= MEASURE_LIMIT;
+        self.client_rtt = Some(if plausible { since } else { Nanos(0) });
     }
 
     /// How much later than we the client would answer the target.

@@ -34,7 +34,7 @@ impl Session {
         if !syn && seg.flags.has(TcpFlags::ACK) {
             if self.turns.is_none() {
                 self.turns = Some(Turns::new(seg.ack, cx.config.no_turns));
-                self.client_rtt = Some(seg.at.since(self.syn_at));
+                self.measure_client(seg.at.since(self.syn_at));
                 measured = true;
             }
             if let Some(turns) = self.turns.as_mut() {

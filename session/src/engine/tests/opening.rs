@@ -131,6 +131,20 @@ fn the_clients_round_trip_is_imitated() {
 }
 
 #[test]
+fn a_third_packet_that_was_not_captured_does_not_make_thinking_a_round_trip() {
+    let mut r = Rig::new();
+    r.client(0, 0, SYN, b"");
+    r.target(0, 1, SYN_ACK, 0);
+    // The client completed its handshake unseen, and asks after twenty seconds.
+    r.after(20_000);
+    r.client(1, 0, PSH_ACK, b"request");
+    r.target(1, 8, PSH_ACK, 100);
+    let sent = r.after(0);
+    assert_eq!(Rig::brief(&sent), [(PSH_ACK, 1, 7), (ACK, 8, 0)]);
+    assert_eq!(sent[1].ack, IRS + 101, "not twenty seconds later");
+}
+
+#[test]
 fn a_fixed_round_trip_and_none() {
     for (rtt, wait) in [(Rtt::Fixed(Nanos::from_millis(50)), 50), (Rtt::None, 0)] {
         let mut r = Rig::with(EngineConfig {
