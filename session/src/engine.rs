@@ -173,7 +173,8 @@ impl Engine {
 
     /// Runs due timers and sends the acknowledgements owed since the last call. Once per loop.
     pub fn advance<O: Output>(&mut self, now: Nanos, out: &mut O) {
-        self.reserve.release(&mut self.by_wire, now);
+        self.reserve
+            .release(&mut self.by_wire, now, |pair| self.tuples.freed(pair));
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
         for id in fired.drain(..) {

@@ -20,8 +20,8 @@ impl Reserve {
         self.until.push_back((until, pair));
     }
 
-    /// Frees what is due.
-    pub(crate) fn release(&mut self, used: &mut Table, now: Nanos) {
+    /// Frees what is due and tells `freed` of it.
+    pub(crate) fn release(&mut self, used: &mut Table, now: Nanos, mut freed: impl FnMut(&Pair)) {
         while self.until.front().is_some_and(|(due, _)| *due <= now) {
             let Some((_, pair)) = self.until.pop_front() else {
                 break;
@@ -29,6 +29,7 @@ impl Reserve {
             // A session may have taken it over meanwhile: its own client came back.
             if used.get(&pair) == Some(&RESERVED) {
                 used.remove(&pair);
+                freed(&pair);
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::EngineConfig;
 use crate::table::{Pair, Table};
 use common::flow::{flow_hash, owner};
 use common::packet::{Addr, Endpoint};
+use std::collections::HashSet;
 
 /// Lowest port handed out: below are system services, which firewalls and logs treat specially.
 const FIRST_PORT: u16 = 1024;
@@ -21,9 +22,9 @@ const PORTS: u32 = 65_536 - FIRST_PORT as u32;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TupleAllocator {
     cursor: u32,
-    /// The last search that failed, and how many tuples were in use then: until one comes back there
-    /// is no need to look at all ports again.
-    exhausted: Option<(Addr, Endpoint, usize)>,
+    /// Addresses without a free port towards a target: until one comes back there is no need to look at
+    /// all of them again. At most one entry per address of the pool, or per client, and target.
+    exhausted: HashSet<(Addr, Endpoint)>,
 }
 
 impl TupleAllocator {
@@ -61,10 +62,7 @@ impl TupleAllocator {
         if let Some(wire) = fits(preferred) {
             return Some(wire);
         }
-        if let Some((full, to, len)) = self.exhausted
-            && (full, to) == (addr, target)
-            && used.len() >= len
-        {
+        if self.exhausted.contains(&(addr, target)) {
             return None;
         }
         for _ in 0..PORTS {
@@ -73,8 +71,16 @@ impl TupleAllocator {
                 return Some(wire);
             }
         }
-        self.exhausted = Some((addr, target, used.len()));
+        self.exhausted.insert((addr, target));
         None
+    }
+
+    /// A tuple is not used any more.
+    pub(crate) fn freed(&mut self, wire: &Pair) {
+        // Empty but in the worst of times: one comparison then.
+        if !self.exhausted.is_empty() {
+            self.exhausted.remove(&(wire.client.addr, wire.server));
+        }
     }
 }
 
@@ -136,5 +142,43 @@ mod tests {
         let other = alloc.choose(&config, &used, client, target, 0).unwrap();
         assert_eq!(other.addr, client.addr);
         assert_ne!(other.port, client.port);
+    }
+
+    #[test]
+    fn ports_that_come_free_are_found_whatever_other_addresses_use() {
+        let (client, target) = (
+            Endpoint::new(Addr::v4([192, 0, 2, 1]), 40_000),
+            Endpoint::new(Addr::v4([10, 0, 0, 9]), 80),
+        );
+        let config = EngineConfig::default();
+        let (mut alloc, mut used) = (TupleAllocator::default(), table());
+        while let Some(wire) = alloc.choose(&config, &used, client, target, 0) {
+            used.insert(
+                Pair {
+                    client: wire,
+                    server: target,
+                },
+                0,
+            );
+        }
+        // One port comes back, while another address takes two.
+        let freed = Pair {
+            client: Endpoint::new(client.addr, 50_000),
+            server: target,
+        };
+        used.remove(&freed);
+        alloc.freed(&freed);
+        for port in [1, 2] {
+            let client = Endpoint::new(Addr::v4([192, 0, 2, 2]), port);
+            used.insert(
+                Pair {
+                    client,
+                    server: target,
+                },
+                0,
+            );
+        }
+        let again = alloc.choose(&config, &used, client, target, 0);
+        assert_eq!(again, Some(freed.client));
     }
 }

@@ -152,6 +152,7 @@ impl Engine {
             if session.wire.client == session.capture.pair.client {
                 // The client's own endpoint: it knows itself when it may come back.
                 self.by_wire.remove(&session.wire);
+                self.tuples.freed(&session.wire);
             } else {
                 let until = now + self.config.tuple_reuse;
                 self.reserve.hold(&mut self.by_wire, session.wire, until);
