@@ -40,7 +40,7 @@ pub struct Engine {
     fired: Vec<u32>,
     acks: Vec<u32>,
     totals: Totals,
-    /// New sessions are opened.
+    /// New sessions are opened: until the shutdown.
     accepting: bool,
 }
 
@@ -80,11 +80,6 @@ impl Engine {
     /// Bytes of memory that hold captured data.
     pub fn buffered_bytes(&self) -> usize {
         self.arena.used()
-    }
-
-    /// From now on no session is opened; open ones go on. For draining.
-    pub fn stop_accepting(&mut self) {
-        self.accepting = false;
     }
 
     /// A captured packet from a client to production.

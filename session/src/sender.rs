@@ -23,8 +23,6 @@ const DUP_ACK_THRESHOLD: u8 = 3;
 pub(crate) struct Acked {
     /// `snd_una` moved by this many sequence numbers.
     pub(crate) advanced: u32,
-    /// The window opened, or `snd_una` moved: sending may go on.
-    pub(crate) may_send: bool,
     /// Something is lost: see [`Sender::lost`].
     pub(crate) retransmit: bool,
     /// It acknowledged what was never sent (RFC 9293 section 3.10.7.4): answer with an ACK, ignore.
@@ -203,7 +201,6 @@ impl Sender {
             self.dup_acks = 0;
             self.restart_timer(now);
             acked.advanced = advanced as u32;
-            acked.may_send = true;
             if let Some(recover) = self.recover {
                 if h.ack.before(recover) {
                     // Partial acknowledgement: the next segment is lost too (RFC 6582 section 3.2).
@@ -235,7 +232,6 @@ impl Sender {
         // would move.
         if advanced > 0 || self.wl1.before(h.seq) || (self.wl1 == h.seq && !h.ack.before(self.wl2))
         {
-            acked.may_send |= wnd > self.wnd;
             self.wnd = wnd;
             self.wl1 = h.seq;
             self.wl2 = h.ack;
@@ -399,9 +395,8 @@ mod tests {
         s.shift = 2;
         s.on_ack(&ack(IRS + 1, ISS + 1, 0), ms(20));
         assert_eq!(s.room(), 0);
-        let a = s.on_ack(&ack(IRS + 1, ISS + 1, 100), ms(21));
-        assert!(a.may_send);
-        assert_eq!(s.room(), 400);
+        s.on_ack(&ack(IRS + 1, ISS + 1, 100), ms(21));
+        assert_eq!(s.room(), 400, "may send again");
         // An older segment must not shrink it again.
         s.on_ack(&ack(IRS, ISS + 1, 1), ms(22));
         assert_eq!(s.room(), 400);

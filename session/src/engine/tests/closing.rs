@@ -264,7 +264,6 @@ fn shutdown_resets_what_is_open_and_books_it() {
     let mut r = Rig::open();
     r.client(1, 0, PSH_ACK, b"request");
     r.after(0);
-    r.engine.stop_accepting();
     let now = r.at();
     r.engine.shutdown(now, &mut r.wire);
     assert_eq!(Rig::brief(&r.sent()), [(RST.with(ACK), 8, 0)]);
