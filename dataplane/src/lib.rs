@@ -12,6 +12,7 @@
 //! * [`port`]: the two traits that workers know; [`memory`] implements them for tests without root.
 //! * [`afxdp`]: AF_XDP sockets; frames are move-only tokens there.
 //! * [`handover`]: bounded byte rings between workers.
+//! * [`idle`], [`wake`]: what a worker does when nothing is to be done.
 //! * [`raw`]: raw sockets, for targets that frames cannot reach; [`egress`]: which path a worker gets.
 //! * [`iface`], [`hops`]: interfaces, routes and neighbours, by netlink.
 //! * [`bpf`]: programs: load, attach, ring buffer reader.
@@ -24,6 +25,7 @@ pub mod egress;
 mod errnos;
 pub mod handover;
 pub mod hops;
+pub mod idle;
 pub mod iface;
 pub mod memory;
 mod netlink;

@@ -10,9 +10,7 @@
 //!           parked until the ADD comes (commands of the control thread)
 //! ```
 //! Everything in the picture belongs to one thread, rings apart. One clock read per loop, one more when
-//! something was written. Under load the worker sleeps 50 us when its sources are empty; after 20 empty
-//! rounds it arms them and sleeps in poll(2) (measured against adaptive wake-ups and spinning: design
-//! 3.1).
+//! something was written. When nothing is to be done: `dataplane::idle`.
 
 mod connections;
 mod core;
@@ -23,23 +21,12 @@ use self::core::Core;
 use crate::channel::{CommandReceiver, Links};
 use common::flow::Nanos;
 use dataplane::handover::Handover;
+use dataplane::idle::{self, Idle, Rest, nap};
 use dataplane::poll::PollSet;
 use dataplane::wake::Waker;
 use dataplane::{Capture, clock};
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
-/// Sleep under load: short against the 8192 frames of a ring (2.5 ms at 3 Mpps), long enough to leave the
-/// core to the kernel's receive path.
-const SLEEP: Duration = Duration::from_micros(50);
-/// Empty rounds before the worker arms its sources and sleeps in poll: 1 ms of silence.
-const EMPTY_ROUNDS: u32 = 20;
-/// Longest sleep in poll.
-const POLL_MAX: Nanos = Nanos::from_millis(100);
-/// The default of 50 us (prctl(2), PR_SET_TIMERSLACK) would double the sleep.
-const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::MIN;
 
 /// What a worker is made of.
 pub struct Parts {
@@ -101,20 +88,15 @@ impl Worker {
 
     /// Runs until the stop flag is set. The sources, with their sockets, are closed on return.
     pub fn run(mut self) -> WorkerReport {
-        if let Err(error) = rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NS)) {
-            tracing::debug!(%error, "timer slack stays at its default: sleeps are longer");
-        }
-        let mut empty_rounds = 0;
+        idle::prepare_thread();
+        let mut idle = Idle::default();
         while !self.stop.load(Ordering::Acquire) {
-            if self.round(clock::now()) {
-                empty_rounds = 0;
-                continue;
-            }
-            empty_rounds += 1;
-            if empty_rounds <= EMPTY_ROUNDS {
-                std::thread::sleep(SLEEP);
-            } else if self.sleep() {
-                empty_rounds = 0;
+            let now = clock::now();
+            let worked = self.round(now);
+            match idle.after(worked, false, now, || self.core.next_deadline(now)) {
+                Rest::None => {}
+                Rest::Nap => nap(),
+                Rest::Sleep(left) => self.sleep(left),
             }
         }
         // What has arrived by now still goes out, as far as sockets take it.
@@ -163,8 +145,8 @@ impl Worker {
         core.advance(now) || work > 0
     }
 
-    /// Sleeps until something happens; false after a timeout.
-    fn sleep(&mut self) -> bool {
+    /// Sleeps until something happens, at most for `left`.
+    fn sleep(&mut self, left: Nanos) {
         let Self {
             core,
             captures,
@@ -180,23 +162,16 @@ impl Worker {
             || !commands.is_empty()
             || !core.links_empty()
             || stop.load(Ordering::Acquire);
-        if awake {
-            waker.clear();
-            return true;
+        if !awake {
+            poll.clear();
+            poll.add(waker.fd(), false);
+            for fd in captures.iter().flat_map(|c| c.fds()).chain(handover.fds()) {
+                poll.add(fd, false);
+            }
+            core.connections().poll_blocked(poll);
+            poll.wait(left);
+            core.connections().retry_blocked();
         }
-        let now = clock::now();
-        let timeout = core
-            .next_deadline(now)
-            .map_or(POLL_MAX, |at| at.since(now).min(POLL_MAX));
-        poll.clear();
-        poll.add(waker.fd(), false);
-        for fd in captures.iter().flat_map(|c| c.fds()).chain(handover.fds()) {
-            poll.add(fd, false);
-        }
-        core.connections().poll_blocked(poll);
-        let woken = poll.wait(timeout);
         waker.clear();
-        core.connections().retry_blocked();
-        woken
     }
 }

@@ -17,7 +17,6 @@
 
 mod control;
 mod egress;
-mod idle;
 mod intake;
 mod latency;
 mod parts;
@@ -34,10 +33,10 @@ use crate::transfers::TransferTable;
 use arrayvec::ArrayVec;
 use common::flow::{ClientSegment, Nanos, ResponseHeader, flow_hash, owner};
 use dataplane::handover::Handover;
+use dataplane::idle::{self, Idle, Rest, nap};
 use dataplane::poll::PollSet;
 use dataplane::wake::Waker;
 use dataplane::{BATCH, Capture};
-use idle::{Idle, NAP, Rest};
 use intake::{Intake, Rejected};
 use sender::Sender;
 use session::{Engine, Outcome};
@@ -105,20 +104,22 @@ impl Worker {
 
     /// Works until the control says stop and what was open has ended.
     pub fn run(mut self, clock: impl Fn() -> Nanos) -> WorkerReport {
+        idle::prepare_thread();
         loop {
             let now = clock();
             let round = self.round(now);
             if self.finished(now, round) {
                 return self.finish(&clock);
             }
-            let deadline = earlier(
-                self.engine.next_deadline(),
-                self.sender.channel().deadline(),
-            );
-            match self
-                .idle
-                .after(round.worked, self.sender.busy(), now, deadline)
-            {
+            let Self {
+                engine,
+                sender,
+                idle,
+                ..
+            } = &mut self;
+            let busy = sender.busy();
+            let deadline = || earlier(engine.next_deadline(), sender.channel().deadline());
+            match idle.after(round.worked, busy, now, deadline) {
                 Rest::None => {}
                 Rest::Nap => nap(),
                 Rest::Sleep(left) => self.sleep(left),
@@ -363,8 +364,4 @@ fn earlier(a: Option<Nanos>, b: Option<Nanos>) -> Option<Nanos> {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
-}
-
-fn nap() {
-    std::thread::sleep(std::time::Duration::from_nanos(NAP.0));
 }
