@@ -67,9 +67,10 @@ impl Sum {
         println!("outcomes: {}", outcomes.join(", "));
         println!("faults injected:\n{}", self.injected);
         println!(
-            "{} violations in {} seeds",
+            "{} violations; {} of {} seeds failed",
             self.violations,
-            self.failures.len()
+            self.failures.len(),
+            self.seeds
         );
     }
 
