@@ -11,8 +11,8 @@
 
 use common::flow::{ClientSegment, Nanos, ResponseHeader, Segment};
 use common::packet::{
-    Addr, Endpoint, FrameAddresses, SeqNumber, TcpFlags, TcpFrame, TcpOptions, Timestamps,
-    build_tcp_frame, decode_frame,
+    Addr, Endpoint, FrameAddresses, SackBlocks, SeqNumber, TcpFlags, TcpFrame, TcpOptions,
+    Timestamps, build_tcp_frame, decode_frame,
 };
 use session::{Engine, EngineConfig, Metric, Output, Rtt};
 use std::hint::black_box;
@@ -158,6 +158,7 @@ impl Script {
             window: 60_000,
             payload_len: len,
             options,
+            sack: SackBlocks::default(),
         }
     }
 }

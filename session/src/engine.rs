@@ -1,41 +1,51 @@
 //! The engine: finds the session of each input, keeps tables and timers.
 //!
 //! ```text
-//!  by_capture: (client, online) ──┐
-//!                                 ├──▶ sessions[n]      wheel: n ──▶ when to look again
-//!  by_wire: (wire client, target) ┘                     acks: sessions that owe an acknowledgement
-//!  strangers: connections seen in the capture that are not replayed
+//!  captured: client, online ──┐
+//!                             ├──▶ index ──▶ sessions[n]    wheel: n ──▶ when to look again
+//!  response: client, target ──┘                             acks: sessions that owe an acknowledgement
+//!  paths: pairs of online address and target                strangers: connections that are not replayed
 //! ```
 //! Which connections become sessions is decided in `admission.rs`.
 
 mod admission;
 
-use crate::reserve::{RESERVED, Reserve};
-use crate::state::{Context, Phase, Session};
+use crate::index::Index;
+use crate::paths::{PathId, Paths};
+use crate::rare::RarePool;
+use crate::reserve::Reserve;
+use crate::slab::Slab;
+use crate::state::{Context, Flags, Limits, Session};
 use crate::strangers::Strangers;
 use crate::stream::Arena;
-use crate::table::{CaptureKey, Pair, Table, table};
+use crate::table::{CaptureKey, Pair};
+use crate::time::Clock;
 use crate::timer::Wheel;
 use crate::wire_tuple::TupleAllocator;
 use crate::{EngineConfig, Outcome, Output, Totals};
 use common::flow::{ClientSegment, Nanos, ResponseHeader};
-use common::packet::TcpFlags;
+use common::packet::{Endpoint, TcpFlags};
 
 /// All sessions of one worker.
 pub struct Engine {
     config: EngineConfig,
-    sessions: Vec<Option<Session>>,
-    free: Vec<u32>,
+    limits: Limits,
+    /// The time of the last input.
+    now: Clock,
+    sessions: Slab<Session>,
+    index: Index,
+    paths: Paths,
     /// Sessions without an outcome yet.
     open: usize,
-    by_capture: Table<CaptureKey>,
-    by_wire: Table,
     strangers: Strangers,
     tuples: TupleAllocator,
     reserve: Reserve,
     /// When the first packet came: the beginning of a ramp.
     started_at: Option<Nanos>,
+    /// Every session is replayed.
+    all: bool,
     arena: Arena,
+    rare: RarePool,
     wheel: Wheel,
     fired: Vec<u32>,
     acks: Vec<u32>,
@@ -49,16 +59,19 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Self {
         Self {
             arena: Arena::new(config.buffer_bytes),
+            limits: Limits::new(&config),
+            now: Clock::at(Nanos(0)),
+            index: Index::new(config.max_sessions),
+            paths: Paths::default(),
             strangers: Strangers::default(),
-            config,
-            sessions: Vec::new(),
-            free: Vec::new(),
+            sessions: Slab::default(),
             open: 0,
-            by_capture: table(),
-            by_wire: table(),
             tuples: TupleAllocator::default(),
             reserve: Reserve::default(),
             started_at: None,
+            all: config.percent >= 100 && !config.ramp,
+            config,
+            rare: RarePool::default(),
             wheel: Wheel::new(),
             fired: Vec::new(),
             acks: Vec::new(),
@@ -82,43 +95,62 @@ impl Engine {
         self.arena.used()
     }
 
+    /// The clock is read once per batch, so this changes something once per batch.
+    #[inline]
+    fn set_time(&mut self, now: Nanos) {
+        if now != self.now.at {
+            self.now = Clock::at(now);
+            self.wheel.start_at(now);
+        }
+    }
+
     /// A captured packet from a client to production.
+    #[inline]
     pub fn captured<O: Output>(&mut self, now: Nanos, seg: &ClientSegment<'_>, out: &mut O) {
-        self.wheel.start_at(now);
+        self.set_time(now);
         self.totals.segments_captured += 1;
-        if !self.selected(now, seg) {
+        if !self.all && !self.selected(seg) {
             let opens = seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK);
             self.totals.not_sampled += u64::from(opens);
             return;
         }
+        let hash = self.index.hash(seg.client);
+        let path = self.paths.find(seg.online, seg.target);
+        let opens = seg.flags.has(TcpFlags::SYN);
         for replica in 0..self.config.replicas.max(1) {
-            let key = CaptureKey {
-                pair: Pair {
-                    client: seg.client,
-                    server: seg.online,
-                },
-                replica,
-            };
-            self.captured_by(now, key, seg, out);
+            let known = path.and_then(|path| self.find(hash, seg.client, path, replica));
+            match known {
+                Some(id) if !opens && !self.ended(id) => {
+                    self.run(id, out, |s, cx| s.captured(cx, seg));
+                }
+                _ => self.captured_rarely(known, replica, seg, out),
+            }
         }
     }
 
-    fn captured_by<O: Output>(
+    /// Of no session that goes on: a SYN, of a session that is over, or of a stranger.
+    fn captured_rarely<O: Output>(
         &mut self,
-        now: Nanos,
-        key: CaptureKey,
+        mut known: Option<u32>,
+        replica: u16,
         seg: &ClientSegment<'_>,
         out: &mut O,
     ) {
-        let mut known = self.by_capture.get(&key).copied();
-        if known.is_some_and(|id| self.may_join_again(id, now)) {
+        let key = CaptureKey {
+            pair: Pair {
+                client: seg.client,
+                server: seg.online,
+            },
+            replica,
+        };
+        if known.is_some_and(|id| self.may_join_again(id, key)) {
             known = None;
         }
         if !seg.flags.has(TcpFlags::SYN) {
             match known {
-                Some(id) => self.run(id, now, out, |s, cx| s.captured(cx, seg)),
+                Some(id) => self.run(id, out, |s, cx| s.captured(cx, seg)),
                 None if self.may_adopt() && self.strangers.adopt(&mut self.totals, &key, seg) => {
-                    self.open(now, key, seg, out);
+                    self.open(key, seg, out);
                 }
                 None => self
                     .strangers
@@ -131,17 +163,20 @@ impl Engine {
             return;
         }
         if let Some(id) = known {
-            let session = self.sessions.get(id as usize).and_then(Option::as_ref);
-            if session.is_some_and(|s| s.captured_iss == seg.seq) {
+            if self
+                .sessions
+                .get(id)
+                .is_some_and(|s| s.captured_iss == seg.seq)
+            {
                 self.totals.segments_duplicate += 1;
                 return;
             }
-            self.run(id, now, out, Session::supersede);
+            self.run(id, out, Session::supersede);
             if self.ended(id) {
-                self.remove(id, now);
-            } else {
+                self.remove(id);
+            } else if let Some(s) = self.sessions.get_mut(id) {
                 // It goes on by itself: what is captured is the new connection's, opened or not.
-                self.by_capture.remove(&key);
+                s.set(Flags::SUPERSEDED);
             }
         }
         if self.strangers.has_data_of(&key, seg.seq) {
@@ -149,50 +184,88 @@ impl Engine {
             return;
         }
         self.strangers.forget(&mut self.totals, &key, seg.seq);
-        self.open(now, key, seg, out);
+        self.open(key, seg, out);
+    }
+
+    /// The session of a captured packet.
+    #[inline]
+    fn find(&self, hash: u64, client: Endpoint, path: PathId, replica: u16) -> Option<u32> {
+        self.index.find(hash, |e| {
+            let session = self.sessions.get(e.id());
+            session.is_some_and(|s| {
+                s.client == client
+                    && s.path == path
+                    && s.replica == replica
+                    && !e.is_wire()
+                    && !s.has(Flags::SUPERSEDED)
+            })
+        })
+    }
+
+    /// The session that has `wire` towards the target.
+    #[inline]
+    fn find_wire(&self, hash: u64, wire: &Pair) -> Option<u32> {
+        self.index.find(hash, |e| {
+            let session = self.sessions.get(e.id());
+            session.is_some_and(|s| {
+                s.wire.endpoint(&self.config, s.client) == wire.client
+                    && self.paths.target(s.path) == wire.server
+            })
+        })
     }
 
     /// A response of a target, whoever received it.
+    #[inline]
     pub fn response<O: Output>(&mut self, now: Nanos, h: &ResponseHeader, out: &mut O) {
-        self.wheel.start_at(now);
+        self.set_time(now);
         self.totals.responses += 1;
         let wire = Pair {
             client: h.client,
             server: h.target,
         };
-        match self.by_wire.get(&wire).copied() {
-            Some(id) if id != RESERVED => self.run(id, now, out, |s, cx| s.response(cx, h)),
-            _ => self.totals.responses_stray += 1,
+        match self.find_wire(self.index.hash(h.client), &wire) {
+            Some(id) => self.run(id, out, |s, cx| s.response(cx, h)),
+            None => self.totals.responses_stray += 1,
         }
     }
 
     /// Runs due timers and sends the acknowledgements owed since the last call. Once per loop.
     pub fn advance<O: Output>(&mut self, now: Nanos, out: &mut O) {
-        self.reserve
-            .release(&mut self.by_wire, now, |pair| self.tuples.freed(pair));
+        self.set_time(now);
+        self.reserve.release(now, |pair| self.tuples.freed(pair));
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
         for id in fired.drain(..) {
-            if let Some(session) = self.sessions.get_mut(id as usize).and_then(Option::as_mut) {
-                session.timer_at = Nanos(u64::MAX);
-            }
-            self.run(id, now, out, Session::timer);
-            let session = self.sessions.get(id as usize).and_then(Option::as_ref);
-            let due = session.is_some_and(|s| now >= s.deadline(&self.config));
-            if due && self.ended(id) {
-                self.remove(id, now);
-            }
+            self.fire(id, out);
         }
         self.fired = fired;
         let mut acks = std::mem::take(&mut self.acks);
         for id in acks.drain(..) {
-            self.run(id, now, out, |s, cx| {
-                if s.ack_due {
+            self.run(id, out, |s, cx| {
+                if s.has(Flags::ACK_DUE) {
                     s.send_ack(cx);
                 }
             });
         }
         self.acks = acks;
+    }
+
+    /// The timer of a session is due.
+    fn fire<O: Output>(&mut self, id: u32, out: &mut O) {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        session.timer_at = None;
+        self.run(id, out, |s, cx| {
+            s.timer(cx);
+            cx.wake(s.deadline(cx.limits));
+        });
+        let session = self.sessions.get(id);
+        if session
+            .is_some_and(|s| s.outcome().is_some() && s.deadline(&self.limits).due(self.now.tick))
+        {
+            self.remove(id);
+        }
     }
 
     /// When [`Engine::advance`] should be called at the latest; `None` without sessions.
@@ -206,73 +279,86 @@ impl Engine {
 
     /// Ends every open session with a reset towards the target and outcome shutdown.
     pub fn shutdown<O: Output>(&mut self, now: Nanos, out: &mut O) {
+        self.set_time(now);
         self.accepting = false;
-        for id in 0..self.sessions.len() as u32 {
-            self.run(id, now, out, |s, cx| s.abort(cx, Outcome::Shutdown));
+        for id in self.sessions.ids() {
+            self.run(id, out, |s, cx| s.abort(cx, Outcome::Shutdown));
         }
     }
 
     /// A session that failed while its client goes on becomes a stranger, to be joined again at the
     /// client's next request.
-    fn may_join_again(&mut self, id: u32, now: Nanos) -> bool {
-        let Some(s) = self.sessions.get(id as usize).and_then(Option::as_ref) else {
+    fn may_join_again(&mut self, id: u32, key: CaptureKey) -> bool {
+        let Some(s) = self.sessions.get(id) else {
             return false;
         };
-        let Phase::Ended(outcome) = s.phase else {
+        let Some(outcome) = s.outcome() else {
             return false;
         };
         let passing = matches!(
             outcome,
             Outcome::CaptureGap | Outcome::ResetByTarget | Outcome::ClosedByTarget
         );
-        if !passing || s.client_done || !self.config.adopt {
+        if !passing || s.has(Flags::CLIENT_DONE) || !self.config.adopt {
             return false;
         }
-        self.strangers.take_over(s.capture, outcome, s.stream.nxt());
-        self.remove(id, now);
+        self.strangers.take_over(key, outcome, s.stream.nxt());
+        self.remove(id);
         true
     }
 
+    #[inline]
     fn ended(&self, id: u32) -> bool {
-        let session = self.sessions.get(id as usize).and_then(Option::as_ref);
-        session.is_some_and(|s| matches!(s.phase, Phase::Ended(_)))
+        self.sessions.get(id).is_some_and(|s| s.outcome().is_some())
     }
 
     /// Calls `act` on a session and keeps timers, acknowledgement list and counts in step with it.
+    #[inline]
     fn run<O: Output>(
         &mut self,
         id: u32,
-        now: Nanos,
         out: &mut O,
         act: impl FnOnce(&mut Session, &mut Context<'_, O>),
     ) {
-        let Some(session) = self.sessions.get_mut(id as usize).and_then(Option::as_mut) else {
+        let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        let was_open = !matches!(session.phase, Phase::Ended(_));
-        let owed = session.ack_due;
+        let was_open = session.outcome().is_none();
+        let owed = session.has(Flags::ACK_DUE);
         let mut cx = Context {
-            now,
+            now: self.now,
             config: &self.config,
+            limits: &self.limits,
+            paths: &self.paths,
             arena: &mut self.arena,
+            pool: &mut self.rare,
             totals: &mut self.totals,
             out,
+            due: None,
         };
         act(session, &mut cx);
-        if session.ack_due && !owed {
+        let due = cx.due;
+        if !owed && session.has(Flags::ACK_DUE) {
             self.acks.push(id);
         }
-        if was_open && matches!(session.phase, Phase::Ended(_)) {
+        if was_open && session.outcome().is_some() {
             self.open -= 1;
         }
-        let due = session.deadline(&self.config);
-        if due < session.timer_at {
-            session.timer_at = due;
+        session.rare.tidy(&mut self.rare);
+        if let Some(due) = due
+            && session.timer_at.is_none_or(|at| due.since(at) < 0)
+        {
+            session.timer_at = Some(due);
             self.wheel.set(id, due);
         }
-        if session.wants_reopen {
-            session.wants_reopen = false;
-            self.reopen(id, now, out);
+        debug_assert!(
+            session
+                .timer_at
+                .is_some_and(|at| session.deadline(&self.limits).since(at) >= 0),
+            "a deadline was brought forward without a word"
+        );
+        if session.has(Flags::WANTS_REOPEN) {
+            self.reopen(id, out);
         }
     }
 }

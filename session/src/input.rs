@@ -1,8 +1,8 @@
 //! What a session does with captured packets, responses and time.
 
-use crate::state::{CapturedReset, Context, Phase, Session};
-use crate::stream::{Incoming, Inserted, Stamp};
-use crate::turn::Turns;
+use crate::state::{CapturedReset, Context, Flags, Phase, Session};
+use crate::stream::{Incoming, Inserted};
+use crate::time::Brief;
 use crate::{Metric, Outcome, Output};
 use common::flow::{Cause, ClientSegment, ResponseHeader};
 use common::packet::{SeqNumber, TcpFlags};
@@ -15,74 +15,120 @@ const RESET_WINDOW: i32 = 1 << 20;
 
 impl Session {
     /// A captured packet behind the SYN (or the SYN itself, for its payload).
+    #[inline]
     pub(crate) fn captured<O: Output>(&mut self, cx: &mut Context<'_, O>, seg: &ClientSegment<'_>) {
-        let syn = seg.flags.has(TcpFlags::SYN);
-        let (rst, fin) = (seg.flags.has(TcpFlags::RST), seg.flags.has(TcpFlags::FIN));
-        self.active_at = cx.now;
-        let seq = if syn { seg.seq + 1 } else { seg.seq };
+        self.active_at = cx.now.from;
         if let Phase::Ended(outcome) = self.phase {
-            self.client_done |= rst || fin;
-            let new = u64::from(self.stream.skip(seq, seg.payload_len));
-            cx.totals.bytes_captured += new;
-            cx.totals.lose(outcome, new);
+            self.captured_late(cx, seg, outcome);
             return;
         }
-        if !syn && !rst && !self.adopted {
+        let has_ack = seg.flags.has(TcpFlags::ACK);
+        if seg.flags.has(TcpFlags::SYN.with(TcpFlags::RST)) {
+            self.captured_control(cx, seg);
+            return;
+        }
+        if !self.has(Flags::ADOPTED) {
             self.client_window = seg.window;
         }
-        let mut measured = false;
-        if !syn && seg.flags.has(TcpFlags::ACK) {
-            if self.turns.is_none() {
-                self.turns = Some(Turns::new(seg.ack, cx.config.no_turns));
-                self.measure_client(seg.at.since(self.syn_at));
-                measured = true;
-            }
-            if let Some(turns) = self.turns.as_mut() {
-                let became =
-                    turns.observe(seg.at, seg.ack, !seg.payload.is_empty(), self.client_rtt);
-                cx.totals.full_duplex += u64::from(became);
-            }
+        let measured = has_ack && self.observe(cx, seg);
+        let fin = seg.flags.has(TcpFlags::FIN);
+        self.set_if(Flags::CLIENT_DONE, fin);
+        if fin || !seg.payload.is_empty() {
+            self.store(cx, seg, seg.seq, fin);
         }
-        if rst {
-            let distance = seg.seq.since(self.stream.nxt());
-            if (-RESET_WINDOW..=RESET_WINDOW).contains(&distance) {
-                self.client_done = true;
-                // Without ACK the client says nothing of what it read; the last it said counts.
-                let ack = if seg.flags.has(TcpFlags::ACK) {
-                    seg.ack
-                } else {
-                    self.last_ack()
-                };
-                self.reset = Some(CapturedReset {
-                    ack,
-                    seq: seg.seq,
-                    arrived: cx.now,
-                });
+        self.go_on(cx, measured);
+    }
+
+    /// After what was captured has been stored.
+    #[inline]
+    fn go_on<O: Output>(&mut self, cx: &mut Context<'_, O>, measured: bool) {
+        if self.phase == Phase::Open {
+            // Only now, with the packet's data: it may end the session, behind a reset that came first.
+            if measured && self.handshake_at().is_some() {
+                self.wait_for_client(cx);
             }
-        } else {
-            self.client_done |= fin;
-            self.store(cx, seg, seq, fin);
-        }
-        if let Phase::Ended(_) = self.phase {
+            self.pump(cx);
             return;
         }
-        let nothing_said = self.stream.queue().is_empty() && self.hole_since().is_none();
-        if self.phase == Phase::Opening && self.reset.is_some() && nothing_said {
+        let nothing_said = self.stream.head().is_none() && self.hole_since().is_none();
+        if self.phase == Phase::Opening && self.reset().is_some() && nothing_said {
             // Cut off before anything was said: nothing to deliver, nothing to wait for.
             self.abort(cx, Outcome::ResetByClient);
-            return;
         }
-        // Only now, with the packet's data: it may end the session, behind a reset that came first.
-        if measured && self.handshake_at.is_some() {
-            self.wait_for_client(cx);
-        }
-        self.pump(cx);
     }
 
-    fn last_ack(&self) -> SeqNumber {
-        self.turns.as_ref().map_or(SeqNumber(0), Turns::highest_ack)
+    /// The payload of a SYN, or a reset.
+    #[cold]
+    fn captured_control<O: Output>(&mut self, cx: &mut Context<'_, O>, seg: &ClientSegment<'_>) {
+        let (syn, rst) = (seg.flags.has(TcpFlags::SYN), seg.flags.has(TcpFlags::RST));
+        let has_ack = seg.flags.has(TcpFlags::ACK);
+        let mut measured = false;
+        if rst {
+            measured = !syn && has_ack && self.observe(cx, seg);
+            let distance = seg.seq.since(self.stream.nxt());
+            if (-RESET_WINDOW..=RESET_WINDOW).contains(&distance) {
+                self.set(Flags::CLIENT_DONE);
+                // Without ACK the client says nothing of what it read; the last it said counts.
+                let ack = if has_ack {
+                    seg.ack
+                } else {
+                    self.turns.highest_ack()
+                };
+                self.cut_off(cx, ack, seg.seq);
+            }
+        } else {
+            let fin = seg.flags.has(TcpFlags::FIN);
+            self.set_if(Flags::CLIENT_DONE, fin);
+            if fin || !seg.payload.is_empty() {
+                self.store(cx, seg, seg.seq + 1, fin);
+            }
+        }
+        self.go_on(cx, measured);
     }
 
+    /// The client's connection ends at `seq` with a reset.
+    fn cut_off<O: Output>(&mut self, cx: &mut Context<'_, O>, ack: SeqNumber, seq: SeqNumber) {
+        let arrived = cx.now.from;
+        self.rare.need(cx.pool).reset = Some(CapturedReset { ack, seq, arrived });
+        cx.wake(arrived.plus(cx.limits.gap));
+    }
+
+    /// The session is over: its bytes are lost.
+    #[cold]
+    fn captured_late<O: Output>(
+        &mut self,
+        cx: &mut Context<'_, O>,
+        seg: &ClientSegment<'_>,
+        outcome: Outcome,
+    ) {
+        if seg.flags.has(TcpFlags::FIN.with(TcpFlags::RST)) {
+            self.set(Flags::CLIENT_DONE);
+            cx.wake(self.deadline(cx.limits));
+        }
+        let seq = seg.seq + u32::from(seg.flags.has(TcpFlags::SYN));
+        let new = u64::from(self.stream.skip(seq, seg.payload_len));
+        cx.totals.bytes_captured += new;
+        cx.totals.lose(outcome, new);
+    }
+
+    /// Sees what the client acknowledges; true if that told its round trip.
+    #[inline]
+    fn observe<O: Output>(&mut self, cx: &mut Context<'_, O>, seg: &ClientSegment<'_>) -> bool {
+        let at = Brief::of(seg.at);
+        let first = !self.turns.is_known();
+        if first {
+            self.turns.begin(seg.ack);
+            self.measure_client(at);
+        }
+        let rtt = self.client_rtt();
+        let became = self
+            .turns
+            .observe(at, seg.ack, !seg.payload.is_empty(), rtt);
+        cx.totals.full_duplex += u64::from(became);
+        first
+    }
+
+    #[inline]
     fn store<O: Output>(
         &mut self,
         cx: &mut Context<'_, O>,
@@ -91,17 +137,9 @@ impl Session {
         fin: bool,
     ) {
         let cut_short = (seg.payload.len() as u64) < u64::from(seg.payload_len);
-        if seg.payload.is_empty() && !fin {
-            return;
-        }
         let piece = match usize::from(seg.gso_size) {
             0 => PIECE_BYTES,
             size => size.min(PIECE_BYTES),
-        };
-        let ack = if seg.flags.has(TcpFlags::ACK) {
-            seg.ack
-        } else {
-            self.last_ack()
         };
         let incoming = Incoming {
             seq,
@@ -110,51 +148,75 @@ impl Session {
             // The FIN of a packet that was cut lies behind bytes that are missing.
             fin: fin && !cut_short,
             piece,
-            stamp: Stamp {
-                ack,
-                at: seg.at,
-                arrived: cx.now,
+            ack: if seg.flags.has(TcpFlags::ACK) {
+                seg.ack
+            } else {
+                self.turns.highest_ack()
             },
+            at: seg.at,
         };
-        let (bytes, full) = match self.stream.insert(cx.arena, &incoming) {
-            Inserted::Taken { bytes, new } => {
-                cx.totals.segments_duplicate += u64::from(!new);
-                (bytes, false)
+        let limit = cx.limits.session_bytes;
+        let (arena, rare, pool) = (&mut *cx.arena, &mut self.rare, &mut *cx.pool);
+        let inserted = self
+            .stream
+            .insert(arena, rare, pool, limit, cx.now, &incoming);
+        let Inserted::Taken { bytes, new: true } = inserted else {
+            self.not_stored(cx, seg, seq, inserted);
+            return;
+        };
+        cx.totals.bytes_captured += u64::from(bytes);
+        if let Some(since) = self.rare.get().and_then(|r| r.ahead.since()) {
+            cx.wake(since.plus(cx.limits.gap));
+        }
+    }
+
+    /// Nothing new, or not all of it.
+    #[cold]
+    fn not_stored<O: Output>(
+        &mut self,
+        cx: &mut Context<'_, O>,
+        seg: &ClientSegment<'_>,
+        seq: SeqNumber,
+        inserted: Inserted,
+    ) {
+        match inserted {
+            Inserted::Taken { bytes, .. } => {
+                cx.totals.bytes_captured += u64::from(bytes);
+                cx.totals.segments_duplicate += 1;
             }
             Inserted::Foreign => {
                 // Of another connection on this tuple; its SYN was not captured.
-                cx.totals.bytes_captured += u64::from(seg.payload_len);
-                cx.totals
-                    .lose(Outcome::CaptureGap, u64::from(seg.payload_len));
-                (0, false)
+                let len = u64::from(seg.payload_len);
+                cx.totals.bytes_captured += len;
+                cx.totals.lose(Outcome::CaptureGap, len);
             }
-            Inserted::Full { bytes } => (bytes, true),
-        };
-        self.captured += u64::from(bytes);
-        cx.totals.bytes_captured += u64::from(bytes);
-        if full {
-            self.abort(cx, Outcome::Shed);
-            // What of it was not known before, and is not counted again when the client repeats it.
-            let lost = u64::from(self.stream.skip(seq, seg.payload_len));
-            cx.totals.bytes_captured += lost;
-            cx.totals.lose(Outcome::Shed, lost);
+            Inserted::Full { bytes } => {
+                cx.totals.bytes_captured += u64::from(bytes);
+                self.abort(cx, Outcome::Shed);
+                // What of it was not known before, and is not counted again when the client repeats it.
+                let lost = u64::from(self.stream.skip(seq, seg.payload_len));
+                cx.totals.bytes_captured += lost;
+                cx.totals.lose(Outcome::Shed, lost);
+            }
         }
     }
 
     /// A response of the target.
+    #[inline]
     pub(crate) fn response<O: Output>(&mut self, cx: &mut Context<'_, O>, h: &ResponseHeader) {
         match self.phase {
+            Phase::Open => self.open_response(cx, h),
             Phase::Ended(outcome) => self.late_response(cx, h, outcome),
             Phase::Opening => {
-                self.active_at = cx.now;
+                self.active_at = cx.now.from;
                 self.opening(cx, h);
             }
-            Phase::Open => self.open_response(cx, h),
         }
     }
 
     /// The session is over. A late ACK is normal and never answered (least of all by a reset); data or
     /// a FIN tell that the target missed our last word.
+    #[cold]
     fn late_response<O: Output>(
         &mut self,
         cx: &mut Context<'_, O>,
@@ -165,63 +227,50 @@ impl Session {
         if h.flags.has(TcpFlags::RST) || !says_something {
             return;
         }
+        let options = self.options(cx.now.tick);
         if outcome == Outcome::Completed {
             cx.totals.acks_sent += 1;
-            let options = self.options(cx.now);
             self.send_control(cx, self.sender.nxt, TcpFlags::ACK, options, Cause::Own);
         } else {
-            let options = self.options(cx.now);
             self.send_control(cx, h.ack, TcpFlags::RST, options, Cause::Own);
         }
     }
 
+    #[inline]
     fn open_response<O: Output>(&mut self, cx: &mut Context<'_, O>, h: &ResponseHeader) {
-        if h.flags.has(TcpFlags::SYN) {
-            // Our ACK of the SYN-ACK was lost, or a blind attack (RFC 5961 section 4): acknowledge,
-            // unless the emulated client has not done so yet.
-            self.ack_due |= self.handshake_at.is_none();
-            return;
-        }
-        let full = self.full_response();
         let acceptable = self.receiver.acceptable(h.seq, self.client_window_bytes());
-        if h.flags.has(TcpFlags::RST) {
-            if acceptable {
-                self.reset_by_target(cx, h);
-            }
+        if !acceptable || h.flags.has(TcpFlags::SYN.with(TcpFlags::RST)) {
+            self.odd_response(cx, h, acceptable);
             return;
         }
-        if !acceptable {
-            self.ack_due = true;
-            return;
-        }
-        let got = self.receiver.take(h, full, cx.now);
+        let got = self.receiver.take(h, self.full_response(cx), cx.now);
         cx.totals.response_bytes += u64::from(got.bytes);
-        let delay = self.client_delay(cx.config);
-        if delay.0 == 0 || self.receiver.visible == self.receiver.nxt {
-            self.receiver.catch_up();
-            self.ack_due |= got.ack_due;
-        } else if got.ack_due {
-            self.receiver.acknowledge_at(cx.now + delay);
+        if self.receiver.visible != self.receiver.nxt || got.ack_due {
+            let delay = self.client_delay(cx.config).ticks();
+            if delay == 0 || self.receiver.visible == self.receiver.nxt {
+                self.receiver.catch_up(&mut self.rare);
+                self.set_if(Flags::ACK_DUE, got.ack_due);
+            } else if got.ack_due {
+                let due = cx.now.from.plus(delay);
+                self.receiver.acknowledge_at(due, &mut self.rare, cx.pool);
+                cx.wake(due);
+            }
         }
         if got.bytes > 0
-            && let Some(sent) = self.request_sent_at.take()
+            && let Some(sent) = self.asked_at.take()
         {
-            cx.out.sample(Metric::Response, cx.now.since(sent));
+            let took = cx.now.brief.since(sent);
+            cx.out.sample(Metric::Response, took.nanos());
         }
-        let acked = self.sender.on_ack(h, cx.now);
+        let acked = self.sender.on_ack(h, cx.now.from, &mut self.rare, cx.pool);
         if got.bytes > 0 || got.fin || acked.advanced > 0 {
             // Only what brings something new keeps a session alive: a target that repeats itself for
             // ever (its acknowledgements are lost, or it was told of bytes that it never sent) does not.
-            self.active_at = cx.now;
+            self.active_at = cx.now.from;
         }
-        self.ack_due |= acked.unacceptable;
+        self.set_if(Flags::ACK_DUE, acked.unacceptable);
         if acked.advanced > 0 {
-            let fin_acked = self.stream.finished() && self.sender.una == self.stream.nxt();
-            let bytes = u64::from(acked.advanced - u32::from(fin_acked));
-            self.delivered += bytes;
-            cx.totals.bytes_delivered += bytes;
-            let gone = self.stream.acknowledge(cx.arena, self.sender.una);
-            self.cursor = self.cursor.saturating_sub(gone);
+            self.acknowledged(cx, acked.advanced);
         }
         if acked.retransmit {
             self.recover(cx);
@@ -230,15 +279,52 @@ impl Session {
         self.finish_if_done(cx);
     }
 
-    /// Our FIN is sent and acknowledged.
-    fn fin_acknowledged(&self) -> bool {
-        self.fin_sent && self.sender.in_flight() == 0
+    /// The target acknowledged so many more sequence numbers.
+    #[inline]
+    fn acknowledged<O: Output>(&mut self, cx: &mut Context<'_, O>, advanced: u32) {
+        let una = self.sender.una;
+        let fin_acked = self.stream.finished() && una == self.stream.nxt();
+        let bytes = u64::from(advanced - u32::from(fin_acked));
+        self.delivered += bytes;
+        cx.totals.bytes_delivered += bytes;
+        let gone = self.stream.acknowledge(cx.arena, una);
+        let rtt = gone.sent_at.map(|sent| cx.now.brief.since(sent));
+        self.sender.progressed(rtt, cx.now.from);
+        if let Some(at) = self.sender.rto_at {
+            cx.wake(at);
+        }
     }
 
+    /// Out of the window, or with SYN or RST.
+    #[cold]
+    fn odd_response<O: Output>(
+        &mut self,
+        cx: &mut Context<'_, O>,
+        h: &ResponseHeader,
+        acceptable: bool,
+    ) {
+        if h.flags.has(TcpFlags::SYN) {
+            // Our ACK of the SYN-ACK was lost, or a blind attack (RFC 5961 section 4): acknowledge,
+            // unless the emulated client has not done so yet.
+            self.set_if(Flags::ACK_DUE, self.handshake_at().is_none());
+        } else if !h.flags.has(TcpFlags::RST) {
+            self.set(Flags::ACK_DUE);
+        } else if acceptable {
+            self.reset_by_target(cx, h);
+        }
+    }
+
+    /// Our FIN is sent and acknowledged.
+    #[inline]
+    fn fin_acknowledged(&self) -> bool {
+        self.has(Flags::FIN_SENT) && self.sender.in_flight() == 0
+    }
+
+    #[inline]
     fn finish_if_done<O: Output>(&mut self, cx: &mut Context<'_, O>) {
-        if self.phase == Phase::Open && self.receiver.answered.fin && self.fin_acknowledged() {
-            if self.ack_due || self.receiver.visible != self.receiver.nxt {
-                self.receiver.catch_up();
+        if self.receiver.answered.fin && self.phase == Phase::Open && self.fin_acknowledged() {
+            if self.has(Flags::ACK_DUE) || self.receiver.visible != self.receiver.nxt {
+                self.receiver.catch_up(&mut self.rare);
                 self.send_ack(cx);
             }
             self.end(cx, Outcome::Completed);
@@ -246,31 +332,35 @@ impl Session {
     }
 
     /// Sends the acknowledgement that is owed.
+    #[inline]
     pub(crate) fn send_ack<O: Output>(&mut self, cx: &mut Context<'_, O>) {
         cx.totals.acks_sent += 1;
-        let options = self.options(cx.now);
+        let options = self.options(cx.now.tick);
         self.send_control(cx, self.sender.nxt, TcpFlags::ACK, options, Cause::Own);
     }
 
     fn reset_by_target<O: Output>(&mut self, cx: &mut Context<'_, O>, h: &ResponseHeader) {
-        if self.survives_reset() {
-            self.peer_reset = true;
+        if self.survives_reset(cx.arena) {
+            self.set(Flags::PEER_RESET);
             self.receiver.answered.fin = true;
             self.pump(cx);
             return;
         }
         // Without ACK it is the answer to a segment for which there is no connection (RFC 9293 section 3.10.7.1);
         // who ends a connection that lives acknowledges in its reset what it has received.
-        if !h.flags.has(TcpFlags::ACK) && self.came_too_late() {
-            self.peer_reset = true;
-            self.cursor = 0;
-            self.wants_reopen = true;
+        if !h.flags.has(TcpFlags::ACK) && self.came_too_late(cx.arena) {
+            self.set(Flags::PEER_RESET);
+            self.stream.cursor = self.stream.head();
+            self.set(Flags::WANTS_REOPEN);
             return;
         }
-        let outcome = if self.all_delivered() && self.stream.finished() {
-            // Everything arrived and the client is done: the target only skipped the last words.
+        let read = self.turns.highest_ack();
+        let answered = self.turns.answered(read, &self.receiver.answered);
+        let outcome = if self.all_delivered() && self.stream.finished() && answered {
+            // Everything arrived, was answered, and the client is done: the target only skipped the
+            // last words.
             Outcome::Completed
-        } else if self.all_delivered() && self.reset.is_some() {
+        } else if self.all_delivered() && self.reset().is_some() {
             Outcome::ResetByClient
         } else if self.receiver.answered.fin {
             Outcome::ClosedByTarget
@@ -282,45 +372,42 @@ impl Session {
 
     /// Time has passed: whatever is due.
     pub(crate) fn timer<O: Output>(&mut self, cx: &mut Context<'_, O>) {
-        let (now, config) = (cx.now, cx.config);
-        if let Phase::Ended(_) = self.phase {
+        let (now, limits) = (cx.now.tick, cx.limits);
+        if self.outcome().is_some() {
             return;
         }
-        if now >= self.active_at + config.idle_timeout {
+        if self.active_at.plus(limits.idle).due(now) {
             let done = self.fin_acknowledged() && self.all_delivered();
-            self.client_done = true;
-            self.abort(
-                cx,
-                if done {
-                    Outcome::Completed
-                } else {
-                    Outcome::TimedOut
-                },
-            );
+            self.set(Flags::CLIENT_DONE);
+            let outcome = if done {
+                Outcome::Completed
+            } else {
+                Outcome::TimedOut
+            };
+            self.abort(cx, outcome);
             return;
         }
-        if self.phase == Phase::Opening && now >= self.opened_at + config.connect_timeout {
+        let since_progress = |limit: u32| self.sender.progress_at.plus(limit).due(now);
+        if self.phase == Phase::Opening && since_progress(limits.connect) {
             self.abort(cx, Outcome::Unanswered);
             return;
         }
         if self
             .hole_since()
-            .is_some_and(|t| now >= t + config.gap_timeout)
+            .is_some_and(|t| t.plus(limits.gap).due(now))
         {
             self.abort(cx, Outcome::CaptureGap);
             return;
         }
-        if self.phase == Phase::Open
-            && self.sender.in_flight() > 0
-            && now >= self.sender.progress_at + config.response_timeout
-        {
+        let waits = self.phase == Phase::Open && self.sender.in_flight() > 0;
+        if waits && since_progress(limits.response) {
             self.abort(cx, Outcome::TimedOut);
             return;
         }
-        if self.sender.rto_at.is_some_and(|t| now >= t) {
+        if self.sender.rto_at.is_some_and(|t| t.due(now)) {
             if self.phase == Phase::Opening {
-                if self.syn_sent_at.is_some() {
-                    self.sender.back_off(now);
+                if self.asked_at.is_some() {
+                    self.sender.back_off(cx.now.from, &mut self.rare, cx.pool);
                 } else {
                     self.sender.rto_at = None;
                 }
@@ -329,15 +416,13 @@ impl Session {
                 self.retransmit_timeout(cx);
             }
         }
-        if self.handshake_at.is_some_and(|t| now >= t) {
-            self.handshake_at = None;
-            self.ack_due = true;
-            self.pump(cx);
+        if self.handshake_at().is_some_and(|t| t.due(now)) {
+            self.complete_handshake(cx);
         }
-        if self.receiver.arrive(now) {
-            self.ack_due = true;
+        if self.receiver.arrive(now, &mut self.rare) {
+            self.set(Flags::ACK_DUE);
         }
-        if self.gate_until.is_some_and(|t| now >= t) {
+        if self.gate_until().is_some_and(|t| t.due(now)) {
             self.pump(cx);
             self.finish_if_done(cx);
         }
@@ -346,15 +431,15 @@ impl Session {
     /// The client opened a new connection on the same ports: this one gets no more packets. It still
     /// delivers what it has.
     pub(crate) fn supersede<O: Output>(&mut self, cx: &mut Context<'_, O>) {
-        self.client_done = true;
-        if !self.stream.finished() && self.reset.is_none() {
-            self.reset = Some(CapturedReset {
-                ack: self.last_ack(),
-                seq: self.stream.nxt(),
-                arrived: cx.now,
-            });
+        self.set(Flags::CLIENT_DONE);
+        if let Phase::Ended(_) = self.phase {
+            cx.wake(self.deadline(cx.limits));
+            return;
         }
-        if self.phase == Phase::Opening && self.stream.queue().is_empty() {
+        if !self.stream.finished() && self.reset().is_none() {
+            self.cut_off(cx, self.turns.highest_ack(), self.stream.nxt());
+        }
+        if self.phase == Phase::Opening && self.stream.head().is_none() {
             self.abort(cx, Outcome::ResetByClient);
         }
         self.pump(cx);

@@ -89,10 +89,19 @@ impl AddressPool {
         self.addresses.first().is_some_and(Addr::is_v4)
     }
 
-    /// The address that stands in for a client whose hash is `hash`: the same one each time.
-    pub(crate) fn pick(&self, hash: u32) -> Option<Addr> {
-        let at = (hash as usize).checked_rem(self.addresses.len())?;
-        self.addresses.get(at).copied()
+    /// Where the address stands that stands in for a client whose hash is `hash`: the same one each
+    /// time.
+    pub(crate) fn slot(&self, hash: u32) -> u16 {
+        // There are at most 2^16.
+        (hash as usize)
+            .checked_rem(self.addresses.len())
+            .unwrap_or(0) as u16
+    }
+
+    /// The address there.
+    #[inline]
+    pub(crate) fn at(&self, slot: u16) -> Option<Addr> {
+        self.addresses.get(usize::from(slot)).copied()
     }
 }
 

@@ -1,7 +1,9 @@
 //! Sending what was captured: new data when turn and window allow, lost data again.
 
-use crate::state::{Context, Phase, Session};
-use crate::turn::{Gate, Turns};
+use crate::sender::Sender;
+use crate::state::{Context, Flags, Phase, Session};
+use crate::stream::{Arena, Chunk, ChunkId};
+use crate::turn::Gate;
 use crate::{Metric, Outcome, Output};
 use common::flow::{Cause, Segment};
 use common::packet::{SeqNumber, TcpFlags};
@@ -12,8 +14,7 @@ const RECOVERY_SEGMENTS: usize = 2;
 /// A stretch of one chunk that goes out as one segment.
 #[derive(Clone, Copy)]
 struct Stretch {
-    /// Position of the chunk in the queue.
-    chunk: usize,
+    id: ChunkId,
     /// First byte within the chunk.
     from: u32,
     /// Payload bytes; 0 in a bare FIN.
@@ -23,91 +24,110 @@ struct Stretch {
 
 impl Session {
     /// Sends new data as far as turn and window allow.
+    #[inline]
     pub(crate) fn pump<O: Output>(&mut self, cx: &mut Context<'_, O>) {
-        if self.phase != Phase::Open || self.handshake_at.is_some() {
+        if self.phase != Phase::Open || self.has(Flags::HANDSHAKE) {
             return;
         }
-        self.gate_until = None;
-        while let Some(chunk) = self.stream.queue().get(self.cursor) {
-            let (ack, seq, len, is_fin, at) = (
-                chunk.stamp.ack,
-                chunk.seq,
-                chunk.len(),
-                chunk.fin,
-                chunk.stamp.at,
-            );
-            if self.receiver.answered.fin && !is_fin && self.begins_turn(ack) {
-                // The target closed, the client has another request: on a new connection, once it is
-                // known that nothing of the last one is lost.
-                self.wants_reopen = self.sender.in_flight() == 0;
+        self.wake_at = None;
+        while let Some(&chunk) = cx.arena.chunk(self.stream.cursor) {
+            if !self.send_next(cx, chunk) {
                 break;
-            }
-            if self.peer_reset {
-                // Only the client's FIN is left, and nobody to send it to.
-                self.end(cx, Outcome::ResetByTarget);
-                return;
-            }
-            let begins = self.begins_turn(ack);
-            if !self.gate_open(cx, ack, is_fin) {
-                break;
-            }
-            if let (true, Some(turns)) = (begins, self.turns.as_mut()) {
-                turns.begun(seq);
-            }
-            let from = self.sender.nxt.since(seq).max(0) as u32;
-            let rest = len.saturating_sub(from);
-            let mut stretch = Stretch {
-                chunk: self.cursor,
-                from,
-                len: 0,
-                fin: is_fin,
-            };
-            if !is_fin {
-                let want = rest.min(u32::from(self.sender.mss));
-                stretch.len = want.min(self.sender.room());
-                // Silly window avoidance (RFC 9293 section 3.8.6.2.1): no small piece of a segment
-                // while an acknowledgement will open the window.
-                if stretch.len == 0 || (stretch.len < want && self.sender.in_flight() > 0) {
-                    self.sender.watch_window(cx.now);
-                    break;
-                }
-                let next = self.stream.queue().get(self.cursor + 1);
-                // A FIN that came with this data leaves with it, unless it may have to wait.
-                stretch.fin = stretch.len == rest
-                    && next.is_some_and(|c| c.fin && c.stamp.at == at && c.stamp.ack == ack)
-                    && !self.turns.as_ref().is_some_and(Turns::full_duplex);
-            }
-            self.send_new(cx, stretch);
-            if stretch.len == rest {
-                self.cursor += 1 + usize::from(stretch.fin && !is_fin);
             }
         }
-        self.pump_reset(cx);
+        if self.phase == Phase::Open && self.reset().is_some() {
+            self.pump_reset(cx);
+        }
     }
 
-    fn begins_turn(&self, ack: SeqNumber) -> bool {
-        self.turns.as_ref().is_some_and(|t| t.begins(ack))
+    /// Sends (a part of) the chunk at the cursor; false if that has to wait.
+    #[inline]
+    fn send_next<O: Output>(&mut self, cx: &mut Context<'_, O>, chunk: Chunk) -> bool {
+        let begins = self.turns.begins(chunk.ack);
+        if self.receiver.answered.fin && !chunk.fin && begins {
+            // The target closed, the client has another request: on a new connection, once it is
+            // known that nothing of the last one is lost.
+            self.set_if(Flags::WANTS_REOPEN, self.sender.in_flight() == 0);
+            return false;
+        }
+        if self.has(Flags::PEER_RESET) {
+            // Only the client's FIN is left, and nobody to send it to.
+            self.end(cx, Outcome::ResetByTarget);
+            return false;
+        }
+        if begins || chunk.fin {
+            if !self.gate_open(cx, chunk.ack, chunk.fin) {
+                return false;
+            }
+            if begins {
+                self.turns.begun(chunk.seq);
+            }
+        } else {
+            self.turns.goes_on();
+        }
+        let from = self.sender.nxt.since(chunk.seq).max(0) as u32;
+        let rest = chunk.len().saturating_sub(from);
+        let mut stretch = Stretch {
+            id: self.stream.cursor,
+            from,
+            len: 0,
+            fin: chunk.fin,
+        };
+        if chunk.fin {
+            self.send_new(cx, &chunk, stretch);
+            self.stream.cursor = chunk.next;
+            return true;
+        }
+        let want = rest.min(u32::from(self.sender.mss));
+        stretch.len = want.min(self.sender.room());
+        // Silly window avoidance (RFC 9293 section 3.8.6.2.1): no small piece of a segment while an
+        // acknowledgement will open the window.
+        if stretch.len == 0 || (stretch.len < want && self.sender.in_flight() > 0) {
+            self.sender.watch_window(cx.now.from);
+            if let Some(at) = self.sender.rto_at {
+                cx.wake(at);
+            }
+            return false;
+        }
+        let mut next = chunk.next;
+        if stretch.len == rest && !next.is_none() {
+            // A FIN that came with this data leaves with it, unless it may have to wait.
+            let fin = cx.arena.chunk_mut(next).filter(|c| {
+                c.fin && c.at == chunk.at && c.ack == chunk.ack && !self.turns.full_duplex()
+            });
+            if let Some(fin) = fin {
+                fin.sent_at = Some(cx.now.brief);
+                next = fin.next;
+                stretch.fin = true;
+            }
+        }
+        self.send_new(cx, &chunk, stretch);
+        if stretch.len == rest {
+            self.stream.cursor = next;
+        }
+        true
     }
 
     /// The target reset the connection, but nothing of the client's is lost.
-    pub(crate) fn survives_reset(&self) -> bool {
-        let next = self.stream.queue().get(self.cursor);
+    pub(crate) fn survives_reset(&self, arena: &Arena) -> bool {
+        let next = arena.chunk(self.stream.cursor);
         self.sender.in_flight() == 0
-            && self.reset.is_none()
+            && self.reset().is_none()
             && next.map_or(!self.stream.finished(), |c| {
-                !c.fin && self.begins_turn(c.stamp.ack)
+                !c.fin && self.turns.begins(c.ack)
             })
     }
 
     /// The target did not know the connection any more when the turn that is under way came: it had closed, and its
     /// FIN was late or lost. A real client's library tries such a request again on a new connection.
-    pub(crate) fn came_too_late(&self) -> bool {
-        let turns = self.turns.as_ref();
-        let says_something = self.stream.queue().front().is_some_and(|c| !c.fin);
-        self.reset.is_none()
+    pub(crate) fn came_too_late(&self, arena: &Arena) -> bool {
+        let says_something = arena.chunk(self.stream.head()).is_some_and(|c| !c.fin);
+        self.reset().is_none()
             && says_something
             && self.sender.in_flight() > 0
-            && turns.is_some_and(|t| t.without_effect(self.sender.una, &self.receiver.answered))
+            && self
+                .turns
+                .without_effect(self.sender.una, &self.receiver.answered)
     }
 
     /// The turn of what the client sent with acknowledgement number `ack` has come: data, or its close.
@@ -117,15 +137,12 @@ impl Session {
         ack: SeqNumber,
         closes: bool,
     ) -> bool {
-        let Some(turns) = self.turns.as_mut() else {
-            return true;
-        };
-        let begins = turns.begins(ack);
-        let (answered, rtt) = (&self.receiver.answered, self.sender.rtt());
+        let begins = self.turns.begins(ack);
+        let (answered, rtt, limit) = (&self.receiver.answered, self.sender.rtt(), cx.limits.turn);
         let (gate, events) = if closes {
-            turns.gate_close(cx.now, ack, answered, rtt, cx.config.turn_limit)
+            self.turns.gate_close(cx.now, ack, answered, rtt, limit)
         } else {
-            turns.gate(cx.now, ack, answered, rtt, cx.config.turn_limit)
+            self.turns.gate(cx.now, ack, answered, rtt, limit)
         };
         cx.totals.turns_expired += u64::from(events.expired);
         cx.totals.full_duplex += u64::from(events.became_duplex);
@@ -133,12 +150,13 @@ impl Session {
             Gate::Go => {
                 if begins {
                     // The client had read the answer when it sent this.
-                    self.receiver.catch_up();
+                    self.receiver.catch_up(&mut self.rare);
                 }
                 true
             }
             Gate::Wait(until) => {
-                self.gate_until = Some(until);
+                self.wake_at = Some(until);
+                cx.wake(until);
                 false
             }
         }
@@ -147,36 +165,43 @@ impl Session {
     /// The client was cut off: so is the target, once it has everything that came before and has
     /// answered what the client had read.
     fn pump_reset<O: Output>(&mut self, cx: &mut Context<'_, O>) {
-        let Some(reset) = self.reset else { return };
-        let all_sent = self.cursor >= self.stream.queue().len() && self.sender.in_flight() == 0;
+        let Some(reset) = self.reset() else { return };
+        let all_sent = self.stream.cursor.is_none() && self.sender.in_flight() == 0;
         if all_sent && self.hole_since().is_none() && self.gate_open(cx, reset.ack, true) {
             self.abort(cx, Outcome::ResetByClient);
         }
     }
 
-    fn send_new<O: Output>(&mut self, cx: &mut Context<'_, O>, stretch: Stretch) {
-        let Some(chunk) = self.stream.queue().get(stretch.chunk) else {
-            return;
-        };
-        let stamp = chunk.stamp;
-        let held = cx.now.since(stamp.arrived);
+    #[inline]
+    fn send_new<O: Output>(&mut self, cx: &mut Context<'_, O>, chunk: &Chunk, stretch: Stretch) {
+        let now = cx.now;
+        let held = now.brief.since(chunk.arrived).nanos();
         if held.0 > 0 {
             cx.out.sample(Metric::Hold, held);
         }
-        if let Some(sent) = self.schedule_at {
-            let schedule = sent + stamp.at.since(self.syn_at);
-            cx.out.sample(Metric::Lag, cx.now.since(schedule));
+        if self.has(Flags::SCHEDULED) {
+            let schedule = crate::time::Brief::of(chunk.at).skewed(self.skew);
+            cx.out
+                .sample(Metric::Lag, now.brief.since(schedule).nanos());
         }
         if stretch.len > 0 {
-            self.request_sent_at = Some(cx.now);
+            self.asked_at = Some(now.brief);
         }
-        let end = self.send_stretch(cx, stretch, Cause::Captured { at: stamp.at, held });
-        self.sender.sent_new(end, cx.now);
-        self.fin_sent |= stretch.fin;
+        let cause = Cause::Captured { at: chunk.at, held };
+        let end = self.send_stretch(cx, chunk, stretch, cause);
+        if let Some(chunk) = cx.arena.chunk_mut(stretch.id) {
+            chunk.sent_at = Some(now.brief);
+        }
+        self.sender.sent_new(end, now);
+        self.set_if(Flags::FIN_SENT, stretch.fin);
+        if let Some(at) = self.sender.rto_at {
+            cx.wake(at.min(self.sender.progress_at.plus(cx.limits.response)));
+        }
     }
 
     /// Sends again what is known to be lost, a little per acknowledgement: as the target takes
     /// packets off the network others may enter it (RFC 5681 section 3.2).
+    #[cold]
     pub(crate) fn recover<O: Output>(&mut self, cx: &mut Context<'_, O>) {
         for _ in 0..RECOVERY_SEGMENTS {
             if !self.resend(cx) {
@@ -187,13 +212,20 @@ impl Session {
 
     /// Sends the next lost segment again; false if none is known to be lost.
     fn resend<O: Output>(&mut self, cx: &mut Context<'_, O>) -> bool {
-        let Some((start, end)) = self.sender.lost() else {
+        let Some((start, end)) = self.sender.lost(&self.rare) else {
             return false;
         };
-        let queue = self.stream.queue();
-        let at = queue.partition_point(|c| !c.end().after(start));
-        let Some(chunk) = queue.get(at) else {
-            return false;
+        let mut id = self.stream.head();
+        let chunk = loop {
+            match cx.arena.chunk_mut(id) {
+                Some(c) if !c.end().after(start) => id = c.next,
+                Some(c) => {
+                    // Karn's rule: its acknowledgement is ambiguous from now on.
+                    c.sent_at = None;
+                    break *c;
+                }
+                None => return false,
+            }
         };
         let from = start.since(chunk.seq).max(0) as u32;
         let rest = chunk.len().saturating_sub(from);
@@ -204,23 +236,21 @@ impl Session {
             u32::from(self.sender.mss)
         };
         let len = rest.min(most).min(end.since(start).max(0) as u32);
-        let fin_follows = queue.get(at + 1).is_some_and(|c| c.fin) && end.after(chunk.end());
-        let fin = chunk.fin || (len == rest && fin_follows && self.fin_sent);
+        let mut fin = chunk.fin;
+        if len == rest && self.has(Flags::FIN_SENT) && end.after(chunk.end()) {
+            let next = cx.arena.chunk_mut(chunk.next).filter(|c| c.fin);
+            if let Some(next) = next {
+                next.sent_at = None;
+                fin = true;
+            }
+        }
         if len == 0 && !fin {
             return false;
         }
         cx.totals.segments_retransmitted += 1;
-        let end = self.send_stretch(
-            cx,
-            Stretch {
-                chunk: at,
-                from,
-                len,
-                fin,
-            },
-            Cause::Retransmit,
-        );
-        self.sender.sent_again(end);
+        let stretch = Stretch { id, from, len, fin };
+        let end = self.send_stretch(cx, &chunk, stretch, Cause::Retransmit);
+        Sender::sent_again(end, &mut self.rare);
         true
     }
 
@@ -228,66 +258,67 @@ impl Session {
     /// window with one new byte.
     pub(crate) fn retransmit_timeout<O: Output>(&mut self, cx: &mut Context<'_, O>) {
         if self.sender.in_flight() > 0 {
-            self.sender.back_off(cx.now);
+            self.sender.back_off(cx.now.from, &mut self.rare, cx.pool);
             self.resend(cx);
             return;
         }
         self.sender.rto_at = None;
-        let Some(chunk) = self.stream.queue().get(self.cursor) else {
+        let id = self.stream.cursor;
+        let Some(&chunk) = cx.arena.chunk(id) else {
             return;
         };
         let from = self.sender.nxt.since(chunk.seq).max(0) as u32;
         if self.sender.room() > 0 || chunk.fin {
             self.pump(cx);
         } else if from < chunk.len() {
-            let last = from + 1 == chunk.len();
-            self.send_new(
-                cx,
-                Stretch {
-                    chunk: self.cursor,
-                    from,
-                    len: 1,
-                    fin: false,
-                },
-            );
-            self.cursor += usize::from(last);
+            let stretch = Stretch {
+                id,
+                from,
+                len: 1,
+                fin: false,
+            };
+            self.send_new(cx, &chunk, stretch);
+            if from + 1 == chunk.len() {
+                self.stream.cursor = chunk.next;
+            }
         }
     }
 
-    /// Sends `stretch`; returns the sequence number behind it.
+    /// Sends `stretch` of `chunk`; returns the sequence number behind it.
+    #[inline]
     fn send_stretch<O: Output>(
         &mut self,
         cx: &mut Context<'_, O>,
+        chunk: &Chunk,
         stretch: Stretch,
         cause: Cause,
     ) -> SeqNumber {
-        let Some(chunk) = self.stream.queue().get(stretch.chunk) else {
-            return self.sender.nxt;
-        };
-        let (from, to) = (stretch.from as usize, (stretch.from + stretch.len) as usize);
-        let payload = chunk.bytes(cx.arena).get(from..to).unwrap_or_default();
+        let to = stretch.from + stretch.len;
+        let payload = cx.arena.bytes(stretch.id);
+        let payload = payload
+            .get(stretch.from as usize..to as usize)
+            .unwrap_or_default();
         let mut flags = TcpFlags::ACK;
-        if chunk.psh && stretch.from + stretch.len == chunk.len() {
+        if chunk.psh && to == chunk.len() {
             flags = flags.with(TcpFlags::PSH);
         }
         if stretch.fin {
             flags = flags.with(TcpFlags::FIN);
         }
         let seq = chunk.seq + stretch.from;
-        let end = seq + stretch.len + u32::from(stretch.fin);
-        self.ack_due = false;
+        self.unset(Flags::ACK_DUE);
         cx.totals.segments_sent += 1;
         cx.out.transmit(&Segment {
-            src: self.wire.client,
-            dst: self.wire.server,
+            src: self.wire.endpoint(cx.config, self.client),
+            dst: cx.paths.target(self.path),
             seq,
             ack: self.receiver.visible,
             flags,
             window: self.window_field(flags),
-            options: self.options(cx.now),
+            options: self.options(cx.now.tick),
             payload,
             cause,
         });
-        end
+        seq + stretch.len + u32::from(stretch.fin)
     }
 }

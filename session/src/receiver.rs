@@ -3,11 +3,12 @@
 //! The answers themselves are not kept: the highest byte seen is acknowledged (holes included), so that
 //! the target never sends an answer again because a header was lost on the way to us.
 
-use crate::state::{Phase, Session};
+use crate::rare::{RarePool, RareSlot};
+use crate::state::{Flags, Phase, Session};
+use crate::time::{Clock, Tick};
 use crate::turn::Answered;
-use common::flow::{Nanos, ResponseHeader};
+use common::flow::ResponseHeader;
 use common::packet::{SeqNumber, TcpFlags};
-use std::collections::VecDeque;
 
 /// Acknowledgements that may be on their way to an emulated client at a time; more are merged into the
 /// last. A real client's delayed acknowledgements merge as well.
@@ -20,18 +21,51 @@ const FLOOR_BYTES: u32 = 65_535;
 /// smaller: headers that were lost on the way to us leave our own view behind the target's.
 const PLAUSIBLE_BYTES: u32 = 1 << 20;
 
+/// When the emulated client will acknowledge up to where, oldest first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OnTheWay {
+    due: [Option<(Tick, SeqNumber)>; ON_THE_WAY],
+    count: u8,
+}
+
+impl OnTheWay {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn push(&mut self, due: Tick, nxt: SeqNumber) {
+        if let Some(slot) = self.due.get_mut(usize::from(self.count)) {
+            *slot = Some((due, nxt));
+            self.count += 1;
+        } else if let Some((_, last)) = self.due.last_mut().and_then(Option::as_mut) {
+            *last = nxt;
+        }
+    }
+
+    /// When the next one is due.
+    pub(crate) fn next(&self) -> Option<Tick> {
+        self.due.first()?.map(|(due, _)| due)
+    }
+
+    fn pop(&mut self, now: Tick) -> Option<SeqNumber> {
+        let (_, nxt) = self.due.first()?.filter(|(due, _)| due.due(now))?;
+        self.due.rotate_left(1);
+        if let Some(last) = self.due.last_mut() {
+            *last = None;
+        }
+        self.count -= 1;
+        Some(nxt)
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Receiver {
     /// Next sequence number expected (RCV.NXT), as the highest seen.
     pub(crate) nxt: SeqNumber,
     /// What the emulated client has acknowledged by now: `nxt`, a round trip later.
     pub(crate) visible: SeqNumber,
-    /// When it will acknowledge up to where.
-    on_the_way: VecDeque<(Nanos, SeqNumber)>,
     /// Newest TSval of the target (TS.Recent of RFC 7323 section 4.3).
     pub(crate) ts_recent: u32,
-    /// Scaling is in force: the window field is the client's own.
-    pub(crate) scaled: bool,
     pub(crate) answered: Answered,
 }
 
@@ -47,47 +81,34 @@ pub(crate) struct Received {
 }
 
 impl Receiver {
-    pub(crate) fn established(&mut self, h: &ResponseHeader, scaled: bool) {
+    pub(crate) fn established(&mut self, h: &ResponseHeader) {
         self.nxt = h.seq + 1;
         self.visible = self.nxt;
-        self.scaled = scaled;
         self.ts_recent = h.options.timestamps.map_or(0, |t| t.val);
     }
 
     /// The client acknowledges what has come so far at `due`.
-    pub(crate) fn acknowledge_at(&mut self, due: Nanos) {
-        if self.on_the_way.len() >= ON_THE_WAY {
-            if let Some(last) = self.on_the_way.back_mut() {
-                last.1 = self.nxt;
-            }
-            return;
-        }
-        self.on_the_way.push_back((due, self.nxt));
+    pub(crate) fn acknowledge_at(&self, due: Tick, rare: &mut RareSlot, pool: &mut RarePool) {
+        rare.need(pool).on_the_way.push(due, self.nxt);
     }
 
     /// The client has read everything: it says something that depends on it.
-    pub(crate) fn catch_up(&mut self) {
+    #[inline]
+    pub(crate) fn catch_up(&mut self, rare: &mut RareSlot) {
         self.visible = self.nxt;
-        self.on_the_way.clear();
+        if let Some(rare) = rare.get_mut() {
+            rare.on_the_way = OnTheWay::default();
+        }
     }
 
     /// Lets the client acknowledge what is due; true if that is anything.
-    pub(crate) fn arrive(&mut self, now: Nanos) -> bool {
+    pub(crate) fn arrive(&mut self, now: Tick, rare: &mut RareSlot) -> bool {
         let mut any = false;
-        while let Some((due, nxt)) = self.on_the_way.front().copied() {
-            if due > now {
-                break;
-            }
-            self.on_the_way.pop_front();
+        while let Some(nxt) = rare.get_mut().and_then(|r| r.on_the_way.pop(now)) {
             self.visible = nxt;
             any = true;
         }
         any
-    }
-
-    /// When [`Receiver::arrive`] has something next.
-    pub(crate) fn arrives_at(&self) -> Option<Nanos> {
-        self.on_the_way.front().map(|(due, _)| *due)
     }
 
     /// RFC 9293 section 3.10.7.4, first check: what lies beyond every `window` (in bytes) that the target
@@ -98,7 +119,8 @@ impl Receiver {
 
     /// Takes payload, FIN and timestamps of an acceptable response (RFC 9293 section 3.10.7.4, seventh and
     /// eighth check). `full` is the payload of a full-sized segment.
-    pub(crate) fn take(&mut self, h: &ResponseHeader, full: u32, now: Nanos) -> Received {
+    #[inline]
+    pub(crate) fn take(&mut self, h: &ResponseHeader, full: u32, now: Clock) -> Received {
         let distance = h.seq.since(self.nxt);
         if let Some(ts) = h.options.timestamps {
             // Modular comparison, so that a clock that wraps keeps working.
@@ -118,11 +140,11 @@ impl Receiver {
         // end the answer only they can tell, and unacknowledged they come again.
         if data_end.after(self.nxt) && (h.payload_len > 0 || fin) && !self.answered.fin {
             got.bytes = data_end.since(self.nxt) as u32;
-            self.answered.bytes += u64::from(got.bytes);
+            self.answered.bytes = self.answered.bytes.wrapping_add(got.bytes);
             self.nxt = data_end;
         }
         if h.payload_len > 0 {
-            self.answered.at = now;
+            self.answered.at = Some(now.brief);
             if data_end == self.nxt {
                 self.answered.psh = h.flags.has(TcpFlags::PSH);
                 // Merged segments are whole multiples of the MSS but for the last.
@@ -141,21 +163,21 @@ impl Receiver {
 impl Session {
     /// The client's last window in bytes. The shift is at most 14 (see `TcpOptions::parse`), so it fits.
     pub(crate) fn client_window_bytes(&self) -> u32 {
-        u32::from(self.client_window) << self.offered.window_scale.unwrap_or(0).min(14)
+        u32::from(self.client_window) << self.offered.shift()
     }
 
     /// Window field for a segment: the client's own, translated where scaling was not agreed.
+    #[inline]
     pub(crate) fn window_field(&self, flags: TcpFlags) -> u16 {
-        let shift = u32::from(self.offered.window_scale.unwrap_or(0));
-        if flags.has(TcpFlags::SYN) || flags.has(TcpFlags::RST) {
+        if flags.has(TcpFlags::SYN.with(TcpFlags::RST)) {
             return self.client_window;
         }
         let mut bytes = self.client_window_bytes();
-        if self.client_done || self.phase != Phase::Open || self.stream.finished() {
+        if self.has(Flags::CLIENT_DONE) || self.phase != Phase::Open || self.stream.finished() {
             bytes = bytes.max(FLOOR_BYTES);
         }
-        let field = if self.receiver.scaled {
-            bytes >> shift
+        let field = if self.has(Flags::SCALED) {
+            bytes >> self.offered.shift()
         } else {
             bytes
         };
@@ -166,7 +188,8 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::packet::{Addr, Endpoint, TcpOptions, Timestamps};
+    use common::flow::Nanos;
+    use common::packet::{Addr, Endpoint, SackBlocks, TcpOptions, Timestamps};
 
     const IRS: SeqNumber = SeqNumber(u32::MAX - 2);
 
@@ -181,19 +204,24 @@ mod tests {
             window: 100,
             payload_len: len,
             options: TcpOptions::default(),
+            sack: SackBlocks::default(),
         }
+    }
+
+    fn at(ns: u64) -> Clock {
+        Clock::at(Nanos(ns))
     }
 
     fn open() -> Receiver {
         let mut r = Receiver::default();
-        r.established(&header(IRS, 0, TcpFlags::SYN), false);
+        r.established(&header(IRS, 0, TcpFlags::SYN));
         r
     }
 
     #[test]
     fn the_highest_byte_is_acknowledged_and_holes_are_not_waited_for() {
         let mut r = open();
-        let got = r.take(&header(IRS + 1001, 500, TcpFlags::PSH), 1000, Nanos(5));
+        let got = r.take(&header(IRS + 1001, 500, TcpFlags::PSH), 1000, at(5));
         assert_eq!(
             got,
             Received {
@@ -203,7 +231,7 @@ mod tests {
             }
         );
         assert_eq!(r.nxt, IRS + 1501);
-        let got = r.take(&header(IRS + 1, 1000, TcpFlags(0)), 1000, Nanos(6));
+        let got = r.take(&header(IRS + 1, 1000, TcpFlags(0)), 1000, at(6));
         assert_eq!((got.bytes, got.ack_due), (0, true));
         assert!(r.answered.psh && r.answered.short);
     }
@@ -212,22 +240,22 @@ mod tests {
     fn keep_alive_probes_and_retransmissions_are_answered_pure_acks_not() {
         let mut r = open();
         assert!(
-            !r.take(&header(IRS + 1, 0, TcpFlags(0)), 1000, Nanos(5))
+            !r.take(&header(IRS + 1, 0, TcpFlags(0)), 1000, at(5))
                 .ack_due
         );
-        assert!(r.take(&header(IRS, 0, TcpFlags(0)), 1000, Nanos(5)).ack_due);
-        assert!(r.take(&header(IRS, 1, TcpFlags(0)), 1000, Nanos(5)).ack_due);
+        assert!(r.take(&header(IRS, 0, TcpFlags(0)), 1000, at(5)).ack_due);
+        assert!(r.take(&header(IRS, 1, TcpFlags(0)), 1000, at(5)).ack_due);
         assert_eq!(r.nxt, IRS + 1);
     }
 
     #[test]
     fn a_bare_acknowledgement_is_not_taken_for_the_bytes_before_it() {
         let mut r = open();
-        r.take(&header(IRS + 1, 100, TcpFlags::PSH), 1000, Nanos(5));
-        let got = r.take(&header(IRS + 501, 0, TcpFlags(0)), 1000, Nanos(900));
+        r.take(&header(IRS + 1, 100, TcpFlags::PSH), 1000, at(5));
+        let got = r.take(&header(IRS + 501, 0, TcpFlags(0)), 1000, at(900));
         assert_eq!((got.bytes, got.ack_due), (0, true));
         assert_eq!((r.nxt, r.answered.bytes), (IRS + 101, 100));
-        r.take(&header(IRS + 101, 400, TcpFlags::PSH), 1000, Nanos(901));
+        r.take(&header(IRS + 101, 400, TcpFlags::PSH), 1000, at(901));
         assert_eq!(r.nxt, IRS + 501);
     }
 
@@ -235,9 +263,9 @@ mod tests {
     fn a_fin_counts_once() {
         let mut r = open();
         let fin = header(IRS + 1, 10, TcpFlags::FIN);
-        assert_eq!(r.take(&fin, 1000, Nanos(5)).bytes, 10);
+        assert_eq!(r.take(&fin, 1000, at(5)).bytes, 10);
         assert_eq!(r.nxt, IRS + 12);
-        assert_eq!(r.take(&fin, 1000, Nanos(5)).bytes, 0);
+        assert_eq!(r.take(&fin, 1000, at(5)).bytes, 0);
         assert_eq!(r.nxt, IRS + 12);
         assert!(r.answered.fin);
     }
@@ -245,15 +273,15 @@ mod tests {
     #[test]
     fn rfc7323_timestamps_are_compared_modulo_2_32() {
         let mut r = open();
-        let at = |val| {
+        let with = |val| {
             let mut h = header(IRS + 1, 0, TcpFlags(0));
             h.options.timestamps = Some(Timestamps { val, ecr: 0 });
             h
         };
         r.ts_recent = u32::MAX - 1;
-        r.take(&at(5), 1000, Nanos(1));
+        r.take(&with(5), 1000, at(1));
         assert_eq!(r.ts_recent, 5);
-        r.take(&at(u32::MAX), 1000, Nanos(1));
+        r.take(&with(u32::MAX), 1000, at(1));
         assert_eq!(r.ts_recent, 5);
     }
 
@@ -263,5 +291,22 @@ mod tests {
         assert!(!r.acceptable(IRS + (1 << 31), u32::from(u16::MAX) << 14));
         assert!(r.acceptable(IRS + 1, 0));
         assert_eq!(r.nxt, IRS + 1);
+    }
+
+    #[test]
+    fn acknowledgements_arrive_in_time_and_merge_when_there_are_too_many() {
+        let (mut r, mut rare, mut pool) = (open(), RareSlot::default(), RarePool::default());
+        let tick = |ms| Clock::at(Nanos::from_millis(ms)).tick;
+        for n in 0..20u64 {
+            r.nxt += 10;
+            r.acknowledge_at(tick(100 + n), &mut rare, &mut pool);
+        }
+        assert!(!r.arrive(tick(99), &mut rare));
+        assert!(r.arrive(tick(101), &mut rare));
+        assert_eq!(r.visible, IRS + 21);
+        assert!(r.arrive(tick(115), &mut rare));
+        assert_eq!(r.visible, r.nxt);
+        rare.tidy(&mut pool);
+        assert!(rare.get().is_none());
     }
 }

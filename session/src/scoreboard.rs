@@ -18,12 +18,6 @@ impl Scoreboard {
         self.count == 0
     }
 
-    /// The target may have dropped what it reported (RFC 2018 section 8): after a timeout nothing of
-    /// it is trusted.
-    pub(crate) fn clear(&mut self) {
-        self.count = 0;
-    }
-
     fn known(&self) -> &[SackBlock] {
         self.ranges
             .get(..usize::from(self.count))

@@ -1,7 +1,6 @@
-//! Indices from addresses to sessions.
+//! Keys of addresses, and how they are hashed.
 
 use common::packet::Endpoint;
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 
 /// Two endpoints: client and online address of a capture, or client and target of a response.
@@ -13,7 +12,7 @@ pub(crate) struct Pair {
 
 /// Feeds an endpoint. Of an IPv4 address only one half varies, and of that the lower 32 bits are
 /// constant, which leaves room for the port in one word.
-fn feed<H: Hasher>(state: &mut H, e: &Endpoint) {
+pub(crate) fn feed<H: Hasher>(state: &mut H, e: &Endpoint) {
     let [a, b, c, d, f, g, h, i, j, k, l, m, n, o, p, q] = e.addr.0;
     let upper = u64::from_le_bytes([a, b, c, d, f, g, h, i]);
     let lower = u64::from_le_bytes([j, k, l, m, n, o, p, q]);
@@ -38,14 +37,6 @@ impl Hash for Pair {
 pub(crate) struct CaptureKey {
     pub(crate) pair: Pair,
     pub(crate) replica: u16,
-}
-
-/// A map to session numbers, by default from the pair on the wire.
-pub(crate) type Table<K = Pair> = HashMap<K, u32, PairHasherBuilder>;
-
-/// An empty table.
-pub(crate) fn table<K>() -> Table<K> {
-    HashMap::with_hasher(PairHasherBuilder::default())
 }
 
 /// A multiplication per word: a fifth of SipHash's time on these keys. Clients

@@ -7,25 +7,57 @@
 //! session slab has grown. A timer may fire early (its session then sets it again), never late by more
 //! than one tick beyond the caller's own delay.
 
+use crate::slab::page;
+use crate::time::{TICK_NS, Tick};
 use common::flow::Nanos;
 
-/// Finest wait of the engine is the 2 ms quiet time of turn-taking; half of it is enough resolution.
-const TICK_NS: u64 = 1_000_000;
 const SLOTS: u64 = 1024;
 const NONE: u32 = u32::MAX;
+const NO_SLOT: u16 = u16::MAX;
 
 #[derive(Clone, Copy)]
 struct Node {
     prev: u32,
     next: u32,
-    /// Tick when it is due; meaningful while linked.
-    due: u64,
-    /// Slot it is linked into (near: 0..1024, far: 1024..2048), or NONE.
-    slot: u32,
+    /// Lower half of the tick when it is due; meaningful while linked.
+    due: u32,
+    /// Slot it is linked into (near: 0..1024, far: 1024..2048), or NO_SLOT.
+    slot: u16,
+}
+
+/// Nodes of a page.
+const PAGE: usize = 1024;
+const UNLINKED: Node = Node {
+    prev: NONE,
+    next: NONE,
+    due: 0,
+    slot: NO_SLOT,
+};
+
+/// A node per session number, in pages: growing never moves them.
+#[derive(Default)]
+struct Nodes(Vec<Box<[Node; PAGE]>>);
+
+impl Nodes {
+    fn get(&self, id: u32) -> Option<&Node> {
+        self.0.get(id as usize / PAGE)?.get(id as usize % PAGE)
+    }
+
+    fn get_mut(&mut self, id: u32) -> Option<&mut Node> {
+        self.0
+            .get_mut(id as usize / PAGE)?
+            .get_mut(id as usize % PAGE)
+    }
+
+    fn grow_to(&mut self, id: u32) {
+        while self.0.len() <= id as usize / PAGE {
+            self.0.extend(page(|_| UNLINKED));
+        }
+    }
 }
 
 pub(crate) struct Wheel {
-    nodes: Vec<Node>,
+    nodes: Nodes,
     heads: Vec<u32>,
     /// One bit per slot that is not empty.
     occupied: [u64; (2 * SLOTS / 64) as usize],
@@ -36,7 +68,7 @@ pub(crate) struct Wheel {
 impl Wheel {
     pub(crate) fn new() -> Self {
         Self {
-            nodes: Vec::new(),
+            nodes: Nodes::default(),
             heads: vec![NONE; 2 * SLOTS as usize],
             occupied: [0; (2 * SLOTS / 64) as usize],
             now: 0,
@@ -50,31 +82,27 @@ impl Wheel {
         }
     }
 
+    /// The tick, whole, of which `number` is the lower half: the one near now.
+    fn whole(&self, number: u32) -> u64 {
+        let ahead = number.wrapping_sub(self.now as u32) as i32;
+        self.now.saturating_add_signed(i64::from(ahead))
+    }
+
     /// Sets the timer of `id`, unless it is set to an earlier time already: firing early costs one
     /// look, moving a timer at every packet would cost more.
-    pub(crate) fn set(&mut self, id: u32, due: Nanos) {
-        let tick = due.0.div_ceil(TICK_NS).max(self.now + 1);
-        if self.nodes.len() <= id as usize {
-            self.nodes.resize(
-                id as usize + 1,
-                Node {
-                    prev: NONE,
-                    next: NONE,
-                    due: 0,
-                    slot: NONE,
-                },
-            );
-        }
-        match self.nodes.get(id as usize) {
-            Some(n) if n.slot != NONE && n.due <= tick => return,
-            Some(n) if n.slot != NONE => self.unlink(id),
+    pub(crate) fn set(&mut self, id: u32, due: Tick) {
+        let tick = self.whole(due.number()).max(self.now + 1);
+        self.nodes.grow_to(id);
+        match self.nodes.get(id) {
+            Some(n) if n.slot != NO_SLOT && self.whole(n.due) <= tick => return,
+            Some(n) if n.slot != NO_SLOT => self.unlink(id),
             _ => {}
         }
         self.link(id, tick);
     }
 
     pub(crate) fn cancel(&mut self, id: u32) {
-        if self.nodes.get(id as usize).is_some_and(|n| n.slot != NONE) {
+        if self.nodes.get(id).is_some_and(|n| n.slot != NO_SLOT) {
             self.unlink(id);
         }
     }
@@ -129,7 +157,7 @@ impl Wheel {
     fn refill(&mut self) {
         let slot = SLOTS as u32 + ((self.now / SLOTS) % SLOTS) as u32;
         self.drain(slot, |wheel, id| {
-            let due = wheel.nodes.get(id as usize).map_or(0, |n| n.due);
+            let due = wheel.nodes.get(id).map_or(0, |n| wheel.whole(n.due));
             // Due now is linked into the slot that is fired right after this.
             wheel.link(id, due.max(wheel.now));
         });
@@ -141,13 +169,11 @@ impl Wheel {
         };
         let mut id = std::mem::replace(head, NONE);
         self.mark(slot, false);
-        while let Some(node) = self.nodes.get_mut(id as usize) {
+        while let Some(node) = self.nodes.get_mut(id) {
             let next = node.next;
             *node = Node {
-                prev: NONE,
-                next: NONE,
                 due: node.due,
-                slot: NONE,
+                ..UNLINKED
             };
             act(self, id);
             id = next;
@@ -166,32 +192,33 @@ impl Wheel {
             return;
         };
         let next = std::mem::replace(head, id);
-        if let Some(n) = self.nodes.get_mut(next as usize) {
+        if let Some(n) = self.nodes.get_mut(next) {
             n.prev = id;
         }
-        if let Some(n) = self.nodes.get_mut(id as usize) {
+        if let Some(n) = self.nodes.get_mut(id) {
             *n = Node {
                 prev: NONE,
                 next,
-                due,
-                slot,
+                due: due as u32,
+                slot: slot as u16,
             };
         }
         self.mark(slot, true);
     }
 
     fn unlink(&mut self, id: u32) {
-        let Some(node) = self.nodes.get_mut(id as usize) else {
+        let Some(node) = self.nodes.get_mut(id) else {
             return;
         };
         let Node {
             prev, next, slot, ..
         } = *node;
-        node.slot = NONE;
-        if let Some(n) = self.nodes.get_mut(next as usize) {
+        let slot = u32::from(slot);
+        node.slot = NO_SLOT;
+        if let Some(n) = self.nodes.get_mut(next) {
             n.prev = prev;
         }
-        if let Some(p) = self.nodes.get_mut(prev as usize) {
+        if let Some(p) = self.nodes.get_mut(prev) {
             p.next = next;
         } else if let Some(head) = self.heads.get_mut(slot as usize) {
             *head = next;
@@ -218,6 +245,10 @@ mod tests {
         Nanos::from_millis(n)
     }
 
+    fn tick(n: u64) -> Tick {
+        Tick::of(ms(n))
+    }
+
     #[test]
     fn fires_in_time_and_once() {
         let mut w = Wheel::new();
@@ -229,10 +260,10 @@ mod tests {
             (3, 9_999),
             (4, 5_000_000),
         ] {
-            w.set(id, ms(due));
+            w.set(id, tick(due));
         }
-        w.set(1, ms(5_400)); // earlier: moves
-        w.set(0, ms(7_000)); // later: stays
+        w.set(1, tick(5_400)); // earlier: moves
+        w.set(0, tick(7_000)); // later: stays
         w.cancel(2);
         let mut at = Vec::new();
         for now in 5_001..5_100_000 {
@@ -253,9 +284,9 @@ mod tests {
     fn a_timer_from_afar_may_be_due_before_a_near_one() {
         let mut w = Wheel::new();
         w.start_at(ms(2_000));
-        w.set(0, ms(3_100)); // 1.1 s ahead: far
+        w.set(0, tick(3_100)); // 1.1 s ahead: far
         w.advance(ms(2_500), &mut Vec::new());
-        w.set(1, ms(3_400)); // 0.9 s ahead: near
+        w.set(1, tick(3_400)); // 0.9 s ahead: near
         let (mut fired, mut now) = (Vec::new(), ms(2_500));
         while let Some(due) = w.next_due() {
             now = now.max(due);
@@ -280,7 +311,7 @@ mod tests {
             let mut due = std::collections::BTreeMap::<u32, u64>::new();
             for (id, ahead, step) in ops {
                 let at = (now + ahead).max(now + 1);
-                w.set(id, ms(at));
+                w.set(id, tick(at));
                 let e = due.entry(id).or_insert(at);
                 *e = (*e).min(at);
                 now += step;

@@ -15,16 +15,17 @@
 //! it closed, or by rules 3 and 4. A server that reads the end before it has answered what lies in front of it closes
 //! too, and never looks at the rest.
 
+use crate::time::{Brief, Clock, Span, Tick};
 use common::flow::Nanos;
 use common::packet::SeqNumber;
 
 /// Shortest silence that ends an answer. Below it, scheduling of a loaded target looks like silence.
-const QUIET_MIN: Nanos = Nanos::from_millis(2);
+const QUIET_MIN: Span = Span::of(Nanos::from_millis(2));
 /// Pieces of evidence before a session counts as full-duplex: one may be a capture that ran late.
 const DUPLEX_EVIDENCE: u8 = 3;
 /// Shortest round trip that can give evidence. It is measured once, and on a near client mostly shows how late the
 /// scheduler was then: its later requests, twice as fast, would all look like evidence.
-const DUPLEX_RTT_MIN: Nanos = Nanos::from_millis(5);
+const DUPLEX_RTT_MIN: Span = Span::of(Nanos::from_millis(5));
 /// Turns that may run into the limit in a row before a session is no longer held back: a protocol
 /// whose server side speaks by itself would otherwise wait for its full limit each time.
 const EXPIRED_IN_A_ROW: u8 = 2;
@@ -32,10 +33,10 @@ const EXPIRED_IN_A_ROW: u8 = 2;
 /// What the target has answered so far, kept by the receiver.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Answered {
-    /// Payload bytes up to the highest seen, of the whole connection.
-    pub(crate) bytes: u64,
+    /// Payload bytes up to the highest seen, of the whole connection, modulo 2^32.
+    pub(crate) bytes: u32,
     /// When the last payload came.
-    pub(crate) at: Nanos,
+    pub(crate) at: Option<Brief>,
     /// The last payload segment had PSH.
     pub(crate) psh: bool,
     /// The last payload segment was shorter than the MSS.
@@ -49,32 +50,38 @@ pub(crate) struct Answered {
 pub(crate) enum Gate {
     Go,
     /// Not before; ask again when something arrives, or at the given time.
-    Wait(Nanos),
+    Wait(Tick),
 }
 
-#[derive(Clone, Debug)]
 pub(crate) struct Turns {
     /// Acknowledgement number of the turn that is being sent.
     ack: SeqNumber,
-    /// Something was sent.
-    started: bool,
     /// Answer bytes that were there when this turn began.
-    baseline: u64,
+    baseline: u32,
     /// Acknowledgement number of the connection's first data: where the answers began.
     first: SeqNumber,
-    /// Sequence number of the turn's first byte, where it was preceded by another on this connection.
-    from: Option<SeqNumber>,
+    /// Sequence number of the turn's first byte, if `preceded`.
+    from: SeqNumber,
     /// Since when the next turn waits.
-    waiting: Option<Nanos>,
+    waiting: Option<Tick>,
+    /// Capture time and highest acknowledgement of client segments so far, for duplex evidence.
+    last_data_at: Option<Brief>,
+    highest_ack: SeqNumber,
     expired_in_a_row: u8,
     evidence: u8,
-    unlimited: bool,
-    /// Unlimited because somebody wished so (`-W`): closes as captured, too.
-    as_captured: bool,
-    /// Capture time and highest acknowledgement of client segments so far, for duplex evidence.
-    last_data_at: Option<Nanos>,
-    highest_ack: SeqNumber,
+    facts: u8,
 }
+
+/// The client's side of the handshake was captured: the numbers mean something.
+const KNOWN: u8 = 1;
+/// Something was sent.
+const STARTED: u8 = 1 << 1;
+/// The turn was preceded by another on this connection.
+const PRECEDED: u8 = 1 << 2;
+/// Not held back any more.
+const UNLIMITED: u8 = 1 << 3;
+/// Unlimited because somebody wished so (`-W`): closes as captured, too.
+const AS_CAPTURED: u8 = 1 << 4;
 
 /// What [`Turns::gate`] found beside its verdict, for the totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,35 +93,57 @@ pub(crate) struct TurnEvents {
 }
 
 impl Turns {
-    /// `ack` is the client's acknowledgement of production's SYN, as far as known.
-    pub(crate) fn new(ack: SeqNumber, unlimited: bool) -> Self {
+    /// Nothing is known yet.
+    pub(crate) fn new(unlimited: bool) -> Self {
         Self {
-            ack,
-            started: false,
+            ack: SeqNumber(0),
             baseline: 0,
-            first: ack,
-            from: None,
+            first: SeqNumber(0),
+            from: SeqNumber(0),
             waiting: None,
+            last_data_at: None,
+            highest_ack: SeqNumber(0),
             expired_in_a_row: 0,
             evidence: 0,
-            unlimited,
-            as_captured: unlimited,
-            last_data_at: None,
-            highest_ack: ack,
+            facts: if unlimited {
+                UNLIMITED | AS_CAPTURED
+            } else {
+                0
+            },
         }
+    }
+
+    #[inline]
+    fn is(&self, fact: u8) -> bool {
+        self.facts & fact != 0
+    }
+
+    /// A packet behind the captured SYN was seen.
+    #[inline]
+    pub(crate) fn is_known(&self) -> bool {
+        self.is(KNOWN)
+    }
+
+    /// `ack` is the client's acknowledgement of production's SYN, as far as known.
+    pub(crate) fn begin(&mut self, ack: SeqNumber) {
+        self.ack = ack;
+        self.first = ack;
+        self.highest_ack = ack;
+        self.facts |= KNOWN;
     }
 
     /// Sees each captured segment in capture order. A client that acknowledges new answer bytes sooner
     /// after its own data than its round trip allows cannot be reading the answer to that data: both
     /// sides talk at once. Returns true when that makes the session full-duplex.
+    #[inline]
     pub(crate) fn observe(
         &mut self,
-        at: Nanos,
+        at: Brief,
         ack: SeqNumber,
         has_payload: bool,
-        client_rtt: Option<Nanos>,
+        client_rtt: Option<Span>,
     ) -> bool {
-        if !self.started && ack.before(self.ack) {
+        if !self.is(STARTED) && ack.before(self.ack) {
             // The capture brought a later packet first.
             self.ack = ack;
             self.first = ack;
@@ -131,9 +160,10 @@ impl Turns {
         }
         if has_payload {
             self.last_data_at = Some(at);
+            return false;
         }
-        if self.evidence >= DUPLEX_EVIDENCE && !self.unlimited {
-            self.unlimited = true;
+        if self.evidence >= DUPLEX_EVIDENCE && !self.is(UNLIMITED) {
+            self.facts |= UNLIMITED;
             return true;
         }
         false
@@ -145,19 +175,28 @@ impl Turns {
     }
 
     /// The client had read more when it sent data with `ack`: a new turn.
+    #[inline]
     pub(crate) fn begins(&self, ack: SeqNumber) -> bool {
-        ack.after(self.ack)
+        self.is(KNOWN) && ack.after(self.ack)
+    }
+
+    /// More of the turn that is being sent.
+    #[inline]
+    pub(crate) fn goes_on(&mut self) {
+        self.facts |= STARTED;
     }
 
     /// A turn begins with the byte at `from`.
     pub(crate) fn begun(&mut self, from: SeqNumber) {
-        self.from = Some(from);
+        self.from = from;
+        self.facts |= PRECEDED;
     }
 
     /// Nothing of the turn that is being sent has had any effect that shows: the target answered the one before on
     /// this connection, but of this one not even the first byte, `una`, is acknowledged.
     pub(crate) fn without_effect(&self, una: SeqNumber, answered: &Answered) -> bool {
-        self.from == Some(una)
+        self.is(PRECEDED)
+            && self.from == una
             && self.baseline > 0
             && answered.bytes == self.baseline
             && !self.full_duplex()
@@ -167,76 +206,89 @@ impl Turns {
     pub(crate) fn restart(&mut self, ack: SeqNumber) {
         self.ack = self.ack.max(ack);
         self.first = self.ack;
-        self.from = None;
+        self.facts &= !PRECEDED;
         self.baseline = 0;
         self.waiting = None;
     }
 
     /// The session is not held back because both sides talk at once.
     pub(crate) fn full_duplex(&self) -> bool {
-        self.unlimited && !self.as_captured
+        self.is(UNLIMITED) && !self.is(AS_CAPTURED)
+    }
+
+    /// The target has answered all that the client had read when it sent `ack`, as far as rules 1 and 2
+    /// can tell without waiting for silence.
+    pub(crate) fn answered(&self, ack: SeqNumber, answered: &Answered) -> bool {
+        let need = ack.since(self.ack);
+        let came = answered.bytes.wrapping_sub(self.baseline);
+        !self.is(KNOWN) || need <= 0 || came >= need as u32 || (came > 0 && answered.psh)
     }
 
     /// May the close go now, FIN or RST, that the client sent with acknowledgement number `ack`?
     pub(crate) fn gate_close(
         &mut self,
-        now: Nanos,
+        now: Clock,
         ack: SeqNumber,
         answered: &Answered,
-        target_rtt: Nanos,
-        limit: Nanos,
+        target_rtt: Span,
+        limit_ticks: u32,
     ) -> (Gate, TurnEvents) {
         // More than 2 GiB of answers do not fit into the difference: such a session closes as captured.
         let need = ack.since(self.first);
-        if self.full_duplex() && !answered.fin && answered.bytes < need.max(0) as u64 {
-            let expires = *self.waiting.get_or_insert(now) + limit;
-            if now < expires {
+        let waits = self.is(KNOWN) && self.full_duplex() && !answered.fin;
+        if waits && answered.bytes < need.max(0) as u32 {
+            let expires = self.waiting.get_or_insert(now.from).plus(limit_ticks);
+            if !expires.due(now.tick) {
                 return (Gate::Wait(expires), TurnEvents::default());
             }
         }
-        self.gate(now, ack, answered, target_rtt, limit)
+        self.gate(now, ack, answered, target_rtt, limit_ticks)
     }
 
     /// May data that the client sent with acknowledgement number `ack` go now?
+    #[inline]
     pub(crate) fn gate(
         &mut self,
-        now: Nanos,
+        now: Clock,
         ack: SeqNumber,
         answered: &Answered,
-        target_rtt: Nanos,
-        limit: Nanos,
+        target_rtt: Span,
+        limit_ticks: u32,
     ) -> (Gate, TurnEvents) {
         let mut events = TurnEvents::default();
         let need = ack.since(self.ack);
-        if need <= 0 {
-            self.started = true;
+        if !self.is(KNOWN) || need <= 0 {
+            self.facts |= STARTED;
             return (Gate::Go, events);
         }
-        let came = answered.bytes - self.baseline.min(answered.bytes);
-        let since = *self.waiting.get_or_insert(now);
+        let came = answered.bytes.wrapping_sub(self.baseline);
         let mut verdict = Gate::Go;
-        if self.unlimited || answered.fin {
-        } else if came >= need as u64 && (answered.psh || answered.short) {
+        if self.is(UNLIMITED) || answered.fin {
+        } else if came >= need as u32 && (answered.psh || answered.short) {
             self.expired_in_a_row = 0;
         } else {
-            let expires = since + limit;
-            let quiet = answered.at + QUIET_MIN.max(Nanos(target_rtt.0.saturating_mul(2)));
+            let expires = self.waiting.get_or_insert(now.from).plus(limit_ticks);
+            let quiet = QUIET_MIN.max(Span(target_rtt.0.saturating_mul(2)));
+            let silence = answered.at.map_or(Span(0), |at| now.brief.since(at));
             let ended = came > 0 && answered.psh;
-            if ended && now >= quiet {
+            if ended && silence >= quiet {
                 self.expired_in_a_row = 0;
-            } else if now >= expires {
+            } else if expires.due(now.tick) {
                 events.expired = true;
                 self.expired_in_a_row += 1;
                 if self.expired_in_a_row >= EXPIRED_IN_A_ROW {
-                    self.unlimited = true;
+                    self.facts |= UNLIMITED;
                     events.became_duplex = true;
                 }
+            } else if ended {
+                let over = now.at + Span(quiet.0 - silence.0).nanos();
+                verdict = Gate::Wait(Tick::after(over).min(expires));
             } else {
-                verdict = Gate::Wait(if ended { quiet.min(expires) } else { expires });
+                verdict = Gate::Wait(expires);
             }
         }
         if verdict == Gate::Go {
-            self.started = true;
+            self.facts |= STARTED;
             self.ack = ack;
             self.baseline = answered.bytes;
             self.waiting = None;
@@ -249,18 +301,33 @@ impl Turns {
 mod tests {
     use super::*;
 
-    const LIMIT: Nanos = Nanos::from_secs(5);
-    const RTT: Nanos = Nanos::from_micros(300);
+    const LIMIT: u32 = 5_000;
+    const RTT: Span = Span::of(Nanos::from_micros(300));
     const PROD: SeqNumber = SeqNumber(u32::MAX - 10);
 
-    fn ms(n: u64) -> Nanos {
-        Nanos::from_millis(n)
+    fn ms(n: u64) -> Clock {
+        // Moments have no zero.
+        Clock::at(Nanos::from_millis(1_000 + n))
     }
 
-    fn answered(bytes: u64, at: u64, psh: bool) -> Answered {
+    fn wait(until: u64) -> Gate {
+        Gate::Wait(ms(until).tick)
+    }
+
+    fn rtt(n: u64) -> Span {
+        Span::of(Nanos::from_millis(n))
+    }
+
+    fn turns(unlimited: bool) -> Turns {
+        let mut t = Turns::new(unlimited);
+        t.begin(PROD);
+        t
+    }
+
+    fn answered(bytes: u32, at: u64, psh: bool) -> Answered {
         Answered {
             bytes,
-            at: ms(at),
+            at: Some(ms(at).brief),
             psh,
             short: false,
             fin: false,
@@ -273,21 +340,21 @@ mod tests {
 
     #[test]
     fn pipelined_data_is_one_turn() {
-        let mut t = Turns::new(PROD, false);
+        let mut t = turns(false);
         assert_eq!(verdict(&mut t, 1, PROD, &Answered::default()), Gate::Go);
         assert_eq!(verdict(&mut t, 1, PROD, &Answered::default()), Gate::Go);
     }
 
     #[test]
     fn rule_1_the_whole_answer_releases_at_once() {
-        let mut t = Turns::new(PROD, false);
+        let mut t = turns(false);
         assert_eq!(
             verdict(&mut t, 10, PROD + 1000, &Answered::default()),
-            Gate::Wait(ms(5010))
+            wait(5010)
         );
         assert_eq!(
             verdict(&mut t, 11, PROD + 1000, &answered(999, 11, false)),
-            Gate::Wait(ms(5010))
+            wait(5010)
         );
         assert_eq!(
             verdict(&mut t, 11, PROD + 1000, &answered(1000, 11, true)),
@@ -296,16 +363,16 @@ mod tests {
         // The next turn counts from there.
         assert_eq!(
             verdict(&mut t, 12, PROD + 1500, &answered(1000, 11, true)),
-            Gate::Wait(ms(5012))
+            wait(5012)
         );
     }
 
     #[test]
     fn rule_2_a_shorter_answer_releases_after_silence() {
-        let mut t = Turns::new(PROD, false);
+        let mut t = turns(false);
         assert_eq!(
             verdict(&mut t, 10, PROD + 1000, &answered(10, 10, true)),
-            Gate::Wait(ms(12))
+            wait(12)
         );
         assert_eq!(
             verdict(&mut t, 12, PROD + 1000, &answered(10, 10, true)),
@@ -315,7 +382,7 @@ mod tests {
 
     #[test]
     fn rule_3_a_close_releases() {
-        let mut t = Turns::new(PROD, false);
+        let mut t = turns(false);
         let closed = Answered {
             fin: true,
             ..Answered::default()
@@ -325,9 +392,9 @@ mod tests {
 
     #[test]
     fn rule_4_the_limit_releases_and_repeated_expiry_ends_throttling() {
-        let mut t = Turns::new(PROD, false);
+        let mut t = turns(false);
         let none = Answered::default();
-        assert_eq!(verdict(&mut t, 0, PROD + 1, &none), Gate::Wait(ms(5000)));
+        assert_eq!(verdict(&mut t, 0, PROD + 1, &none), wait(5000));
         let (gate, events) = t.gate(ms(5000), PROD + 1, &none, RTT, LIMIT);
         assert_eq!(
             (gate, events.expired, events.became_duplex),
@@ -341,10 +408,10 @@ mod tests {
 
     #[test]
     fn a_full_duplex_session_closes_after_the_answers_that_the_client_had_read() {
-        let mut t = Turns::new(PROD, false);
+        let mut t = turns(false);
         for n in 0..3u32 {
-            t.observe(ms(100), PROD + n * 100, true, Some(ms(20)));
-            t.observe(ms(101), PROD + n * 100 + 50, false, Some(ms(20)));
+            t.observe(ms(100).brief, PROD + n * 100, true, Some(rtt(20)));
+            t.observe(ms(101).brief, PROD + n * 100 + 50, false, Some(rtt(20)));
         }
         // Data goes as captured, whatever the target has said.
         for n in 1..=3 {
@@ -355,48 +422,53 @@ mod tests {
             t.gate_close(ms(now), PROD + 3000, answered, RTT, LIMIT).0
         };
         let late = answered(2999, 10, true);
-        assert_eq!(close(11, &late), Gate::Wait(ms(5011)));
-        assert_eq!(close(5010, &late), Gate::Wait(ms(5011)));
+        assert_eq!(close(11, &late), wait(5011));
+        assert_eq!(close(5010, &late), wait(5011));
         assert_eq!(close(5010, &answered(3000, 5010, true)), Gate::Go);
-        let mut other = Turns::new(PROD, false);
-        other.unlimited = true;
+        let mut other = turns(false);
+        other.facts |= UNLIMITED;
         let mut close = |now: u64, answered: &Answered| {
             other
                 .gate_close(ms(now), PROD + 3000, answered, RTT, LIMIT)
                 .0
         };
-        assert_eq!(close(1, &late), Gate::Wait(ms(5001)));
+        assert_eq!(close(1, &late), wait(5001));
         assert_eq!(close(5001, &late), Gate::Go, "the turn limit");
         // As captured means all of it.
-        let mut as_captured = Turns::new(PROD, true);
+        let mut as_captured = turns(true);
         let (gate, _) = as_captured.gate_close(ms(1), PROD + 3000, &late, RTT, LIMIT);
         assert_eq!(gate, Gate::Go);
     }
 
     #[test]
     fn a_near_client_whose_handshake_was_slow_is_not_full_duplex() {
-        let mut t = Turns::new(PROD, false);
+        let mut t = turns(false);
         for n in 0..9u64 {
-            let (at, ack) = (ms(100 * n), PROD + n as u32 * 100);
-            t.observe(at, ack, true, Some(ms(3)));
-            assert!(!t.observe(at + ms(1), ack + 99, false, Some(ms(3))));
+            let ack = PROD + n as u32 * 100;
+            t.observe(ms(100 * n).brief, ack, true, Some(rtt(3)));
+            assert!(!t.observe(ms(100 * n + 1).brief, ack + 99, false, Some(rtt(3))));
         }
     }
 
     #[test]
     fn acknowledgements_faster_than_the_round_trip_are_full_duplex() {
-        let mut t = Turns::new(PROD, false);
-        let rtt = Some(ms(20));
+        let mut t = turns(false);
+        let rtt = Some(rtt(20));
         for n in 0..3u32 {
-            assert!(!t.observe(ms(100), PROD + n * 100, true, rtt));
-            let became = t.observe(ms(101), PROD + n * 100 + 50, false, rtt);
+            assert!(!t.observe(ms(100).brief, PROD + n * 100, true, rtt));
+            let became = t.observe(ms(101).brief, PROD + n * 100 + 50, false, rtt);
             assert_eq!(became, n == 2);
         }
         // Ordinary request and answer: the acknowledgement comes a round trip later.
-        let mut t = Turns::new(PROD, false);
+        let mut t = turns(false);
         for n in 0..9u32 {
-            t.observe(ms(100 * u64::from(n)), PROD + n * 100, true, rtt);
-            assert!(!t.observe(ms(100 * u64::from(n) + 21), PROD + n * 100 + 99, false, rtt));
+            t.observe(ms(100 * u64::from(n)).brief, PROD + n * 100, true, rtt);
+            assert!(!t.observe(
+                ms(100 * u64::from(n) + 21).brief,
+                PROD + n * 100 + 99,
+                false,
+                rtt
+            ));
         }
     }
 }

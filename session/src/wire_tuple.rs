@@ -8,7 +8,7 @@
 //! two workers can ever choose the same tuple.
 
 use crate::EngineConfig;
-use crate::table::{Pair, Table};
+use crate::table::Pair;
 use common::flow::{flow_hash, owner};
 use common::packet::{Addr, Endpoint};
 use std::collections::HashSet;
@@ -17,6 +17,26 @@ use std::collections::HashSet;
 const FIRST_PORT: u16 = 1024;
 /// Ports that are handed out: 1024 to 65535.
 const PORTS: u32 = 65_536 - FIRST_PORT as u32;
+
+/// A client's endpoint on the wire, in four bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Wire {
+    /// Which address of the pool, if there is a pool; the client's own address if not.
+    pool_slot: u16,
+    port: u16,
+}
+
+impl Wire {
+    /// As an endpoint, for the session of `client`.
+    #[inline]
+    pub(crate) fn endpoint(self, config: &EngineConfig, client: Endpoint) -> Endpoint {
+        let addr = match &config.pool {
+            Some(pool) => pool.at(self.pool_slot).unwrap_or(client.addr),
+            None => client.addr,
+        };
+        Endpoint::new(addr, self.port)
+    }
+}
 
 /// Chooses wire endpoints; remembers where it stopped, so that a port comes back as late as possible.
 #[derive(Clone, Debug, Default)]
@@ -28,30 +48,32 @@ pub(crate) struct TupleAllocator {
 }
 
 impl TupleAllocator {
-    /// An endpoint for `client` towards `target` that no entry of `used` has; `None` if all ports of
-    /// its address are taken.
+    /// An endpoint for `client` towards `target` that is not `used`; `None` if all ports of its address
+    /// are taken.
     pub(crate) fn choose(
         &mut self,
         config: &EngineConfig,
-        used: &Table,
+        used: impl Fn(&Pair) -> bool,
         client: Endpoint,
         target: Endpoint,
         replica: u16,
-    ) -> Option<Endpoint> {
-        let addr = match &config.pool {
+    ) -> Option<Wire> {
+        let (addr, pool_slot) = match &config.pool {
             // The client's address alone decides, so that all its sessions keep one address; each
             // replica is another client.
-            Some(pool) => pool.pick(flow_hash(Endpoint::new(client.addr, replica)))?,
-            None => client.addr,
+            Some(pool) => {
+                let slot = pool.slot(flow_hash(Endpoint::new(client.addr, replica)));
+                (pool.at(slot)?, slot)
+            }
+            None => (client.addr, 0),
         };
         let fits = |port: u16| {
-            let wire = Endpoint::new(addr, port);
-            (owner(flow_hash(wire), config.workers) == config.worker
-                && !used.contains_key(&Pair {
-                    client: wire,
-                    server: target,
-                }))
-            .then_some(wire)
+            let pair = Pair {
+                client: Endpoint::new(addr, port),
+                server: target,
+            };
+            (owner(flow_hash(pair.client), config.workers) == config.worker && !used(&pair))
+                .then_some(Wire { pool_slot, port })
         };
         let shifted = u32::from(client.port) + u32::from(config.port_shift) * 2048;
         let preferred = if u16::try_from(shifted).is_ok() {
@@ -87,98 +109,83 @@ impl TupleAllocator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::table;
+
+    const TARGET: Endpoint = Endpoint::new(Addr::v4([10, 0, 0, 9]), 80);
+    const CLIENT: Endpoint = Endpoint::new(Addr::v4([192, 0, 2, 1]), 40_000);
+
+    /// An allocator and what it gave out.
+    #[derive(Default)]
+    struct Rig {
+        config: EngineConfig,
+        allocator: TupleAllocator,
+        used: HashSet<Pair>,
+    }
+
+    impl Rig {
+        fn choose(&mut self, client: Endpoint) -> Option<Endpoint> {
+            let used = |pair: &Pair| self.used.contains(pair);
+            let wire = self
+                .allocator
+                .choose(&self.config, used, client, TARGET, 0)?;
+            Some(wire.endpoint(&self.config, client))
+        }
+
+        fn take(&mut self, client: Endpoint) -> Option<Endpoint> {
+            let wire = self.choose(client)?;
+            assert!(self.used.insert(pair(wire)), "given out twice: {wire}");
+            Some(wire)
+        }
+    }
+
+    fn pair(client: Endpoint) -> Pair {
+        Pair {
+            client,
+            server: TARGET,
+        }
+    }
 
     #[test]
     fn workers_never_share_a_tuple_and_exhaustion_is_none() {
-        let target = Endpoint::new(Addr::v4([10, 0, 0, 9]), 80);
         let mut total = 0;
         for worker in 0..3 {
-            let config = EngineConfig {
-                worker,
-                workers: 3,
-                pool: Some("10.1.0.1".parse().unwrap()),
-                ..EngineConfig::default()
+            let mut rig = Rig {
+                config: EngineConfig {
+                    worker,
+                    workers: 3,
+                    pool: Some("10.1.0.1".parse().unwrap()),
+                    ..EngineConfig::default()
+                },
+                ..Rig::default()
             };
-            let (mut alloc, mut used) = (TupleAllocator::default(), table());
-            let client = Endpoint::new(Addr::v4([192, 0, 2, 1]), 40_000);
-            while let Some(wire) = alloc.choose(&config, &used, client, target, 0) {
+            while let Some(wire) = rig.take(CLIENT) {
                 assert_eq!(owner(flow_hash(wire), 3), worker);
                 assert_eq!(wire.addr, Addr::v4([10, 1, 0, 1]));
-                assert!(
-                    used.insert(
-                        Pair {
-                            client: wire,
-                            server: target
-                        },
-                        0
-                    )
-                    .is_none()
-                );
             }
-            total += used.len();
+            total += rig.used.len();
         }
         assert_eq!(total, PORTS as usize);
     }
 
     #[test]
     fn without_a_pool_clients_keep_their_endpoint() {
-        let config = EngineConfig::default();
-        let client = Endpoint::new(Addr::v4([192, 0, 2, 1]), 40_000);
-        let target = Endpoint::new(Addr::v4([10, 0, 0, 9]), 80);
-        let mut used = table();
-        let mut alloc = TupleAllocator::default();
-        assert_eq!(
-            alloc.choose(&config, &used, client, target, 0),
-            Some(client)
-        );
-        used.insert(
-            Pair {
-                client,
-                server: target,
-            },
-            0,
-        );
-        let other = alloc.choose(&config, &used, client, target, 0).unwrap();
-        assert_eq!(other.addr, client.addr);
-        assert_ne!(other.port, client.port);
+        let mut rig = Rig::default();
+        assert_eq!(rig.take(CLIENT), Some(CLIENT));
+        let other = rig.choose(CLIENT).unwrap();
+        assert_eq!(other.addr, CLIENT.addr);
+        assert_ne!(other.port, CLIENT.port);
     }
 
     #[test]
     fn ports_that_come_free_are_found_whatever_other_addresses_use() {
-        let (client, target) = (
-            Endpoint::new(Addr::v4([192, 0, 2, 1]), 40_000),
-            Endpoint::new(Addr::v4([10, 0, 0, 9]), 80),
-        );
-        let config = EngineConfig::default();
-        let (mut alloc, mut used) = (TupleAllocator::default(), table());
-        while let Some(wire) = alloc.choose(&config, &used, client, target, 0) {
-            used.insert(
-                Pair {
-                    client: wire,
-                    server: target,
-                },
-                0,
-            );
-        }
+        let mut rig = Rig::default();
+        while rig.take(CLIENT).is_some() {}
         // One port comes back, while another address takes two.
-        let freed = Pair {
-            client: Endpoint::new(client.addr, 50_000),
-            server: target,
-        };
-        used.remove(&freed);
-        alloc.freed(&freed);
+        let freed = pair(Endpoint::new(CLIENT.addr, 50_000));
+        rig.used.remove(&freed);
+        rig.allocator.freed(&freed);
         for port in [1, 2] {
-            let client = Endpoint::new(Addr::v4([192, 0, 2, 2]), port);
-            used.insert(
-                Pair {
-                    client,
-                    server: target,
-                },
-                0,
-            );
+            rig.take(Endpoint::new(Addr::v4([192, 0, 2, 2]), port));
         }
-        let again = alloc.choose(&config, &used, client, target, 0);
-        assert_eq!(again, Some(freed.client));
+        assert_eq!(rig.choose(CLIENT), Some(freed.client));
     }
 }

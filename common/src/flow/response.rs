@@ -1,6 +1,6 @@
 //! From the target (by way of intercept, or our own queue) to session.
 
-use crate::packet::{Endpoint, SeqNumber, TcpFlags, TcpOptions, TcpPacket};
+use crate::packet::{Endpoint, SackBlocks, SeqNumber, TcpFlags, TcpOptions, TcpPacket};
 
 /// The header of one response of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct ResponseHeader {
     pub payload_len: u32,
     /// Options.
     pub options: TcpOptions,
+    /// What the target has received out of order.
+    pub sack: SackBlocks,
 }
 
 impl ResponseHeader {
@@ -29,9 +31,8 @@ impl ResponseHeader {
     pub fn from_packet(bytes: &[u8], packet: &TcpPacket, frame_len: usize) -> Self {
         let options_at = packet.ip.l4 + 20;
         let end = packet.tcp.payload.min(bytes.len());
-        let options = bytes
-            .get(options_at..end)
-            .map_or_else(TcpOptions::default, TcpOptions::parse);
+        let area = bytes.get(options_at..end).unwrap_or_default();
+        let (options, sack) = TcpOptions::parse_with_sack(area);
         Self {
             target: Endpoint::new(packet.ip.src, packet.tcp.sport),
             client: Endpoint::new(packet.ip.dst, packet.tcp.dport),
@@ -41,6 +42,7 @@ impl ResponseHeader {
             window: packet.tcp.window,
             payload_len: packet.payload_len(frame_len) as u32,
             options,
+            sack,
         }
     }
 }

@@ -107,6 +107,9 @@ pub struct Endpoint {
 const _: () = assert!(size_of::<Endpoint>() == 18);
 
 impl Endpoint {
+    /// No endpoint: all zero.
+    pub const ANY: Self = Self::new(Addr::ANY, 0);
+
     /// Puts both together.
     #[inline(always)]
     pub const fn new(addr: Addr, port: u16) -> Self {

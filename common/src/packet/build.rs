@@ -5,6 +5,8 @@ use super::{ethertype, protocol};
 
 /// Ethernet + IPv6 + TCP with 40 bytes of options: what a frame may need in front of its payload.
 pub const HEADROOM_MAX_BYTES: usize = ETH_HEADER_BYTES + 40 + 60;
+mod v4;
+
 /// Time to live of replayed packets: that of Linux hosts.
 const TTL_HOPS: u8 = 64;
 
@@ -68,11 +70,31 @@ impl core::fmt::Display for BuildError {
 impl core::error::Error for BuildError {}
 
 /// Writes a complete Ethernet frame with full checksums into `buf`; returns its length in bytes.
+#[inline]
 pub fn build_tcp_frame(
     buf: &mut [u8],
     mac: FrameAddresses,
     seg: &TcpFrame<'_>,
 ) -> Result<usize, BuildError> {
+    if let (Some(src), Some(dst), false) = (
+        seg.src.addr.as_v4(),
+        seg.dst.addr.as_v4(),
+        seg.options.has_syn_options(),
+    ) {
+        let (src, dst) = (u32::from_ne_bytes(src), u32::from_ne_bytes(dst));
+        let built = match seg.options.timestamps {
+            Some(ts) => v4::build::<{ v4::WITH_TIMESTAMPS }>(buf, mac, seg, src, dst, Some(ts)),
+            None => v4::build::<{ v4::PLAIN }>(buf, mac, seg, src, dst, None),
+        };
+        if let Some(len) = built {
+            return Ok(len);
+        }
+    }
+    build_any(buf, mac, seg)
+}
+
+/// All options, both families.
+fn build_any(buf: &mut [u8], mac: FrameAddresses, seg: &TcpFrame<'_>) -> Result<usize, BuildError> {
     let mut tcp = [0u8; TCP_HEADER_MAX];
     let header_len = write_tcp_header(&mut tcp, seg);
     match (seg.src.addr.as_v4(), seg.dst.addr.as_v4()) {

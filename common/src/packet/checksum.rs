@@ -3,25 +3,35 @@
 use super::Addr;
 
 /// Sum of `bytes` as big-endian 16-bit words, odd byte padded with zero, folded to 16 bits.
-/// Added four bytes at a time in native order into 64 bits, which cannot overflow below 16 GiB; byte
-/// order does not matter for the sum but for a final swap (RFC 1071 section 2 (B)).
 #[inline]
 pub fn sum(bytes: &[u8]) -> u16 {
+    u16::from_be(fold(partial(bytes)))
+}
+
+/// Sum of `bytes` as 16-bit words in the order in which they lie in memory, below 2^34. Byte order does
+/// not matter for a sum but for a final swap (RFC 1071 section 2 (B)); eight bytes at a time, the carry
+/// added back at the lower end (section 2 (C)).
+#[inline]
+pub fn partial(bytes: &[u8]) -> u64 {
     let (words, tail) = bytes.as_chunks::<8>();
     let mut acc: u64 = 0;
     for w in words {
-        let w = u64::from_ne_bytes(*w);
-        acc += (w & 0xffff_ffff) + (w >> 32);
+        let (sum, carry) = acc.overflowing_add(u64::from_ne_bytes(*w));
+        acc = sum + u64::from(carry);
     }
-    if !tail.is_empty() {
-        let mut last = [0u8; 8];
-        if let Some(to) = last.get_mut(..tail.len()) {
-            to.copy_from_slice(tail);
-        }
-        let w = u64::from_ne_bytes(last);
-        acc += (w & 0xffff_ffff) + (w >> 32);
+    let mut rest = (acc & 0xffff_ffff) + (acc >> 32);
+    let (words, tail) = tail.as_chunks::<4>();
+    for w in words {
+        rest += u64::from(u32::from_ne_bytes(*w));
     }
-    u16::from_be(fold(acc))
+    let (pairs, tail) = tail.as_chunks::<2>();
+    for w in pairs {
+        rest += u64::from(u16::from_ne_bytes(*w));
+    }
+    for b in tail {
+        rest += u64::from(u16::from_ne_bytes([*b, 0]));
+    }
+    rest
 }
 
 /// Folds a sum of 16- or 32-bit words to 16 bits.

@@ -36,17 +36,74 @@ pub struct TcpOptions {
     pub sack_permitted: bool,
     /// Timestamps.
     pub timestamps: Option<Timestamps>,
-    /// SACK blocks, the first `sack_count` are valid.
-    pub sack: [SackBlock; MAX_SACK_BLOCKS],
-    /// Number of valid blocks.
-    pub sack_count: u8,
+}
+
+/// What a segment reports as received out of order (RFC 2018). Apart from [`TcpOptions`], which is
+/// copied with each segment: few have blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SackBlocks {
+    blocks: [SackBlock; MAX_SACK_BLOCKS],
+    count: u8,
+}
+
+impl SackBlocks {
+    /// The first [`MAX_SACK_BLOCKS`] of `blocks`.
+    #[must_use]
+    pub fn new(blocks: &[SackBlock]) -> Self {
+        let mut out = Self::default();
+        for (slot, block) in out.blocks.iter_mut().zip(blocks) {
+            *slot = *block;
+            out.count += 1;
+        }
+        out
+    }
+
+    /// From the body of a SACK option; an incomplete block at its end is left out.
+    fn read(body: &[u8]) -> Self {
+        let (blocks, _) = body.as_chunks::<8>();
+        let mut out = Self::default();
+        for (slot, &[a, b, c, d, e, f, g, h]) in out.blocks.iter_mut().zip(blocks) {
+            *slot = SackBlock {
+                left: SeqNumber(u32::from_be_bytes([a, b, c, d])),
+                right: SeqNumber(u32::from_be_bytes([e, f, g, h])),
+            };
+            out.count += 1;
+        }
+        out
+    }
+
+    /// The blocks, at most [`MAX_SACK_BLOCKS`].
+    #[inline]
+    pub fn as_slice(&self) -> &[SackBlock] {
+        self.blocks.get(..self.count as usize).unwrap_or_default()
+    }
+
+    /// Nothing is reported.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
 }
 
 impl TcpOptions {
     /// Reads an option area. Never fails and never loops: a malformed option (length below 2 or beyond
     /// the area, RFC 9293 MUST-7) ends the reading, what came before it counts.
     #[must_use]
-    pub fn parse(mut area: &[u8]) -> Self {
+    pub fn parse(area: &[u8]) -> Self {
+        Self::walk(area, |_| {})
+    }
+
+    /// As [`TcpOptions::parse`], with the SACK blocks.
+    #[must_use]
+    pub fn parse_with_sack(area: &[u8]) -> (Self, SackBlocks) {
+        let mut sack = SackBlocks::default();
+        let options = Self::walk(area, |body| sack = SackBlocks::read(body));
+        (options, sack)
+    }
+
+    /// `sack` gets the body of each SACK option.
+    #[inline(always)]
+    fn walk(mut area: &[u8], mut sack: impl FnMut(&[u8])) -> Self {
         let mut out = Self::default();
         loop {
             match area {
@@ -66,17 +123,10 @@ impl TcpOptions {
                 &[3, 3, shift, ..] => out.window_scale = Some(shift.min(MAX_WINDOW_SHIFT)),
                 [4, 2, ..] => out.sack_permitted = true,
                 [5, len, rest @ ..] => {
-                    let body = rest
-                        .get(..(*len as usize).saturating_sub(2))
-                        .unwrap_or_default();
-                    let (blocks, _) = body.as_chunks::<8>();
-                    for (slot, &[a, b, c, d, e, f, g, h]) in out.sack.iter_mut().zip(blocks) {
-                        *slot = SackBlock {
-                            left: SeqNumber(u32::from_be_bytes([a, b, c, d])),
-                            right: SeqNumber(u32::from_be_bytes([e, f, g, h])),
-                        };
-                    }
-                    out.sack_count = blocks.len().min(MAX_SACK_BLOCKS) as u8;
+                    sack(
+                        rest.get(..(*len as usize).saturating_sub(2))
+                            .unwrap_or_default(),
+                    );
                 }
                 _ => {}
             }
@@ -91,11 +141,17 @@ impl TcpOptions {
         }
     }
 
+    /// There are options that only a SYN has.
+    #[inline]
+    pub const fn has_syn_options(&self) -> bool {
+        self.mss.is_some() || self.window_scale.is_some() || self.sack_permitted
+    }
+
     /// Writes the options in the order Linux uses, padded with NOPs to whole words; returns the number
     /// of bytes, 0 to 40. SACK blocks are not written: we never have holes to report to a target.
     #[inline]
     pub fn emit(&self, area: &mut [u8; 40]) -> usize {
-        if self.mss.is_none() && self.window_scale.is_none() && !self.sack_permitted {
+        if !self.has_syn_options() {
             // Every segment but the SYN.
             let Some(ts) = self.timestamps else { return 0 };
             area[..4].copy_from_slice(&[1, 1, 8, 10]);
@@ -129,12 +185,5 @@ impl TcpOptions {
             put(&[1, 3, 3, shift]);
         }
         n
-    }
-
-    /// Valid SACK blocks.
-    pub fn sack_blocks(&self) -> &[SackBlock] {
-        self.sack
-            .get(..self.sack_count as usize)
-            .unwrap_or_default()
     }
 }

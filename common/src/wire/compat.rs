@@ -6,7 +6,7 @@
 //! header (20 bytes) and the first 24 bytes of TCP options of one response.
 
 use crate::flow::ResponseHeader;
-use crate::packet::{Addr, Endpoint, SeqNumber, TcpFlags, TcpOptions, protocol};
+use crate::packet::{Addr, Endpoint, SackBlocks, SeqNumber, TcpFlags, TcpOptions, protocol};
 
 /// Port that intercept listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 36_524;
@@ -114,7 +114,7 @@ pub fn encode_record(h: &ResponseHeader) -> Option<[u8; RECORD_BYTES]> {
         area = [0; 40];
         options_len = options.emit(&mut area);
     }
-    options_len += emit_sack(&h.options, &mut area, options_len);
+    options_len += emit_sack(&h.sack, &mut area, options_len);
     let header_len = 20 + options_len;
     // C reads the length from a 16-bit field: what GRO merged beyond 64 KiB cannot be said.
     let total = (20 + header_len + h.payload_len as usize).min(usize::from(u16::MAX)) as u16;
@@ -140,9 +140,9 @@ pub fn encode_record(h: &ResponseHeader) -> Option<[u8; RECORD_BYTES]> {
 }
 
 /// Appends as many SACK blocks as the record has room for; returns the bytes written.
-fn emit_sack(options: &TcpOptions, area: &mut [u8; 40], at: usize) -> usize {
+fn emit_sack(sack: &SackBlocks, area: &mut [u8; 40], at: usize) -> usize {
     let room = OPTION_BYTES.saturating_sub(at + 4) / 8;
-    let blocks = options.sack_blocks();
+    let blocks = sack.as_slice();
     let blocks = blocks.get(..room.min(blocks.len())).unwrap_or_default();
     if blocks.is_empty() {
         return 0;
@@ -173,6 +173,8 @@ pub fn decode_record(r: &[u8; RECORD_BYTES]) -> Option<ResponseHeader> {
     }
     let total = usize::from(u16::from_be_bytes([r[2], r[3]]));
     let options_end = (20 + tcp_len).min(RECORD_BYTES);
+    let area = r.get(40..options_end).unwrap_or_default();
+    let (options, sack) = TcpOptions::parse_with_sack(area);
     Some(ResponseHeader {
         target: Endpoint::new(
             Addr::v4([r[12], r[13], r[14], r[15]]),
@@ -187,9 +189,8 @@ pub fn decode_record(r: &[u8; RECORD_BYTES]) -> Option<ResponseHeader> {
         flags: TcpFlags(r[33] & 0x3f),
         window: u16::from_be_bytes([r[34], r[35]]),
         payload_len: total.saturating_sub(ip_len + tcp_len) as u32,
-        options: r
-            .get(40..options_end)
-            .map_or_else(TcpOptions::default, TcpOptions::parse),
+        options,
+        sack,
     })
 }
 

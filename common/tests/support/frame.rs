@@ -2,8 +2,8 @@
 
 use common::flow::ResponseHeader;
 use common::packet::{
-    Addr, Endpoint, FrameAddresses, HEADROOM_MAX_BYTES, MAX_VLAN_TAGS, TcpFlags, TcpFrame,
-    TcpOptions, TcpPacket, build_tcp_frame, decode_ethernet, decode_frame, protocol,
+    Addr, Endpoint, FrameAddresses, HEADROOM_MAX_BYTES, MAX_VLAN_TAGS, SackBlocks, TcpFlags,
+    TcpFrame, TcpPacket, build_tcp_frame, decode_ethernet, decode_frame, protocol,
 };
 
 /// Every frame that decodes obeys its bounds, and is the same when built and decoded again.
@@ -45,12 +45,7 @@ fn bounds(data: &[u8], p: &TcpPacket) {
 
 /// Builds what was decoded, and decodes that.
 fn again(packet: &TcpPacket, response: &ResponseHeader, payload: &[u8]) {
-    // Not sent by us: SACK blocks, and options of a SYN together are as Linux has them.
-    let options = TcpOptions {
-        sack: TcpOptions::default().sack,
-        sack_count: 0,
-        ..response.options
-    };
+    let options = response.options;
     let seg = TcpFrame {
         src: response.target,
         dst: response.client,
@@ -85,6 +80,8 @@ fn again(packet: &TcpPacket, response: &ResponseHeader, payload: &[u8]) {
         ResponseHeader {
             ack,
             options,
+            // Never sent: we have no holes to report.
+            sack: SackBlocks::default(),
             payload_len: payload.len() as u32,
             ..*response
         }

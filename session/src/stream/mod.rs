@@ -5,60 +5,23 @@
 //!  seq ──────────────────┬──────────────┬──────────────────┬──────┬──────────┬──▶
 //!                     snd_una        snd_nxt              nxt
 //!                        └──────── queue: Chunk… ──────────┘      └ Chunk… ──┘
+//!                        head         cursor          tail
 //! ```
-//! Captured duplicates, overlaps and reordering end here: what is in `queue` is each byte once, in order,
-//! cut where the client's segments were cut. Nothing behind a hole gets into the queue.
+//! Captured duplicates, overlaps and reordering end here: what is in the queue is each byte once, in
+//! order, cut where the client's segments were cut. Nothing behind a hole gets into the queue.
 
 mod arena;
 
-pub(crate) use arena::{Arena, Block};
+pub(crate) use arena::{Arena, Chunk, ChunkId};
 
+use crate::rare::{RarePool, RareSlot};
+use crate::time::{Clock, Tick};
 use common::flow::Nanos;
 use common::packet::SeqNumber;
-use std::collections::VecDeque;
 
 /// Most chunks kept behind a hole. Real reordering is a few packets; one lost packet of a full-speed
 /// 64 MiB window of MSS-sized segments would need more and then ends as capture gap.
-const MAX_AHEAD: usize = 4096;
-
-/// What a captured segment says beside its bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Stamp {
-    /// How far the client had read production's answers when it sent this.
-    pub(crate) ack: SeqNumber,
-    /// Capture time.
-    pub(crate) at: Nanos,
-    /// When the engine got it.
-    pub(crate) arrived: Nanos,
-}
-
-/// A piece of the stream: part of one captured segment, at most one block.
-#[derive(Debug)]
-pub(crate) struct Chunk {
-    pub(crate) seq: SeqNumber,
-    /// `None` in the chunk that is only the client's FIN.
-    block: Option<Block>,
-    /// Last piece of a segment that had PSH.
-    pub(crate) psh: bool,
-    /// The FIN: no bytes, one sequence number.
-    pub(crate) fin: bool,
-    pub(crate) stamp: Stamp,
-}
-
-impl Chunk {
-    pub(crate) fn len(&self) -> u32 {
-        self.block.as_ref().map_or(0, |b| b.len() as u32)
-    }
-
-    /// Sequence number after it.
-    pub(crate) fn end(&self) -> SeqNumber {
-        self.seq + self.len() + u32::from(self.fin)
-    }
-
-    pub(crate) fn bytes<'a>(&self, arena: &'a Arena) -> &'a [u8] {
-        self.block.as_ref().map_or(&[], |b| arena.bytes(b))
-    }
-}
+const MAX_AHEAD: u32 = 4096;
 
 /// A captured segment on its way into the stream.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +33,10 @@ pub(crate) struct Incoming<'a> {
     /// Cut at this many bytes: the size of the client's segments if the kernel had merged them, at
     /// most a block.
     pub(crate) piece: usize,
-    pub(crate) stamp: Stamp,
+    /// How far the client had read production's answers when it sent this.
+    pub(crate) ack: SeqNumber,
+    /// Capture time.
+    pub(crate) at: Nanos,
 }
 
 /// What became of a segment.
@@ -93,32 +59,57 @@ pub(crate) enum Inserted {
     },
 }
 
+/// What an acknowledgement took off the queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Gone {
+    /// The newest chunk was sent then, and none of them twice.
+    pub(crate) sent_at: Option<crate::time::Brief>,
+}
+
+/// What was captured behind a hole: sorted by sequence number, no overlaps.
+#[derive(Default)]
+pub(crate) struct Ahead {
+    head: ChunkId,
+    tail: ChunkId,
+    count: u32,
+    bytes: u32,
+    since: Option<Tick>,
+}
+
+impl Ahead {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_none()
+    }
+
+    /// Since when bytes are missing in front of captured ones.
+    pub(crate) fn since(&self) -> Option<Tick> {
+        self.since
+    }
+}
+
 pub(crate) struct Stream {
     /// Next sequence number in order.
     nxt: SeqNumber,
-    queue: VecDeque<Chunk>,
-    /// Sorted by sequence number, no overlaps.
-    ahead: VecDeque<Chunk>,
+    head: ChunkId,
+    tail: ChunkId,
+    /// The chunk that is sent next; none if all of the queue is sent.
+    pub(crate) cursor: ChunkId,
     /// Cost of all blocks, in bytes.
-    cost: usize,
-    limit: usize,
+    cost: u32,
     /// The FIN is in the queue; the stream ends there.
     finished: bool,
-    /// Since when there is a hole.
-    hole_since: Option<Nanos>,
 }
 
 impl Stream {
     /// A stream whose first byte has sequence number `first`.
-    pub(crate) fn new(first: SeqNumber, limit: usize) -> Self {
+    pub(crate) fn new(first: SeqNumber) -> Self {
         Self {
             nxt: first,
-            queue: VecDeque::new(),
-            ahead: VecDeque::new(),
+            head: ChunkId::NONE,
+            tail: ChunkId::NONE,
+            cursor: ChunkId::NONE,
             cost: 0,
-            limit,
             finished: false,
-            hole_since: None,
         }
     }
 
@@ -126,8 +117,9 @@ impl Stream {
         self.nxt
     }
 
-    pub(crate) fn queue(&self) -> &VecDeque<Chunk> {
-        &self.queue
+    /// First chunk of the queue: the oldest that is not acknowledged.
+    pub(crate) fn head(&self) -> ChunkId {
+        self.head
     }
 
     /// The client's FIN is in order: no more bytes will come.
@@ -135,17 +127,27 @@ impl Stream {
         self.finished
     }
 
-    /// Since when bytes are missing in front of captured ones.
-    pub(crate) fn hole_since(&self) -> Option<Nanos> {
-        self.hole_since
+    /// Payload bytes behind `una` that are kept, in order or not.
+    pub(crate) fn pending(&self, una: SeqNumber, rare: &RareSlot) -> u32 {
+        let in_order = self.nxt.since(una).max(0) as u32;
+        let fin = u32::from(self.finished && in_order > 0);
+        in_order - fin + rare.get().map_or(0, |r| r.ahead.bytes)
     }
 
-    /// Takes a captured segment.
-    pub(crate) fn insert(&mut self, arena: &mut Arena, seg: &Incoming<'_>) -> Inserted {
+    /// Takes a captured segment. `limit` is the most bytes of blocks that this session may have.
+    pub(crate) fn insert(
+        &mut self,
+        arena: &mut Arena,
+        rare: &mut RareSlot,
+        pool: &mut RarePool,
+        limit: u32,
+        now: Clock,
+        seg: &Incoming<'_>,
+    ) -> Inserted {
         let distance = seg.seq.since(self.nxt);
         // A jump beyond what the session may buffer cannot be reordering; the other way round, older
         // than a whole window, it is a packet of an earlier connection on this tuple.
-        if distance > self.limit as i32 || distance < -(1 << 30) {
+        if distance > limit.min(i32::MAX as u32) as i32 || distance < -(1 << 30) {
             return Inserted::Foreign;
         }
         if self.finished {
@@ -154,64 +156,144 @@ impl Stream {
                 new: false,
             };
         }
-        if distance == 0
-            && self.ahead.is_empty()
-            && !seg.fin
-            && seg.payload.len() <= seg.piece
-            && self.cost < self.limit
-        {
-            return self.append(arena, seg);
+        if distance <= 0 && rare.get().is_none_or(|r| r.ahead.is_empty()) {
+            return self.append(arena, limit, now, seg);
         }
+        self.insert_ahead(arena, rare, pool, limit, now, seg)
+    }
+
+    /// The usual case: in order, nothing waits behind a hole.
+    fn append(
+        &mut self,
+        arena: &mut Arena,
+        limit: u32,
+        now: Clock,
+        seg: &Incoming<'_>,
+    ) -> Inserted {
+        let known = self.nxt.since(seg.seq) as u32 as usize;
+        let end = seg.seq + seg.payload.len() as u32;
+        let mut rest = seg.payload.get(known..).unwrap_or_default();
         let mut taken = 0;
-        let mut new_fin = false;
-        let mut full = false;
+        while !rest.is_empty() {
+            let len = rest.len().min(seg.piece.max(1));
+            let (bytes, later) = rest.split_at(len);
+            let mut chunk = Chunk::new(self.nxt, seg.ack, seg.at, now.brief);
+            chunk.psh = seg.psh && later.is_empty();
+            if self.cost >= limit || !self.store(arena, chunk, bytes) {
+                return Inserted::Full { bytes: taken };
+            }
+            taken += len as u32;
+            rest = later;
+        }
+        let new_fin = seg.fin && end == self.nxt;
+        if new_fin {
+            let mut chunk = Chunk::new(end, seg.ack, seg.at, now.brief);
+            chunk.fin = true;
+            if !self.store(arena, chunk, &[]) {
+                return Inserted::Full { bytes: taken };
+            }
+            self.finished = true;
+        }
+        Inserted::Taken {
+            bytes: taken,
+            new: taken > 0 || new_fin,
+        }
+    }
+
+    /// Puts a chunk at the end of the queue.
+    #[inline]
+    fn store(&mut self, arena: &mut Arena, chunk: Chunk, bytes: &[u8]) -> bool {
+        let Some((id, cost)) = arena.store(chunk, bytes) else {
+            return false;
+        };
+        self.cost += cost as u32;
+        self.nxt += bytes.len() as u32 + u32::from(chunk.fin);
+        self.push(arena, id);
+        true
+    }
+
+    #[inline]
+    fn push(&mut self, arena: &mut Arena, id: ChunkId) {
+        if let Some(tail) = arena.chunk_mut(self.tail) {
+            tail.next = id;
+        } else {
+            self.head = id;
+        }
+        self.tail = id;
+        if self.cursor.is_none() {
+            self.cursor = id;
+        }
+    }
+
+    /// Fills the gaps between what is there already from the segment.
+    fn insert_ahead(
+        &mut self,
+        arena: &mut Arena,
+        rare: &mut RareSlot,
+        pool: &mut RarePool,
+        limit: u32,
+        now: Clock,
+        seg: &Incoming<'_>,
+    ) -> Inserted {
+        let ahead = &mut rare.need(pool).ahead;
         let mut end = seg.seq + seg.payload.len() as u32;
-        if let Some(fin) = self.ahead.back().filter(|c| c.fin && end.after(c.seq)) {
+        let last = arena.chunk(ahead.tail).copied();
+        if let Some(fin) = last.filter(|c| c.fin && end.after(c.seq)) {
             // Bytes behind the FIN cannot exist; a client that sends them is broken.
             end = fin.seq;
         }
         let mut cursor = seg.seq.max(self.nxt);
-        // Walk the gaps between what is there already and fill each from the segment.
-        let mut i = 0;
-        while cursor.before(end) && !full {
-            let (gap_end, skip_to) = match self.ahead.get(i) {
-                Some(c) if !c.seq.after(cursor) => {
+        let (mut prev, mut next) = match last {
+            // The usual case: behind everything.
+            Some(c) if !cursor.before(c.end()) => (ahead.tail, ChunkId::NONE),
+            _ => (ChunkId::NONE, ahead.head),
+        };
+        let (mut taken, mut full) = (0, false);
+        while cursor.before(end) {
+            let mut gap_end = end;
+            if let Some(c) = arena.chunk(next) {
+                if !c.seq.after(cursor) {
                     cursor = cursor.max(c.end());
-                    i += 1;
+                    (prev, next) = (next, c.next);
                     continue;
                 }
-                Some(c) if c.seq.before(end) => (c.seq, c.end()),
-                _ => (end, end),
-            };
-            while cursor.before(gap_end) {
-                let from = cursor.since(seg.seq) as usize;
-                let len = (gap_end.since(cursor) as usize).min(seg.piece.max(1));
-                let bytes = seg.payload.get(from..from + len).unwrap_or_default();
-                if bytes.is_empty() || !self.put(arena, i, cursor, bytes, seg, end) {
-                    full = true;
-                    break;
+                if c.seq.before(end) {
+                    gap_end = c.seq;
                 }
-                taken += len as u32;
-                cursor += len as u32;
-                i += 1;
             }
-            cursor = cursor.max(skip_to);
-            i += 1;
+            let from = cursor.since(seg.seq) as usize;
+            let len = (gap_end.since(cursor) as usize).min(seg.piece.max(1));
+            let bytes = seg.payload.get(from..from + len).unwrap_or_default();
+            let mut chunk = Chunk::new(cursor, seg.ack, seg.at, now.brief);
+            chunk.psh = seg.psh && cursor + len as u32 == end;
+            let room = ahead.count < MAX_AHEAD && self.cost < limit && !bytes.is_empty();
+            let Some((id, cost)) = room.then(|| arena.store(chunk, bytes)).flatten() else {
+                full = true;
+                break;
+            };
+            self.cost += cost as u32;
+            ahead.link(arena, prev, id, next);
+            ahead.bytes += len as u32;
+            taken += len as u32;
+            cursor += len as u32;
+            prev = id;
         }
         // A FIN in front of bytes that the client has sent is forged: kept, it would block the stream.
-        let last = !end.before(self.nxt) && self.ahead.back().is_none_or(|c| !c.end().after(end));
-        if seg.fin && !full && last {
-            let chunk = Chunk {
-                seq: end,
-                block: None,
-                psh: false,
-                fin: true,
-                stamp: seg.stamp,
-            };
-            self.ahead.push_back(chunk);
-            new_fin = true;
+        let last = arena.chunk(ahead.tail);
+        let is_last = !end.before(self.nxt) && last.is_none_or(|c| !c.end().after(end));
+        let mut new_fin = false;
+        if seg.fin && !full && is_last {
+            let mut chunk = Chunk::new(end, seg.ack, seg.at, now.brief);
+            chunk.fin = true;
+            if let Some((id, cost)) = arena.store(chunk, &[]) {
+                self.cost += cost as u32;
+                ahead.link(arena, ahead.tail, id, ChunkId::NONE);
+                new_fin = true;
+            } else {
+                full = true;
+            }
         }
-        self.advance(seg.stamp.arrived);
+        self.advance(arena, rare, now.from);
         if full {
             return Inserted::Full { bytes: taken };
         }
@@ -221,85 +303,50 @@ impl Stream {
         }
     }
 
-    /// The usual case: one segment, in order, nothing waiting behind a hole.
-    fn append(&mut self, arena: &mut Arena, seg: &Incoming<'_>) -> Inserted {
-        let Some(block) = arena.store(seg.payload) else {
-            return Inserted::Full { bytes: 0 };
+    /// Moves what is in order from `ahead` to the queue.
+    fn advance(&mut self, arena: &mut Arena, rare: &mut RareSlot, now: Tick) {
+        let Some(ahead) = rare.get_mut().map(|r| &mut r.ahead) else {
+            return;
         };
-        self.cost += block.cost();
-        let bytes = block.len() as u32;
-        self.queue.push_back(Chunk {
-            seq: seg.seq,
-            block: Some(block),
-            psh: seg.psh,
-            fin: false,
-            stamp: seg.stamp,
-        });
-        self.nxt += bytes;
-        Inserted::Taken {
-            bytes,
-            new: bytes > 0,
-        }
-    }
-
-    fn put(
-        &mut self,
-        arena: &mut Arena,
-        at: usize,
-        seq: SeqNumber,
-        bytes: &[u8],
-        seg: &Incoming<'_>,
-        end: SeqNumber,
-    ) -> bool {
-        if self.ahead.len() >= MAX_AHEAD || self.cost >= self.limit {
-            return false;
-        }
-        let Some(block) = arena.store(bytes) else {
-            return false;
-        };
-        self.cost += block.cost();
-        let psh = seg.psh && seq + bytes.len() as u32 == end;
-        let chunk = Chunk {
-            seq,
-            block: Some(block),
-            psh,
-            fin: false,
-            stamp: seg.stamp,
-        };
-        self.ahead.insert(at.min(self.ahead.len()), chunk);
-        true
-    }
-
-    /// Moves what is in order from `ahead` to `queue`.
-    fn advance(&mut self, now: Nanos) {
         let before = self.nxt;
-        while let Some(c) = self.ahead.front() {
-            if c.seq != self.nxt {
+        while let Some(c) = arena.chunk_mut(ahead.head).filter(|c| c.seq == self.nxt) {
+            let (id, len, fin) = (ahead.head, c.len(), c.fin);
+            ahead.head = std::mem::take(&mut c.next);
+            ahead.count -= 1;
+            ahead.bytes -= len;
+            self.nxt += len + u32::from(fin);
+            self.finished = fin;
+            self.push(arena, id);
+        }
+        if ahead.head.is_none() {
+            *ahead = Ahead::default();
+        } else if ahead.since.is_none() || self.nxt != before {
+            ahead.since = Some(now);
+        }
+    }
+
+    /// Drops what lies wholly before `una`.
+    #[inline]
+    pub(crate) fn acknowledge(&mut self, arena: &mut Arena, una: SeqNumber) -> Gone {
+        let mut gone = Gone::default();
+        let mut twice = false;
+        while let Some(&Chunk { sent_at, next, .. }) =
+            arena.chunk(self.head).filter(|c| !c.end().after(una))
+        {
+            twice |= sent_at.is_none();
+            gone.sent_at = sent_at;
+            if self.cursor == self.head {
+                self.cursor = next;
+            }
+            self.cost -= arena.release(self.head) as u32;
+            self.head = next;
+            if next.is_none() {
+                self.tail = next;
                 break;
             }
-            let Some(c) = self.ahead.pop_front() else {
-                break;
-            };
-            self.nxt = c.end();
-            self.finished = c.fin;
-            self.queue.push_back(c);
         }
-        if self.ahead.is_empty() {
-            self.hole_since = None;
-        } else if self.hole_since.is_none() || self.nxt != before {
-            self.hole_since = Some(now);
-        }
-    }
-
-    /// Drops what lies wholly before `una`; returns how many chunks went.
-    pub(crate) fn acknowledge(&mut self, arena: &mut Arena, una: SeqNumber) -> usize {
-        let mut gone = 0;
-        while self.queue.front().is_some_and(|c| !c.end().after(una)) {
-            let Some(c) = self.queue.pop_front() else {
-                break;
-            };
-            self.discard(arena, c);
-            gone += 1;
+        if twice {
+            gone.sent_at = None;
         }
         gone
     }
@@ -315,23 +362,38 @@ impl Stream {
     }
 
     /// Gives all memory back. What was captured stays known to [`Stream::skip`].
-    pub(crate) fn clear(&mut self, arena: &mut Arena) {
-        if let Some(last) = self.ahead.back() {
+    pub(crate) fn clear(&mut self, arena: &mut Arena, rare: &mut RareSlot) {
+        let ahead = rare.get_mut().map(|r| std::mem::take(&mut r.ahead));
+        let ahead = ahead.unwrap_or_default();
+        if let Some(last) = arena.chunk(ahead.tail) {
             self.nxt = self.nxt.max(last.end());
         }
-        while let Some(c) = self.queue.pop_front().or_else(|| self.ahead.pop_front()) {
-            self.discard(arena, c);
+        for mut id in [self.head, ahead.head] {
+            while let Some(next) = arena.chunk(id).map(|c| c.next) {
+                arena.release(id);
+                id = next;
+            }
         }
-        self.queue = VecDeque::new();
-        self.ahead = VecDeque::new();
-        self.hole_since = None;
+        (self.head, self.tail, self.cursor) = Default::default();
+        self.cost = 0;
     }
+}
 
-    fn discard(&mut self, arena: &mut Arena, chunk: Chunk) {
-        if let Some(block) = chunk.block {
-            self.cost -= block.cost().min(self.cost);
-            arena.release(block);
+impl Ahead {
+    /// Puts `id` between two neighbours.
+    fn link(&mut self, arena: &mut Arena, prev: ChunkId, id: ChunkId, next: ChunkId) {
+        if let Some(c) = arena.chunk_mut(id) {
+            c.next = next;
         }
+        if let Some(c) = arena.chunk_mut(prev) {
+            c.next = id;
+        } else {
+            self.head = id;
+        }
+        if next.is_none() {
+            self.tail = id;
+        }
+        self.count += 1;
     }
 }
 

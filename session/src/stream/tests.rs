@@ -7,11 +7,69 @@ use proptest::prelude::*;
 /// Start near the wrap-around so that every test crosses it.
 const FIRST: SeqNumber = SeqNumber(u32::MAX - 200);
 
-fn stamp() -> Stamp {
-    Stamp {
-        ack: SeqNumber(1),
-        at: Nanos(1),
-        arrived: Nanos(1),
+/// A stream with what a session lends it.
+struct Rig {
+    a: Arena,
+    s: Stream,
+    rare: RareSlot,
+    pool: RarePool,
+    limit: u32,
+}
+
+impl Rig {
+    fn new(budget: usize, limit: u32) -> Self {
+        Self {
+            a: Arena::new(budget),
+            s: Stream::new(FIRST),
+            rare: RareSlot::default(),
+            pool: RarePool::default(),
+            limit,
+        }
+    }
+
+    fn insert(&mut self, seg: &Incoming<'_>) -> Inserted {
+        let now = Clock::at(Nanos(1));
+        let got = self.s.insert(
+            &mut self.a,
+            &mut self.rare,
+            &mut self.pool,
+            self.limit,
+            now,
+            seg,
+        );
+        self.rare.tidy(&mut self.pool);
+        got
+    }
+
+    fn chunks(&self, head: ChunkId) -> Vec<(ChunkId, Chunk)> {
+        let first = self.a.chunk(head).map(|c| (head, *c));
+        std::iter::successors(first, |(_, c)| self.a.chunk(c.next).map(|n| (c.next, *n))).collect()
+    }
+
+    fn queue(&self) -> Vec<(ChunkId, Chunk)> {
+        self.chunks(self.s.head)
+    }
+
+    fn ahead(&self) -> Vec<(ChunkId, Chunk)> {
+        self.rare
+            .get()
+            .map_or(Vec::new(), |r| self.chunks(r.ahead.head))
+    }
+
+    fn in_order(&self) -> Vec<u8> {
+        self.queue()
+            .iter()
+            .flat_map(|(id, _)| self.a.bytes(*id).to_vec())
+            .collect()
+    }
+
+    fn hole(&self) -> bool {
+        self.rare.get().is_some_and(|r| r.ahead.since().is_some())
+    }
+
+    fn clear(&mut self) -> usize {
+        self.s.clear(&mut self.a, &mut self.rare);
+        self.a.used()
     }
 }
 
@@ -27,72 +85,81 @@ fn incoming(payload: &[u8], offset: i64, fin: bool) -> Incoming<'_> {
         psh: true,
         fin,
         piece: 100,
-        stamp: stamp(),
+        ack: SeqNumber(1),
+        at: Nanos(1),
     }
-}
-
-fn in_order(s: &Stream, a: &Arena) -> Vec<u8> {
-    s.queue().iter().flat_map(|c| c.bytes(a).to_vec()).collect()
 }
 
 #[test]
 fn a_hole_holds_back_what_follows() {
-    let (mut a, mut s) = (Arena::new(1 << 20), Stream::new(FIRST, 1 << 20));
+    let mut r = Rig::new(1 << 20, 1 << 20);
     let data: Vec<u8> = (0..300).map(byte).collect();
     assert_eq!(
-        s.insert(&mut a, &incoming(&data[200..], 200, true)),
+        r.insert(&incoming(&data[200..], 200, true)),
         Inserted::Taken {
             bytes: 100,
             new: true
         }
     );
-    assert!(s.queue().is_empty() && s.hole_since().is_some() && !s.finished());
+    assert!(r.queue().is_empty() && r.hole() && !r.s.finished());
     assert_eq!(
-        s.insert(&mut a, &incoming(&data[..200], 0, false)),
+        r.insert(&incoming(&data[..200], 0, false)),
         Inserted::Taken {
             bytes: 200,
             new: true
         }
     );
-    assert_eq!(in_order(&s, &a), data);
-    assert!(s.finished() && s.hole_since().is_none());
-    assert_eq!(s.nxt(), FIRST + 301);
-    s.clear(&mut a);
-    assert_eq!(a.used(), 0);
+    assert_eq!(r.in_order(), data);
+    assert!(r.s.finished() && !r.hole());
+    assert_eq!(r.s.nxt(), FIRST + 301);
+    assert_eq!(r.clear(), 0);
 }
 
 #[test]
 fn merged_segments_are_cut_where_the_client_cut_them_and_psh_is_on_the_last() {
-    let (mut a, mut s) = (Arena::new(1 << 20), Stream::new(FIRST, 1 << 20));
+    let mut r = Rig::new(1 << 20, 1 << 20);
     let data: Vec<u8> = (0..250).map(byte).collect();
-    s.insert(&mut a, &incoming(&data, 0, false));
-    let cut: Vec<_> = s.queue().iter().map(|c| (c.len(), c.psh)).collect();
+    r.insert(&incoming(&data, 0, false));
+    let cut: Vec<_> = r.queue().iter().map(|(_, c)| (c.len(), c.psh)).collect();
     assert_eq!(cut, [(100, false), (100, false), (50, true)]);
-    assert_eq!(s.acknowledge(&mut a, FIRST + 150), 1);
-    assert_eq!(s.queue().front().unwrap().seq, FIRST + 100);
+    r.s.acknowledge(&mut r.a, FIRST + 150);
+    assert_eq!(r.queue()[0].1.seq, FIRST + 100);
+}
+
+#[test]
+fn rfc6298_karn_an_acknowledgement_of_something_sent_twice_gives_no_round_trip() {
+    let mut r = Rig::new(1 << 20, 1 << 20);
+    r.insert(&incoming(&[7; 300], 0, true));
+    let sent = |ms| Some(Clock::at(Nanos::from_millis(ms)).brief);
+    let ids: Vec<ChunkId> = r.queue().iter().map(|(id, _)| *id).collect();
+    for (id, at) in ids.iter().zip([sent(1), None, sent(3), sent(4)]) {
+        r.a.chunk_mut(*id).unwrap().sent_at = at;
+    }
+    assert_eq!(r.s.acknowledge(&mut r.a, FIRST + 100).sent_at, sent(1));
+    assert_eq!(r.s.acknowledge(&mut r.a, FIRST + 300).sent_at, None);
+    assert_eq!(r.s.acknowledge(&mut r.a, FIRST + 301).sent_at, sent(4));
+    assert!(r.queue().is_empty() && r.s.head.is_none() && r.s.tail.is_none());
+    assert_eq!(r.s.pending(FIRST + 301, &r.rare), 0);
 }
 
 #[test]
 fn foreign_sequence_space_and_limits() {
-    let (mut a, mut s) = (Arena::new(1 << 20), Stream::new(FIRST, 4096));
+    let mut r = Rig::new(1 << 20, 4096);
+    assert_eq!(r.insert(&incoming(b"x", 1 << 29, false)), Inserted::Foreign);
     assert_eq!(
-        s.insert(&mut a, &incoming(b"x", 1 << 29, false)),
-        Inserted::Foreign
-    );
-    assert_eq!(
-        s.insert(&mut a, &incoming(b"x", -(1 << 30) - 1, false)),
+        r.insert(&incoming(b"x", -(1 << 30) - 1, false)),
         Inserted::Foreign
     );
     // Keep-alive probes repeat an old byte.
     assert_eq!(
-        s.insert(&mut a, &incoming(b"x", -1, false)),
+        r.insert(&incoming(b"x", -1, false)),
         Inserted::Taken {
             bytes: 0,
             new: false
         }
     );
     let data = vec![0; 3200];
-    let got = s.insert(&mut a, &incoming(&data, 0, false));
+    let got = r.insert(&incoming(&data, 0, false));
     assert_eq!(got, Inserted::Full { bytes: 1600 });
 }
 
@@ -104,16 +171,16 @@ proptest! {
         fin_early in any::<bool>(),
     ) {
         let data: Vec<u8> = (0..len).map(byte).collect();
-        let (mut a, mut s) = (Arena::new(1 << 22), Stream::new(FIRST, 1 << 22));
+        let mut r = Rig::new(1 << 22, 1 << 22);
         let mut seen = vec![false; len];
         let mut total = 0u32;
         if fin_early {
-            s.insert(&mut a, &incoming(&[], len as i64, true));
+            r.insert(&incoming(&[], len as i64, true));
         }
         for (from, size) in cuts {
             let from = from.min(len - 1);
             let to = (from + size).min(len);
-            match s.insert(&mut a, &incoming(&data[from..to], from as i64, to == len)) {
+            match r.insert(&incoming(&data[from..to], from as i64, to == len)) {
                 Inserted::Taken { bytes, .. } => {
                     let new = seen[from..to].iter().filter(|b| !**b).count();
                     prop_assert_eq!(bytes as usize, new);
@@ -123,14 +190,12 @@ proptest! {
             }
             seen[from..to].fill(true);
             let prefix = seen.iter().take_while(|b| **b).count();
-            prop_assert_eq!(in_order(&s, &a), &data[..prefix]);
-            let ahead_sorted = s.ahead.iter().zip(s.ahead.iter().skip(1))
-                .all(|(x, y)| !x.end().after(y.seq));
+            prop_assert_eq!(r.in_order(), &data[..prefix]);
+            let ahead_sorted = r.ahead().windows(2).all(|w| !w[0].1.end().after(w[1].1.seq));
             prop_assert!(ahead_sorted);
         }
         prop_assert_eq!(total as usize, seen.iter().filter(|b| **b).count());
-        s.clear(&mut a);
-        prop_assert_eq!(a.used(), 0);
+        prop_assert_eq!(r.clear(), 0);
     }
 
     /// Packets that were cut, FINs at any place (also where they cannot be), little memory.
@@ -146,7 +211,7 @@ proptest! {
     ) {
         let data: Vec<u8> = (0..len).map(byte).collect();
         let budget = blocks * BLOCK_BYTES[0];
-        let (mut a, mut s) = (Arena::new(budget), Stream::new(FIRST, limit));
+        let mut r = Rig::new(budget, limit as u32);
         let mut seen = vec![false; len];
         let (mut total, mut wrong_fin) = (0u32, false);
         for (from, size, kept, fin) in packets {
@@ -159,8 +224,8 @@ proptest! {
             };
             let is_fin = fin.is_some() || (to == len && kept > size);
             wrong_fin |= fin.is_some_and(|at| at != len);
-            let before = (in_order(&s, &a), s.finished());
-            let got = s.insert(&mut a, &incoming(payload, from as i64, is_fin));
+            let before = (r.in_order(), r.s.finished());
+            let got = r.insert(&incoming(payload, from as i64, is_fin));
             let new = seen.iter().skip(from).take(payload.len()).filter(|b| !**b).count();
             let full = matches!(got, Inserted::Full { .. });
             match got {
@@ -173,30 +238,31 @@ proptest! {
                 Inserted::Full { bytes } => {
                     prop_assert!((bytes as usize) < new);
                     total += bytes;
-                    let spent = a.used() + BLOCK_BYTES[0] > budget || s.cost >= limit;
-                    prop_assert!(spent, "{} of {}, limit {}", a.used(), budget, limit);
+                    let spent = r.a.used() + BLOCK_BYTES[0] > budget || r.s.cost as usize >= limit;
+                    prop_assert!(spent, "{} of {}, limit {}", r.a.used(), budget, limit);
                 }
                 Inserted::Foreign => prop_assert!(from > limit),
             }
-            let queue = in_order(&s, &a);
+            let queue = r.in_order();
             prop_assert!(queue.starts_with(&before.0) && data.starts_with(&queue));
-            prop_assert!(a.used() <= budget);
-            let ahead: u32 = s.ahead.iter().map(Chunk::len).sum();
+            prop_assert!(r.a.used() <= budget);
+            let ahead: u32 = r.ahead().iter().map(|(_, c)| c.len()).sum();
             prop_assert_eq!(total, queue.len() as u32 + ahead, "taken and thrown away");
-            prop_assert!(s.ahead.front().is_none_or(|c| c.seq.after(s.nxt())), "stuck");
-            prop_assert_eq!(s.hole_since().is_some(), !s.ahead.is_empty());
-            let sent = queue.len() as u32 + u32::from(s.finished());
-            prop_assert_eq!(s.nxt(), FIRST + sent);
+            prop_assert!(r.ahead().first().is_none_or(|(_, c)| c.seq.after(r.s.nxt())), "stuck");
+            prop_assert_eq!(r.hole(), !r.ahead().is_empty());
+            let sent = queue.len() as u32 + u32::from(r.s.finished());
+            prop_assert_eq!(r.s.nxt(), FIRST + sent);
             if full {
                 // The session ends with that.
                 break;
             }
             let prefix = seen.iter().take_while(|b| **b).count();
             prop_assert!(queue.len() == prefix || wrong_fin);
-            prop_assert!(s.finished() <= (prefix == len || wrong_fin));
+            prop_assert!(r.s.finished() <= (prefix == len || wrong_fin));
         }
         prop_assert!(total as usize <= len);
-        s.clear(&mut a);
-        prop_assert_eq!(a.used(), 0);
+        let una = FIRST;
+        prop_assert_eq!(r.s.pending(una, &r.rare), total);
+        prop_assert_eq!(r.clear(), 0);
     }
 }

@@ -1,7 +1,7 @@
 //! One captured client, an engine, and a wire to a target that is modelled by the test.
 
 use common::flow::{ClientSegment, Nanos, ResponseHeader, Segment};
-use common::packet::{Addr, Endpoint, SeqNumber, TcpFlags, TcpOptions};
+use common::packet::{Addr, Endpoint, SackBlocks, SeqNumber, TcpFlags, TcpOptions};
 use session::{Engine, EngineConfig, Metric, Outcome, Output, SessionEnd};
 
 pub const CLIENT: Endpoint = Endpoint::new(Addr::v4([192, 0, 2, 7]), 40_000);
@@ -131,6 +131,7 @@ impl Rig {
             window,
             payload_len: len,
             options: TcpOptions::default(),
+            sack: SackBlocks::default(),
         }
     }
 

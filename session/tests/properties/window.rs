@@ -3,7 +3,7 @@
 
 use crate::rig::{ACK, FIN_ACK, ISS, PSH_ACK, Rig, Sent, byte};
 use common::flow::{Nanos, ResponseHeader};
-use common::packet::{SackBlock, TcpFlags};
+use common::packet::{SackBlock, SackBlocks, TcpFlags};
 use proptest::prelude::*;
 use session::{EngineConfig, Outcome, Rtt};
 use std::collections::VecDeque;
@@ -74,11 +74,10 @@ impl Receiver {
         let left = at(self.in_order as usize, true);
         let right = at(left, false);
         if left < right {
-            h.options.sack_count = 1;
-            h.options.sack[0] = SackBlock {
+            h.sack = SackBlocks::new(&[SackBlock {
                 left: ISS + 1 + left as u32,
                 right: ISS + 1 + right as u32,
-            };
+            }]);
         }
     }
 }

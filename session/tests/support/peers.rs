@@ -4,7 +4,7 @@ use super::reader::{Reader, choose};
 use super::watch::Connection;
 use super::world::{Packet, World};
 use common::flow::{Nanos, ResponseHeader};
-use common::packet::{SackBlock, SeqNumber, TcpFlags, TcpOptions, Timestamps};
+use common::packet::{SackBlock, SackBlocks, SeqNumber, TcpFlags, TcpOptions, Timestamps};
 
 const SYN: TcpFlags = TcpFlags::SYN;
 const ACK: TcpFlags = TcpFlags::ACK;
@@ -79,7 +79,6 @@ impl Client {
             window_scale: (bits & 2 == 0).then_some(7),
             sack_permitted: bits & 4 == 0,
             timestamps: (bits & 8 == 0).then_some(Timestamps { val: 90, ecr: 0 }),
-            ..TcpOptions::default()
         };
         Packet {
             options: self.options,
@@ -161,6 +160,7 @@ fn header(c: &Connection, seq: SeqNumber, ack: SeqNumber, flags: TcpFlags) -> Re
         window: 60_000,
         payload_len: 0,
         options: TcpOptions::default(),
+        sack: SackBlocks::default(),
     }
 }
 
@@ -172,7 +172,6 @@ fn syn_ack(c: &Connection, bits: u8) -> ResponseHeader {
             window_scale: (bits & 1 == 0).then_some(2),
             sack_permitted: true,
             timestamps: (bits & 2 == 0).then_some(Timestamps { val: 7, ecr: 90 }),
-            ..TcpOptions::default()
         },
         ..header(c, IRS, c.iss + 1, SYN.with(ACK))
     }
@@ -216,15 +215,16 @@ pub fn responds(w: &mut World, which: u8, r: &mut Reader<'_>) {
             11 => h.seq = seq + 3_000,
             12 => h.seq = seq - 1_000,
             13 => {
-                h.options.sack_count = 2;
-                h.options.sack[0] = SackBlock {
-                    left: c.nxt - 100,
-                    right: c.nxt,
-                };
-                h.options.sack[1] = SackBlock {
-                    left: h.ack + 10,
-                    right: h.ack + 50,
-                };
+                h.sack = SackBlocks::new(&[
+                    SackBlock {
+                        left: c.nxt - 100,
+                        right: c.nxt,
+                    },
+                    SackBlock {
+                        left: h.ack + 10,
+                        right: h.ack + 50,
+                    },
+                ]);
             }
             14 => h.flags = TcpFlags(how & 0x0f),
             _ => h.seq = SeqNumber(r.u32()),

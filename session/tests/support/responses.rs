@@ -99,6 +99,11 @@ fn fields(w: &World, control: u8, r: &mut Reader<'_>) -> Option<ResponseHeader> 
         2 => c.nxt + near(r),
         _ => SeqNumber(r.u32()),
     };
+    let (options, sack) = if shape & 0x80 == 0 {
+        Default::default()
+    } else {
+        TcpOptions::parse_with_sack(r.bytes(40))
+    };
     Some(ResponseHeader {
         target: c.dst,
         client: c.src,
@@ -112,10 +117,7 @@ fn fields(w: &World, control: u8, r: &mut Reader<'_>) -> Option<ResponseHeader> 
             // BIG TCP goes up to half a megabyte.
             _ => r.u32() % (1 << 20),
         },
-        options: if shape & 0x80 == 0 {
-            TcpOptions::default()
-        } else {
-            TcpOptions::parse(r.bytes(40))
-        },
+        options,
+        sack,
     })
 }

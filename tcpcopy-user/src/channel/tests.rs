@@ -1,5 +1,5 @@
 use super::*;
-use common::packet::{Addr, SeqNumber, TcpFlags, TcpOptions};
+use common::packet::{Addr, SackBlocks, SeqNumber, TcpFlags, TcpOptions};
 use common::wire::compat::{self, ClientRecord, MAX_RECORDS};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -26,6 +26,7 @@ fn header(n: u16) -> ResponseHeader {
         window: n,
         payload_len: u32::from(n),
         options: TcpOptions::default(),
+        sack: SackBlocks::default(),
     }
 }
 

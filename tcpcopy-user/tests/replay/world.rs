@@ -3,7 +3,7 @@
 
 use crate::client::ANSWER_BYTES;
 use common::flow::{CaptureMeta, Captured, ResponseHeader};
-use common::packet::{Endpoint, SeqNumber, TcpFlags, TcpOptions, decode_frame};
+use common::packet::{Endpoint, SackBlocks, SeqNumber, TcpFlags, TcpOptions, decode_frame};
 use common::wire::compat::{self, ClientRecord};
 use dataplane::memory::MemoryTransmit;
 use std::collections::HashMap;
@@ -174,6 +174,7 @@ impl World {
                     mss: flags.has(TcpFlags::SYN).then_some(1460),
                     ..TcpOptions::default()
                 },
+                sack: SackBlocks::default(),
             };
         if flags.has(TcpFlags::RST) {
             c.reset = true;

@@ -83,13 +83,13 @@ fn payload_length_survives_options_that_do_not_fit() {
     h.payload_len = 1400;
     h.options = TcpOptions {
         timestamps: Some(Timestamps { val: 1, ecr: 2 }),
-        sack: [SackBlock {
-            left: SeqNumber(1),
-            right: SeqNumber(2),
-        }; 4],
-        sack_count: 3,
         ..TcpOptions::default()
     };
+    let block = SackBlock {
+        left: SeqNumber(1),
+        right: SeqNumber(2),
+    };
+    h.sack = SackBlocks::new(&[block; 3]);
     let r = encode_record(&h).unwrap();
     let back = decode_record(&r).unwrap();
     assert_eq!(back.payload_len, 1400);

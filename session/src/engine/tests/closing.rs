@@ -94,6 +94,20 @@ fn reset_by_the_target_in_the_middle_and_after_its_close() {
 }
 
 #[test]
+fn a_reset_in_place_of_the_answer_completes_nothing() {
+    for (answer, outcome) in [(0, Outcome::ResetByTarget), (20, Outcome::Completed)] {
+        let mut r = Rig::open();
+        r.client(1, 0, PSH_ACK, b"request");
+        r.client(8, 100, FIN_ACK, b"");
+        r.target(1, 8, PSH_ACK, answer);
+        r.target(1 + answer, 8, RST.with(ACK), 0);
+        assert_eq!(r.outcome(), Some(outcome), "{answer} bytes of 100");
+        assert_eq!(r.engine.totals().bytes_delivered, 7);
+        r.settle();
+    }
+}
+
+#[test]
 fn a_new_connection_on_the_same_ports_leaves_the_old_its_data() {
     let mut r = Rig::open();
     r.client(1, 0, PSH_ACK, b"request");
@@ -133,6 +147,7 @@ fn a_target_that_closes_after_each_answer_gets_a_new_connection_per_request() {
         window: 60_000,
         payload_len: len,
         options: TcpOptions::default(),
+        sack: SackBlocks::default(),
     };
     r.header(&from_again(100, 6, SYN_ACK, 0));
     let data = r.after(0);
@@ -211,6 +226,7 @@ fn a_request_that_meets_no_connection_any_more_goes_out_again_on_a_new_one() {
         window: 60_000,
         payload_len: len,
         options: TcpOptions::default(),
+        sack: SackBlocks::default(),
     };
     r.header(&from_again(100, 6, SYN_ACK, 0));
     assert_eq!(Rig::brief(&r.after(0)), [(ACK, 6, 8), (PSH_ACK, 14, 12)]);

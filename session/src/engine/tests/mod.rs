@@ -8,7 +8,7 @@ mod sending;
 use super::*;
 use crate::{Metric, Rtt};
 use common::flow::{Cause, Segment};
-use common::packet::{Addr, Endpoint, SeqNumber, TcpFlags, TcpOptions, Timestamps};
+use common::packet::{Addr, Endpoint, SackBlocks, SeqNumber, TcpFlags, TcpOptions, Timestamps};
 
 const CLIENT: Endpoint = Endpoint::new(Addr::v4([192, 0, 2, 7]), 40_000);
 const ONLINE: Endpoint = Endpoint::new(Addr::v4([10, 0, 0, 2]), 80);
@@ -95,7 +95,6 @@ impl Rig {
             window_scale: Some(7),
             sack_permitted: true,
             timestamps: Some(Timestamps { val: 90, ecr: 0 }),
-            ..TcpOptions::default()
         };
         Self {
             engine: Engine::new(config),
@@ -160,6 +159,7 @@ impl Rig {
                 mss: flags.has(SYN).then_some(1460),
                 ..TcpOptions::default()
             },
+            sack: SackBlocks::default(),
         };
         self.header(&h);
     }
@@ -227,6 +227,6 @@ impl Rig {
             "{:?}",
             self.engine.totals()
         );
-        assert!(self.engine.by_capture.is_empty() && self.engine.by_wire.is_empty());
+        assert!(self.engine.index.is_empty() && self.engine.paths.is_empty());
     }
 }

@@ -81,6 +81,7 @@ fn options_to_the_target_are_ours() {
             timestamps: Some(Timestamps { val: 777, ecr: 90 }),
             ..r.offered
         },
+        sack: SackBlocks::default(),
     };
     r.header(&h);
     let ack = r.after(0).pop().unwrap();

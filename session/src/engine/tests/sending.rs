@@ -172,6 +172,7 @@ fn large_captured_packets_are_cut_to_the_targets_mss() {
             mss: Some(500),
             ..TcpOptions::default()
         },
+        sack: SackBlocks::default(),
     };
     r.engine.response(now, &h, &mut r.wire);
     r.after(0);
@@ -277,6 +278,7 @@ fn ipv6_sessions_run_the_same_code() {
             mss: Some(9000),
             ..TcpOptions::default()
         },
+        sack: SackBlocks::default(),
     };
     engine.response(now, &h, &mut out);
     let lens: Vec<usize> = out.0.iter().map(|s| s.2).collect();
