@@ -10,12 +10,12 @@
 
 mod admission;
 
-use crate::index::Index;
-use crate::paths::{PathId, Paths};
+use crate::index::{Hash, Index};
+use crate::paths::Paths;
 use crate::rare::RarePool;
 use crate::reserve::Reserve;
 use crate::slab::Slab;
-use crate::state::{Context, Flags, Limits, Session};
+use crate::state::{Context, Flags, Limits, Session, Shared};
 use crate::strangers::Strangers;
 use crate::stream::Arena;
 use crate::table::{CaptureKey, Pair};
@@ -24,17 +24,13 @@ use crate::timer::Wheel;
 use crate::wire_tuple::TupleAllocator;
 use crate::{EngineConfig, Outcome, Output, Totals};
 use common::flow::{ClientSegment, Nanos, ResponseHeader};
-use common::packet::{Endpoint, TcpFlags};
+use common::packet::TcpFlags;
 
 /// All sessions of one worker.
 pub struct Engine {
-    config: EngineConfig,
-    limits: Limits,
-    /// The time of the last input.
-    now: Clock,
+    all: Shared,
     sessions: Slab<Session>,
     index: Index,
-    paths: Paths,
     /// Sessions without an outcome yet.
     open: usize,
     strangers: Strangers,
@@ -42,42 +38,52 @@ pub struct Engine {
     reserve: Reserve,
     /// When the first packet came: the beginning of a ramp.
     started_at: Option<Nanos>,
-    /// Every session is replayed.
-    all: bool,
-    arena: Arena,
-    rare: RarePool,
+    /// Not every session is replayed.
+    sampling: bool,
     wheel: Wheel,
     fired: Vec<u32>,
     acks: Vec<u32>,
-    totals: Totals,
     /// New sessions are opened: until the shutdown.
     accepting: bool,
+    /// Usual packets take the short way.
+    predicts: bool,
 }
 
 impl Engine {
     /// An engine without sessions.
     pub fn new(config: EngineConfig) -> Self {
         Self {
-            arena: Arena::new(config.buffer_bytes),
-            limits: Limits::new(&config),
-            now: Clock::at(Nanos(0)),
             index: Index::new(config.max_sessions),
-            paths: Paths::default(),
-            strangers: Strangers::default(),
+            sampling: config.percent < 100 || config.ramp,
+            all: Shared {
+                limits: Limits::new(&config),
+                now: Clock::at(Nanos(0)),
+                paths: Paths::default(),
+                arena: Arena::new(config.buffer_bytes),
+                pool: RarePool::default(),
+                totals: Totals::default(),
+                config,
+            },
             sessions: Slab::default(),
+            strangers: Strangers::default(),
             open: 0,
             tuples: TupleAllocator::default(),
             reserve: Reserve::default(),
             started_at: None,
-            all: config.percent >= 100 && !config.ramp,
-            config,
-            rare: RarePool::default(),
             wheel: Wheel::new(),
             fired: Vec::new(),
             acks: Vec::new(),
-            totals: Totals::default(),
             accepting: true,
+            predicts: true,
         }
+    }
+
+    /// An engine that treats all packets alike: for tests that compare both ways.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without_prediction(mut self) -> Self {
+        self.predicts = false;
+        self
     }
 
     /// Sessions that have no outcome yet.
@@ -87,44 +93,80 @@ impl Engine {
 
     /// What happened so far.
     pub fn totals(&self) -> &Totals {
-        &self.totals
+        &self.all.totals
     }
 
     /// Bytes of memory that hold captured data.
     pub fn buffered_bytes(&self) -> usize {
-        self.arena.used()
+        self.all.arena.used()
     }
 
     /// The clock is read once per batch, so this changes something once per batch.
     #[inline]
     fn set_time(&mut self, now: Nanos) {
-        if now != self.now.at {
-            self.now = Clock::at(now);
+        if now != self.all.now.at {
+            self.all.now = Clock::at(now);
             self.wheel.start_at(now);
         }
     }
 
     /// A captured packet from a client to production.
-    #[inline]
+    #[inline(never)]
     pub fn captured<O: Output>(&mut self, now: Nanos, seg: &ClientSegment<'_>, out: &mut O) {
         self.set_time(now);
-        self.totals.segments_captured += 1;
-        if !self.all && !self.selected(seg) {
+        self.all.totals.segments_captured += 1;
+        if self.sampling && !self.selected(seg) {
             let opens = seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK);
-            self.totals.not_sampled += u64::from(opens);
+            self.all.totals.not_sampled += u64::from(opens);
             return;
         }
         let hash = self.index.hash(seg.client);
-        let path = self.paths.find(seg.online, seg.target);
-        let opens = seg.flags.has(TcpFlags::SYN);
-        for replica in 0..self.config.replicas.max(1) {
-            let known = path.and_then(|path| self.find(hash, seg.client, path, replica));
-            match known {
-                Some(id) if !opens && !self.ended(id) => {
-                    self.run(id, out, |s, cx| s.captured(cx, seg));
-                }
-                _ => self.captured_rarely(known, replica, seg, out),
+        if self.all.config.replicas <= 1 {
+            self.captured_by(hash, 0, seg, out);
+        } else {
+            self.captured_by_all(hash, seg, out);
+        }
+    }
+
+    /// A packet for every copy of its connection.
+    #[inline(never)]
+    fn captured_by_all<O: Output>(&mut self, hash: Hash, seg: &ClientSegment<'_>, out: &mut O) {
+        for replica in 0..self.all.config.replicas {
+            self.captured_by(hash, replica, seg, out);
+        }
+    }
+
+    #[inline(always)]
+    fn captured_by<O: Output>(
+        &mut self,
+        hash: Hash,
+        replica: u16,
+        seg: &ClientSegment<'_>,
+        out: &mut O,
+    ) {
+        let known = self.find(hash, seg, replica);
+        if let Some(id) = known
+            && self.run_expected(id, out, |s, cx| s.captured_as_expected(cx, seg))
+        {
+            return;
+        }
+        self.captured_in_full(known, replica, seg, out);
+    }
+
+    /// What is not as expected.
+    #[inline(never)]
+    fn captured_in_full<O: Output>(
+        &mut self,
+        known: Option<u32>,
+        replica: u16,
+        seg: &ClientSegment<'_>,
+        out: &mut O,
+    ) {
+        match known {
+            Some(id) if !seg.flags.has(TcpFlags::SYN) && !self.ended(id) => {
+                self.run(id, out, |s, cx| s.captured(cx, seg));
             }
+            _ => self.captured_rarely(known, replica, seg, out),
         }
     }
 
@@ -149,12 +191,14 @@ impl Engine {
         if !seg.flags.has(TcpFlags::SYN) {
             match known {
                 Some(id) => self.run(id, out, |s, cx| s.captured(cx, seg)),
-                None if self.may_adopt() && self.strangers.adopt(&mut self.totals, &key, seg) => {
+                None if self.may_adopt()
+                    && self.strangers.adopt(&mut self.all.totals, &key, seg) =>
+                {
                     self.open(key, seg, out);
                 }
                 None => self
                     .strangers
-                    .see(&mut self.totals, key, seg, Outcome::SkippedNoSyn),
+                    .see(&mut self.all.totals, key, seg, Outcome::SkippedNoSyn),
             }
             return;
         }
@@ -168,7 +212,7 @@ impl Engine {
                 .get(id)
                 .is_some_and(|s| s.captured_iss == seg.seq)
             {
-                self.totals.segments_duplicate += 1;
+                self.all.totals.segments_duplicate += 1;
                 return;
             }
             self.run(id, out, Session::supersede);
@@ -180,21 +224,21 @@ impl Engine {
             }
         }
         if self.strangers.has_data_of(&key, seg.seq) {
-            self.totals.segments_duplicate += 1;
+            self.all.totals.segments_duplicate += 1;
             return;
         }
-        self.strangers.forget(&mut self.totals, &key, seg.seq);
+        self.strangers.forget(&mut self.all.totals, &key, seg.seq);
         self.open(key, seg, out);
     }
 
     /// The session of a captured packet.
-    #[inline]
-    fn find(&self, hash: u64, client: Endpoint, path: PathId, replica: u16) -> Option<u32> {
+    #[inline(always)]
+    fn find(&self, hash: Hash, seg: &ClientSegment<'_>, replica: u16) -> Option<u32> {
         self.index.find(hash, |e| {
             let session = self.sessions.get(e.id());
             session.is_some_and(|s| {
-                s.client == client
-                    && s.path == path
+                s.client == seg.client
+                    && self.all.paths.online(s.path) == seg.online
                     && s.replica == replica
                     && !e.is_wire()
                     && !s.has(Flags::SUPERSEDED)
@@ -203,30 +247,38 @@ impl Engine {
     }
 
     /// The session that has `wire` towards the target.
-    #[inline]
-    fn find_wire(&self, hash: u64, wire: &Pair) -> Option<u32> {
+    #[inline(always)]
+    fn find_wire(&self, hash: Hash, wire: &Pair) -> Option<u32> {
         self.index.find(hash, |e| {
             let session = self.sessions.get(e.id());
             session.is_some_and(|s| {
-                s.wire.endpoint(&self.config, s.client) == wire.client
-                    && self.paths.target(s.path) == wire.server
+                s.wire.endpoint(&self.all.config, s.client) == wire.client
+                    && self.all.paths.target(s.path) == wire.server
             })
         })
     }
 
     /// A response of a target, whoever received it.
-    #[inline]
+    #[inline(never)]
     pub fn response<O: Output>(&mut self, now: Nanos, h: &ResponseHeader, out: &mut O) {
         self.set_time(now);
-        self.totals.responses += 1;
+        self.all.totals.responses += 1;
         let wire = Pair {
             client: h.client,
             server: h.target,
         };
-        match self.find_wire(self.index.hash(h.client), &wire) {
-            Some(id) => self.run(id, out, |s, cx| s.response(cx, h)),
-            None => self.totals.responses_stray += 1,
+        let Some(id) = self.find_wire(self.index.hash(h.client), &wire) else {
+            self.all.totals.responses_stray += 1;
+            return;
+        };
+        if !self.run_expected(id, out, |s, cx| s.response_as_expected(cx, h)) {
+            self.response_in_full(id, h, out);
         }
+    }
+
+    #[inline(never)]
+    fn response_in_full<O: Output>(&mut self, id: u32, h: &ResponseHeader, out: &mut O) {
+        self.run(id, out, |s, cx| s.response(cx, h));
     }
 
     /// Runs due timers and sends the acknowledgements owed since the last call. Once per loop.
@@ -241,11 +293,9 @@ impl Engine {
         self.fired = fired;
         let mut acks = std::mem::take(&mut self.acks);
         for id in acks.drain(..) {
-            self.run(id, out, |s, cx| {
-                if s.has(Flags::ACK_DUE) {
-                    s.send_ack(cx);
-                }
-            });
+            if let Some(session) = self.sessions.get_mut(id) {
+                session.send_owed(&mut self.all, out);
+            }
         }
         self.acks = acks;
     }
@@ -258,12 +308,12 @@ impl Engine {
         session.timer_at = None;
         self.run(id, out, |s, cx| {
             s.timer(cx);
-            cx.wake(s.deadline(cx.limits));
+            cx.wake(s.deadline(&cx.all.limits));
         });
         let session = self.sessions.get(id);
-        if session
-            .is_some_and(|s| s.outcome().is_some() && s.deadline(&self.limits).due(self.now.tick))
-        {
+        if session.is_some_and(|s| {
+            s.outcome().is_some() && s.deadline(&self.all.limits).due(self.all.now.tick)
+        }) {
             self.remove(id);
         }
     }
@@ -299,7 +349,7 @@ impl Engine {
             outcome,
             Outcome::CaptureGap | Outcome::ResetByTarget | Outcome::ClosedByTarget
         );
-        if !passing || s.has(Flags::CLIENT_DONE) || !self.config.adopt {
+        if !passing || s.has(Flags::CLIENT_DONE) || !self.all.config.adopt {
             return false;
         }
         self.strangers.take_over(key, outcome, s.stream.nxt());
@@ -310,6 +360,40 @@ impl Engine {
     #[inline]
     fn ended(&self, id: u32) -> bool {
         self.sessions.get(id).is_some_and(|s| s.outcome().is_some())
+    }
+
+    /// Calls `act` on a session that is open and stays so, without anything rare; false if `act` did
+    /// nothing.
+    #[inline(always)]
+    fn run_expected<O: Output>(
+        &mut self,
+        id: u32,
+        out: &mut O,
+        act: impl FnOnce(&mut Session, &mut Context<'_, O>) -> bool,
+    ) -> bool {
+        let Some(session) = self.sessions.get_mut(id).filter(|_| self.predicts) else {
+            return false;
+        };
+        let owed = session.has(Flags::ACK_DUE);
+        let mut cx = Context {
+            all: &mut self.all,
+            out,
+            due: None,
+        };
+        if !act(session, &mut cx) {
+            return false;
+        }
+        if !owed && session.has(Flags::ACK_DUE) {
+            self.acks.push(id);
+        }
+        if let Some(due) = cx.due
+            && session.timer_at.is_none_or(|at| due.since(at) < 0)
+        {
+            session.timer_at = Some(due);
+            self.wheel.set(id, due);
+        }
+        debug_assert!(session.timer_is_in_time(&self.all.limits));
+        true
     }
 
     /// Calls `act` on a session and keeps timers, acknowledgement list and counts in step with it.
@@ -326,13 +410,7 @@ impl Engine {
         let was_open = session.outcome().is_none();
         let owed = session.has(Flags::ACK_DUE);
         let mut cx = Context {
-            now: self.now,
-            config: &self.config,
-            limits: &self.limits,
-            paths: &self.paths,
-            arena: &mut self.arena,
-            pool: &mut self.rare,
-            totals: &mut self.totals,
+            all: &mut self.all,
             out,
             due: None,
         };
@@ -344,19 +422,14 @@ impl Engine {
         if was_open && session.outcome().is_some() {
             self.open -= 1;
         }
-        session.rare.tidy(&mut self.rare);
+        session.rare.tidy(&mut self.all.pool);
         if let Some(due) = due
             && session.timer_at.is_none_or(|at| due.since(at) < 0)
         {
             session.timer_at = Some(due);
             self.wheel.set(id, due);
         }
-        debug_assert!(
-            session
-                .timer_at
-                .is_some_and(|at| session.deadline(&self.limits).since(at) >= 0),
-            "a deadline was brought forward without a word"
-        );
+        debug_assert!(session.timer_is_in_time(&self.all.limits));
         if session.has(Flags::WANTS_REOPEN) {
             self.reopen(id, out);
         }

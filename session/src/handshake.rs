@@ -35,10 +35,10 @@ impl Session {
     /// Announces the route and sends the SYN, for the first time or again. Its sequence number is
     /// `snd_una` as long as it is not acknowledged.
     pub(crate) fn send_syn<O: Output>(&mut self, cx: &mut Context<'_, O>) {
-        let now = cx.now;
-        let wire = self.wire_pair(cx.config, cx.paths);
+        let now = cx.all.now;
+        let wire = self.wire_pair(&cx.all.config, &cx.all.paths);
         if !cx.out.announce(wire.client, wire.server) {
-            cx.totals.announce_failed += 1;
+            cx.all.totals.announce_failed += 1;
             let at = now.from.plus(ANNOUNCE_RETRY_TICKS);
             self.sender.rto_at = Some(at);
             cx.wake(at);
@@ -72,7 +72,7 @@ impl Session {
                 held: Nanos::from_millis(held),
             }
         } else {
-            cx.totals.segments_retransmitted += 1;
+            cx.all.totals.segments_retransmitted += 1;
             self.set(Flags::SYN_AGAIN);
             Cause::Retransmit
         };
@@ -115,9 +115,9 @@ impl Session {
         self.set_if(Flags::TIMESTAMPS, both);
         self.sender.mss = self.segment_size(cx, h);
         self.receiver.established(h);
-        let took = cx.now.brief.since(asked_at);
+        let took = cx.all.now.brief.since(asked_at);
         let rtt = (!self.has(Flags::SYN_AGAIN)).then_some(took);
-        self.sender.established(h, rtt, cx.now, &mut self.rare);
+        self.sender.established(h, rtt, cx.all.now, &mut self.rare);
         self.asked_at = None;
         self.phase = Phase::Open;
         cx.out.sample(Metric::Connect, took.nanos());
@@ -128,16 +128,16 @@ impl Session {
     pub(crate) fn wait_for_client<O: Output>(&mut self, cx: &mut Context<'_, O>) {
         // It may be waiting already, until its round trip is known.
         let waiting = self.handshake_at().map(|at| at.minus(MEASURE_LIMIT_TICKS));
-        let unknown = cx.config.rtt == Rtt::Measured
+        let unknown = cx.all.config.rtt == Rtt::Measured
             && !self.has(Flags::MEASURED)
             && !self.has(Flags::ADOPTED);
         let delay = if unknown {
             MEASURE_LIMIT_TICKS
         } else {
-            self.client_delay(cx.config).ticks()
+            self.client_delay(&cx.all.config).ticks()
         };
-        let due = waiting.unwrap_or(cx.now.from).plus(delay);
-        if delay == 0 || due.due(cx.now.tick) {
+        let due = waiting.unwrap_or(cx.all.now.from).plus(delay);
+        if delay == 0 || due.due(cx.all.now.tick) {
             self.complete_handshake(cx);
         } else {
             self.set(Flags::HANDSHAKE);
@@ -167,7 +167,7 @@ impl Session {
     }
 
     /// How much later than we the client would answer the target.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn client_delay(&self, config: &EngineConfig) -> Span {
         let rtt = match config.rtt {
             Rtt::None => Span(0),
@@ -181,21 +181,21 @@ impl Session {
     /// Begins anew towards the target, on another wire tuple, with the first data that is not sent
     /// yet: the target closed before it.
     pub(crate) fn reopen<O: Output>(&mut self, cx: &mut Context<'_, O>, wire: Wire) {
-        let now = cx.now.tick;
+        let now = cx.all.now.tick;
         if !self.has(Flags::PEER_RESET) {
             // As the client would: the target is done, so are we.
             self.receiver.catch_up(&mut self.rare);
             let (flags, options) = (TcpFlags::FIN.with(TcpFlags::ACK), self.options(now));
             self.send_control(cx, self.sender.nxt, flags, options, Cause::Own);
         }
-        let Some(next) = cx.arena.chunk(self.stream.cursor) else {
+        let Some(next) = cx.all.arena.chunk(self.stream.cursor) else {
             return;
         };
         self.turns.restart(next.ack);
-        cx.totals.reopened += 1;
+        cx.all.totals.reopened += 1;
         self.wire = wire;
         self.phase = Phase::Opening;
-        self.sender = Sender::new(next.seq - 1, cx.config.mtu, cx.now.from);
+        self.sender = Sender::new(next.seq - 1, cx.all.config.mtu, cx.all.now.from);
         self.receiver = Receiver::default();
         if let Some(rare) = self.rare.get_mut() {
             rare.recovery = crate::sender::Recovery::default();
@@ -215,14 +215,14 @@ impl Session {
             self.unset(flag);
         }
         self.send_syn(cx);
-        cx.wake(self.deadline(cx.limits));
+        cx.wake(self.deadline(&cx.all.limits));
     }
 
     /// Payload bytes per segment: what the target takes and `-M` allows, less our own options
     /// (RFC 6691).
     fn segment_size<O: Output>(&self, cx: &Context<'_, O>, h: &ResponseHeader) -> u16 {
-        let mtu = cx.config.mtu;
-        let v4 = cx.paths.target(self.path).addr.is_v4();
+        let mtu = cx.all.config.mtu;
+        let v4 = cx.all.paths.target(self.path).addr.is_v4();
         let (headers, default) = if v4 {
             (40, DEFAULT_MSS_V4)
         } else {
@@ -242,10 +242,10 @@ impl Session {
     }
 
     /// Payload of a full-sized segment of the target, as it follows from what we offered.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn full_response<O: Output>(&self, cx: &Context<'_, O>) -> u32 {
         let mss = self.offered.mss().unwrap_or_else(|| {
-            if cx.paths.target(self.path).addr.is_v4() {
+            if cx.all.paths.target(self.path).addr.is_v4() {
                 DEFAULT_MSS_V4
             } else {
                 DEFAULT_MSS_V6

@@ -9,7 +9,7 @@ use common::packet::{SeqNumber, TcpFlags};
 
 /// Captured data is cut at this size where nothing tells the client's own segment size: the payload of
 /// an Ethernet frame with timestamps.
-const PIECE_BYTES: usize = 1448;
+pub(crate) const PIECE_BYTES: usize = 1448;
 /// A captured RST is believed if it is this close to the stream: a forged or stray one is not.
 const RESET_WINDOW: i32 = 1 << 20;
 
@@ -17,7 +17,7 @@ impl Session {
     /// A captured packet behind the SYN (or the SYN itself, for its payload).
     #[inline]
     pub(crate) fn captured<O: Output>(&mut self, cx: &mut Context<'_, O>, seg: &ClientSegment<'_>) {
-        self.active_at = cx.now.from;
+        self.active_at = cx.all.now.from;
         if let Phase::Ended(outcome) = self.phase {
             self.captured_late(cx, seg, outcome);
             return;
@@ -88,9 +88,9 @@ impl Session {
 
     /// The client's connection ends at `seq` with a reset.
     fn cut_off<O: Output>(&mut self, cx: &mut Context<'_, O>, ack: SeqNumber, seq: SeqNumber) {
-        let arrived = cx.now.from;
-        self.rare.need(cx.pool).reset = Some(CapturedReset { ack, seq, arrived });
-        cx.wake(arrived.plus(cx.limits.gap));
+        let arrived = cx.all.now.from;
+        self.rare.need(&mut cx.all.pool).reset = Some(CapturedReset { ack, seq, arrived });
+        cx.wake(arrived.plus(cx.all.limits.gap));
     }
 
     /// The session is over: its bytes are lost.
@@ -103,12 +103,12 @@ impl Session {
     ) {
         if seg.flags.has(TcpFlags::FIN.with(TcpFlags::RST)) {
             self.set(Flags::CLIENT_DONE);
-            cx.wake(self.deadline(cx.limits));
+            cx.wake(self.deadline(&cx.all.limits));
         }
         let seq = seg.seq + u32::from(seg.flags.has(TcpFlags::SYN));
         let new = u64::from(self.stream.skip(seq, seg.payload_len));
-        cx.totals.bytes_captured += new;
-        cx.totals.lose(outcome, new);
+        cx.all.totals.bytes_captured += new;
+        cx.all.totals.lose(outcome, new);
     }
 
     /// Sees what the client acknowledges; true if that told its round trip.
@@ -124,7 +124,7 @@ impl Session {
         let became = self
             .turns
             .observe(at, seg.ack, !seg.payload.is_empty(), rtt);
-        cx.totals.full_duplex += u64::from(became);
+        cx.all.totals.full_duplex += u64::from(became);
         first
     }
 
@@ -155,18 +155,18 @@ impl Session {
             },
             at: seg.at,
         };
-        let limit = cx.limits.session_bytes;
-        let (arena, rare, pool) = (&mut *cx.arena, &mut self.rare, &mut *cx.pool);
+        let limit = cx.all.limits.session_bytes;
+        let (arena, rare, pool) = (&mut cx.all.arena, &mut self.rare, &mut cx.all.pool);
         let inserted = self
             .stream
-            .insert(arena, rare, pool, limit, cx.now, &incoming);
+            .insert(arena, rare, pool, limit, cx.all.now, &incoming);
         let Inserted::Taken { bytes, new: true } = inserted else {
             self.not_stored(cx, seg, seq, inserted);
             return;
         };
-        cx.totals.bytes_captured += u64::from(bytes);
+        cx.all.totals.bytes_captured += u64::from(bytes);
         if let Some(since) = self.rare.get().and_then(|r| r.ahead.since()) {
-            cx.wake(since.plus(cx.limits.gap));
+            cx.wake(since.plus(cx.all.limits.gap));
         }
     }
 
@@ -181,22 +181,22 @@ impl Session {
     ) {
         match inserted {
             Inserted::Taken { bytes, .. } => {
-                cx.totals.bytes_captured += u64::from(bytes);
-                cx.totals.segments_duplicate += 1;
+                cx.all.totals.bytes_captured += u64::from(bytes);
+                cx.all.totals.segments_duplicate += 1;
             }
             Inserted::Foreign => {
                 // Of another connection on this tuple; its SYN was not captured.
                 let len = u64::from(seg.payload_len);
-                cx.totals.bytes_captured += len;
-                cx.totals.lose(Outcome::CaptureGap, len);
+                cx.all.totals.bytes_captured += len;
+                cx.all.totals.lose(Outcome::CaptureGap, len);
             }
             Inserted::Full { bytes } => {
-                cx.totals.bytes_captured += u64::from(bytes);
+                cx.all.totals.bytes_captured += u64::from(bytes);
                 self.abort(cx, Outcome::Shed);
                 // What of it was not known before, and is not counted again when the client repeats it.
                 let lost = u64::from(self.stream.skip(seq, seg.payload_len));
-                cx.totals.bytes_captured += lost;
-                cx.totals.lose(Outcome::Shed, lost);
+                cx.all.totals.bytes_captured += lost;
+                cx.all.totals.lose(Outcome::Shed, lost);
             }
         }
     }
@@ -208,7 +208,7 @@ impl Session {
             Phase::Open => self.open_response(cx, h),
             Phase::Ended(outcome) => self.late_response(cx, h, outcome),
             Phase::Opening => {
-                self.active_at = cx.now.from;
+                self.active_at = cx.all.now.from;
                 self.opening(cx, h);
             }
         }
@@ -227,9 +227,9 @@ impl Session {
         if h.flags.has(TcpFlags::RST) || !says_something {
             return;
         }
-        let options = self.options(cx.now.tick);
+        let options = self.options(cx.all.now.tick);
         if outcome == Outcome::Completed {
-            cx.totals.acks_sent += 1;
+            cx.all.totals.acks_sent += 1;
             self.send_control(cx, self.sender.nxt, TcpFlags::ACK, options, Cause::Own);
         } else {
             self.send_control(cx, h.ack, TcpFlags::RST, options, Cause::Own);
@@ -243,30 +243,33 @@ impl Session {
             self.odd_response(cx, h, acceptable);
             return;
         }
-        let got = self.receiver.take(h, self.full_response(cx), cx.now);
-        cx.totals.response_bytes += u64::from(got.bytes);
+        let got = self.receiver.take(h, self.full_response(cx), cx.all.now);
+        cx.all.totals.response_bytes += u64::from(got.bytes);
         if self.receiver.visible != self.receiver.nxt || got.ack_due {
-            let delay = self.client_delay(cx.config).ticks();
+            let delay = self.client_delay(&cx.all.config).ticks();
             if delay == 0 || self.receiver.visible == self.receiver.nxt {
                 self.receiver.catch_up(&mut self.rare);
                 self.set_if(Flags::ACK_DUE, got.ack_due);
             } else if got.ack_due {
-                let due = cx.now.from.plus(delay);
-                self.receiver.acknowledge_at(due, &mut self.rare, cx.pool);
+                let due = cx.all.now.from.plus(delay);
+                self.receiver
+                    .acknowledge_at(due, &mut self.rare, &mut cx.all.pool);
                 cx.wake(due);
             }
         }
         if got.bytes > 0
             && let Some(sent) = self.asked_at.take()
         {
-            let took = cx.now.brief.since(sent);
+            let took = cx.all.now.brief.since(sent);
             cx.out.sample(Metric::Response, took.nanos());
         }
-        let acked = self.sender.on_ack(h, cx.now.from, &mut self.rare, cx.pool);
+        let acked = self
+            .sender
+            .on_ack(h, cx.all.now.from, &mut self.rare, &mut cx.all.pool);
         if got.bytes > 0 || got.fin || acked.advanced > 0 {
             // Only what brings something new keeps a session alive: a target that repeats itself for
             // ever (its acknowledgements are lost, or it was told of bytes that it never sent) does not.
-            self.active_at = cx.now.from;
+            self.active_at = cx.all.now.from;
         }
         self.set_if(Flags::ACK_DUE, acked.unacceptable);
         if acked.advanced > 0 {
@@ -280,16 +283,16 @@ impl Session {
     }
 
     /// The target acknowledged so many more sequence numbers.
-    #[inline]
-    fn acknowledged<O: Output>(&mut self, cx: &mut Context<'_, O>, advanced: u32) {
+    #[inline(always)]
+    pub(crate) fn acknowledged<O: Output>(&mut self, cx: &mut Context<'_, O>, advanced: u32) {
         let una = self.sender.una;
         let fin_acked = self.stream.finished() && una == self.stream.nxt();
         let bytes = u64::from(advanced - u32::from(fin_acked));
         self.delivered += bytes;
-        cx.totals.bytes_delivered += bytes;
-        let gone = self.stream.acknowledge(cx.arena, una);
-        let rtt = gone.sent_at.map(|sent| cx.now.brief.since(sent));
-        self.sender.progressed(rtt, cx.now.from);
+        cx.all.totals.bytes_delivered += bytes;
+        let gone = self.stream.acknowledge(&mut cx.all.arena, una);
+        let rtt = gone.sent_at.map(|sent| cx.all.now.brief.since(sent));
+        self.sender.progressed(rtt, cx.all.now.from);
         if let Some(at) = self.sender.rto_at {
             cx.wake(at);
         }
@@ -334,13 +337,13 @@ impl Session {
     /// Sends the acknowledgement that is owed.
     #[inline]
     pub(crate) fn send_ack<O: Output>(&mut self, cx: &mut Context<'_, O>) {
-        cx.totals.acks_sent += 1;
-        let options = self.options(cx.now.tick);
+        cx.all.totals.acks_sent += 1;
+        let options = self.options(cx.all.now.tick);
         self.send_control(cx, self.sender.nxt, TcpFlags::ACK, options, Cause::Own);
     }
 
     fn reset_by_target<O: Output>(&mut self, cx: &mut Context<'_, O>, h: &ResponseHeader) {
-        if self.survives_reset(cx.arena) {
+        if self.survives_reset(&cx.all.arena) {
             self.set(Flags::PEER_RESET);
             self.receiver.answered.fin = true;
             self.pump(cx);
@@ -348,7 +351,7 @@ impl Session {
         }
         // Without ACK it is the answer to a segment for which there is no connection (RFC 9293 section 3.10.7.1);
         // who ends a connection that lives acknowledges in its reset what it has received.
-        if !h.flags.has(TcpFlags::ACK) && self.came_too_late(cx.arena) {
+        if !h.flags.has(TcpFlags::ACK) && self.came_too_late(&cx.all.arena) {
             self.set(Flags::PEER_RESET);
             self.stream.cursor = self.stream.head();
             self.set(Flags::WANTS_REOPEN);
@@ -372,7 +375,7 @@ impl Session {
 
     /// Time has passed: whatever is due.
     pub(crate) fn timer<O: Output>(&mut self, cx: &mut Context<'_, O>) {
-        let (now, limits) = (cx.now.tick, cx.limits);
+        let (now, limits) = (cx.all.now.tick, &cx.all.limits);
         if self.outcome().is_some() {
             return;
         }
@@ -407,7 +410,8 @@ impl Session {
         if self.sender.rto_at.is_some_and(|t| t.due(now)) {
             if self.phase == Phase::Opening {
                 if self.asked_at.is_some() {
-                    self.sender.back_off(cx.now.from, &mut self.rare, cx.pool);
+                    self.sender
+                        .back_off(cx.all.now.from, &mut self.rare, &mut cx.all.pool);
                 } else {
                     self.sender.rto_at = None;
                 }
@@ -433,7 +437,7 @@ impl Session {
     pub(crate) fn supersede<O: Output>(&mut self, cx: &mut Context<'_, O>) {
         self.set(Flags::CLIENT_DONE);
         if let Phase::Ended(_) = self.phase {
-            cx.wake(self.deadline(cx.limits));
+            cx.wake(self.deadline(&cx.all.limits));
             return;
         }
         if !self.stream.finished() && self.reset().is_none() {

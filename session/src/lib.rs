@@ -28,6 +28,7 @@ mod ledger;
 mod output;
 mod paths;
 mod pool;
+mod predict;
 mod pump;
 mod rare;
 mod receiver;

@@ -1,7 +1,7 @@
 //! What the engine asks of its surroundings.
 
 use crate::Outcome;
-use common::flow::{Nanos, Segment};
+use common::flow::{Cause, Nanos, Segment};
 use common::packet::Endpoint;
 
 /// Latencies that the engine measures, in nanoseconds.
@@ -100,7 +100,7 @@ pub struct SessionEnd {
 /// Receives what the engine decides. All methods return at once; none may call back into the engine.
 pub trait Output {
     /// Sends a segment to a target. It may be lost: the session's TCP repairs that.
-    fn transmit(&mut self, segment: &Segment<'_>);
+    fn transmit(&mut self, segment: &Segment<'_>, cause: Cause);
 
     /// Makes responses of `target` to `client` come to this engine; called before each SYN (SYN
     /// retransmissions too, repeating is harmless). False: no channel could take it, the SYN is not

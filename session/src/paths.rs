@@ -1,12 +1,8 @@
 //! Pairs of online address and target: few, and the same for many sessions, which keep a number.
 
-use crate::slab::Slab;
 use crate::table::{Pair, PairHasherBuilder};
 use common::packet::Endpoint;
 use std::collections::HashMap;
-
-/// Paths that are found without hashing: transfer lists are short.
-const CACHED: usize = 16;
 
 /// Number of a path, valid while it has users.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,9 +10,9 @@ pub(crate) struct PathId(u32);
 
 /// Where a connection went, and where it goes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Path {
-    pub(crate) online: Endpoint,
-    pub(crate) target: Endpoint,
+struct Path {
+    online: Endpoint,
+    target: Endpoint,
     /// Sessions on it. Without any it is forgotten: a wildcard transfer may match any number of
     /// online addresses.
     users: u32,
@@ -24,86 +20,65 @@ pub(crate) struct Path {
 
 #[derive(Default)]
 pub(crate) struct Paths {
-    list: Slab<Path>,
+    list: Vec<Path>,
+    free: Vec<u32>,
     known: HashMap<Pair, u32, PairHasherBuilder>,
-    /// By the lower bits of address and port; may be out of date.
-    cache: [u32; CACHED],
-}
-
-/// Both ends, as a key.
-fn key(online: Endpoint, target: Endpoint) -> Pair {
-    Pair {
-        client: online,
-        server: target,
-    }
 }
 
 impl Paths {
-    #[inline]
-    fn cached(&mut self, online: Endpoint) -> Option<&mut u32> {
-        let [.., last] = online.addr.0;
-        let at = (usize::from(last) ^ usize::from(online.port)) % CACHED;
-        self.cache.get_mut(at)
-    }
-
-    /// The path of a captured packet, if a session uses it.
-    #[inline]
-    pub(crate) fn find(&mut self, online: Endpoint, target: Endpoint) -> Option<PathId> {
-        let id = *self.cached(online)?;
-        match self.list.get(id) {
-            Some(p) if p.online == online && p.target == target => Some(PathId(id)),
-            _ => self.look_up(online, target),
-        }
-    }
-
-    fn look_up(&mut self, online: Endpoint, target: Endpoint) -> Option<PathId> {
-        let id = self.known.get(&key(online, target)).copied()?;
-        if let Some(cached) = self.cached(online) {
-            *cached = id;
-        }
-        Some(PathId(id))
-    }
-
-    /// Another session uses the path.
+    /// The path of one more session.
     pub(crate) fn enter(&mut self, online: Endpoint, target: Endpoint) -> PathId {
-        let id = if let Some(PathId(id)) = self.find(online, target) {
-            id
-        } else {
-            let id = self.list.insert(Path {
-                online,
-                target,
-                users: 0,
-            });
-            self.known.insert(key(online, target), id);
-            id
+        let key = Pair {
+            client: online,
+            server: target,
         };
-        if let Some(p) = self.list.get_mut(id) {
-            p.users += 1;
+        if let Some(&id) = self.known.get(&key)
+            && let Some(path) = self.list.get_mut(id as usize)
+        {
+            path.users += 1;
+            return PathId(id);
         }
+        let path = Path {
+            online,
+            target,
+            users: 1,
+        };
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.list.push(path);
+            self.list.len() as u32 - 1
+        });
+        if let Some(slot) = self.list.get_mut(id as usize) {
+            *slot = path;
+        }
+        self.known.insert(key, id);
         PathId(id)
     }
 
     /// A session does not use it any more.
     pub(crate) fn leave(&mut self, PathId(id): PathId) {
-        let Some(p) = self.list.get_mut(id) else {
+        let Some(path) = self.list.get_mut(id as usize) else {
             return;
         };
-        p.users -= 1;
-        if p.users == 0 {
-            let key = key(p.online, p.target);
-            self.known.remove(&key);
-            self.list.remove(id);
+        path.users -= 1;
+        if path.users == 0 {
+            self.known.remove(&Pair {
+                client: path.online,
+                server: path.target,
+            });
+            self.free.push(id);
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn online(&self, PathId(id): PathId) -> Endpoint {
-        self.list.get(id).map_or(Endpoint::ANY, |p| p.online)
+        let path = self.list.get(id as usize);
+        path.map_or(Endpoint::ANY, |p| p.online)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn target(&self, PathId(id): PathId) -> Endpoint {
-        self.list.get(id).map_or(Endpoint::ANY, |p| p.target)
+        let path = self.list.get(id as usize);
+        path.map_or(Endpoint::ANY, |p| p.target)
     }
 
     #[cfg(test)]
@@ -121,23 +96,22 @@ mod tests {
     fn paths_live_as_long_as_their_sessions() {
         let at = |n: u8, port| Endpoint::new(Addr::v4([10, 0, 0, n]), port);
         let mut p = Paths::default();
-        assert_eq!(p.find(at(1, 80), at(9, 80)), None);
         let first = p.enter(at(1, 80), at(9, 80));
-        // The same place in the cache.
-        let second = p.enter(at(17, 80), at(9, 80));
+        let second = p.enter(at(1, 80), at(9, 81));
         assert_ne!(first, second);
-        for _ in 0..2 {
-            assert_eq!(p.find(at(1, 80), at(9, 80)), Some(first));
-            assert_eq!(p.find(at(17, 80), at(9, 80)), Some(second));
-            assert_eq!(p.find(at(1, 80), at(9, 81)), None);
-        }
-        assert_eq!((p.online(first), p.target(first)), (at(1, 80), at(9, 80)));
         assert_eq!(p.enter(at(1, 80), at(9, 80)), first);
+        assert_eq!((p.online(second), p.target(second)), (at(1, 80), at(9, 81)));
+        p.leave(first);
+        assert_eq!((p.online(first), p.target(first)), (at(1, 80), at(9, 80)));
+        p.leave(first);
+        assert_eq!(
+            p.enter(at(2, 80), at(9, 80)),
+            first,
+            "the number comes back"
+        );
+        assert_eq!(p.online(first), at(2, 80));
         p.leave(first);
         p.leave(second);
-        assert_eq!(p.find(at(17, 80), at(9, 80)), None);
-        assert_eq!(p.find(at(1, 80), at(9, 80)), Some(first));
-        p.leave(first);
         assert!(p.is_empty());
     }
 }

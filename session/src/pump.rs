@@ -1,11 +1,12 @@
 //! Sending what was captured: new data when turn and window allow, lost data again.
 
 use crate::sender::Sender;
-use crate::state::{Context, Flags, Phase, Session};
+use crate::state::{Context, Flags, Phase, Session, transmit};
 use crate::stream::{Arena, Chunk, ChunkId};
+use crate::time::Brief;
 use crate::turn::Gate;
 use crate::{Metric, Outcome, Output};
-use common::flow::{Cause, Segment};
+use common::flow::{Cause, Nanos};
 use common::packet::{SeqNumber, TcpFlags};
 
 /// Segments sent again per acknowledgement during recovery: two, as slow start does.
@@ -30,7 +31,7 @@ impl Session {
             return;
         }
         self.wake_at = None;
-        while let Some(&chunk) = cx.arena.chunk(self.stream.cursor) {
+        while let Some(&chunk) = cx.all.arena.chunk(self.stream.cursor) {
             if !self.send_next(cx, chunk) {
                 break;
             }
@@ -83,7 +84,7 @@ impl Session {
         // Silly window avoidance (RFC 9293 section 3.8.6.2.1): no small piece of a segment while an
         // acknowledgement will open the window.
         if stretch.len == 0 || (stretch.len < want && self.sender.in_flight() > 0) {
-            self.sender.watch_window(cx.now.from);
+            self.sender.watch_window(cx.all.now.from);
             if let Some(at) = self.sender.rto_at {
                 cx.wake(at);
             }
@@ -92,11 +93,11 @@ impl Session {
         let mut next = chunk.next;
         if stretch.len == rest && !next.is_none() {
             // A FIN that came with this data leaves with it, unless it may have to wait.
-            let fin = cx.arena.chunk_mut(next).filter(|c| {
+            let fin = cx.all.arena.chunk_mut(next).filter(|c| {
                 c.fin && c.at == chunk.at && c.ack == chunk.ack && !self.turns.full_duplex()
             });
             if let Some(fin) = fin {
-                fin.sent_at = Some(cx.now.brief);
+                fin.sent_at = Some(cx.all.now.brief);
                 next = fin.next;
                 stretch.fin = true;
             }
@@ -138,14 +139,18 @@ impl Session {
         closes: bool,
     ) -> bool {
         let begins = self.turns.begins(ack);
-        let (answered, rtt, limit) = (&self.receiver.answered, self.sender.rtt(), cx.limits.turn);
+        let (answered, rtt, limit) = (
+            &self.receiver.answered,
+            self.sender.rtt(),
+            cx.all.limits.turn,
+        );
         let (gate, events) = if closes {
-            self.turns.gate_close(cx.now, ack, answered, rtt, limit)
+            self.turns.gate_close(cx.all.now, ack, answered, rtt, limit)
         } else {
-            self.turns.gate(cx.now, ack, answered, rtt, limit)
+            self.turns.gate(cx.all.now, ack, answered, rtt, limit)
         };
-        cx.totals.turns_expired += u64::from(events.expired);
-        cx.totals.full_duplex += u64::from(events.became_duplex);
+        cx.all.totals.turns_expired += u64::from(events.expired);
+        cx.all.totals.full_duplex += u64::from(events.became_duplex);
         match gate {
             Gate::Go => {
                 if begins {
@@ -174,28 +179,34 @@ impl Session {
 
     #[inline]
     fn send_new<O: Output>(&mut self, cx: &mut Context<'_, O>, chunk: &Chunk, stretch: Stretch) {
-        let now = cx.now;
+        let now = cx.all.now;
         let held = now.brief.since(chunk.arrived).nanos();
         if held.0 > 0 {
             cx.out.sample(Metric::Hold, held);
         }
-        if self.has(Flags::SCHEDULED) {
-            let schedule = crate::time::Brief::of(chunk.at).skewed(self.skew);
-            cx.out
-                .sample(Metric::Lag, now.brief.since(schedule).nanos());
-        }
+        self.sample_lag(cx, chunk.at);
         if stretch.len > 0 {
             self.asked_at = Some(now.brief);
         }
         let cause = Cause::Captured { at: chunk.at, held };
         let end = self.send_stretch(cx, chunk, stretch, cause);
-        if let Some(chunk) = cx.arena.chunk_mut(stretch.id) {
+        if let Some(chunk) = cx.all.arena.chunk_mut(stretch.id) {
             chunk.sent_at = Some(now.brief);
         }
         self.sender.sent_new(end, now);
         self.set_if(Flags::FIN_SENT, stretch.fin);
         if let Some(at) = self.sender.rto_at {
-            cx.wake(at.min(self.sender.progress_at.plus(cx.limits.response)));
+            cx.wake(at.min(self.sender.progress_at.plus(cx.all.limits.response)));
+        }
+    }
+
+    /// How far behind its schedule something is sent that was captured at `at`.
+    #[inline]
+    pub(crate) fn sample_lag<O: Output>(&self, cx: &mut Context<'_, O>, at: Nanos) {
+        if self.has(Flags::SCHEDULED) {
+            let schedule = Brief::of(at).skewed(self.skew);
+            let lag = cx.all.now.brief.since(schedule);
+            cx.out.sample(Metric::Lag, lag.nanos());
         }
     }
 
@@ -217,7 +228,7 @@ impl Session {
         };
         let mut id = self.stream.head();
         let chunk = loop {
-            match cx.arena.chunk_mut(id) {
+            match cx.all.arena.chunk_mut(id) {
                 Some(c) if !c.end().after(start) => id = c.next,
                 Some(c) => {
                     // Karn's rule: its acknowledgement is ambiguous from now on.
@@ -238,7 +249,7 @@ impl Session {
         let len = rest.min(most).min(end.since(start).max(0) as u32);
         let mut fin = chunk.fin;
         if len == rest && self.has(Flags::FIN_SENT) && end.after(chunk.end()) {
-            let next = cx.arena.chunk_mut(chunk.next).filter(|c| c.fin);
+            let next = cx.all.arena.chunk_mut(chunk.next).filter(|c| c.fin);
             if let Some(next) = next {
                 next.sent_at = None;
                 fin = true;
@@ -247,7 +258,7 @@ impl Session {
         if len == 0 && !fin {
             return false;
         }
-        cx.totals.segments_retransmitted += 1;
+        cx.all.totals.segments_retransmitted += 1;
         let stretch = Stretch { id, from, len, fin };
         let end = self.send_stretch(cx, &chunk, stretch, Cause::Retransmit);
         Sender::sent_again(end, &mut self.rare);
@@ -258,13 +269,14 @@ impl Session {
     /// window with one new byte.
     pub(crate) fn retransmit_timeout<O: Output>(&mut self, cx: &mut Context<'_, O>) {
         if self.sender.in_flight() > 0 {
-            self.sender.back_off(cx.now.from, &mut self.rare, cx.pool);
+            self.sender
+                .back_off(cx.all.now.from, &mut self.rare, &mut cx.all.pool);
             self.resend(cx);
             return;
         }
         self.sender.rto_at = None;
         let id = self.stream.cursor;
-        let Some(&chunk) = cx.arena.chunk(id) else {
+        let Some(&chunk) = cx.all.arena.chunk(id) else {
             return;
         };
         let from = self.sender.nxt.since(chunk.seq).max(0) as u32;
@@ -294,10 +306,6 @@ impl Session {
         cause: Cause,
     ) -> SeqNumber {
         let to = stretch.from + stretch.len;
-        let payload = cx.arena.bytes(stretch.id);
-        let payload = payload
-            .get(stretch.from as usize..to as usize)
-            .unwrap_or_default();
         let mut flags = TcpFlags::ACK;
         if chunk.psh && to == chunk.len() {
             flags = flags.with(TcpFlags::PSH);
@@ -306,19 +314,12 @@ impl Session {
             flags = flags.with(TcpFlags::FIN);
         }
         let seq = chunk.seq + stretch.from;
-        self.unset(Flags::ACK_DUE);
-        cx.totals.segments_sent += 1;
-        cx.out.transmit(&Segment {
-            src: self.wire.endpoint(cx.config, self.client),
-            dst: cx.paths.target(self.path),
-            seq,
-            ack: self.receiver.visible,
-            flags,
-            window: self.window_field(flags),
-            options: self.options(cx.now.tick),
-            payload,
-            cause,
-        });
+        let options = self.options(cx.all.now.tick);
+        let mut segment = self.segment(cx.all, seq, flags, options);
+        let range = stretch.from as usize..to as usize;
+        let bytes = cx.all.arena.bytes(stretch.id);
+        segment.payload = bytes.get(range).unwrap_or_default();
+        transmit(cx.out, &segment, cause);
         seq + stretch.len + u32::from(stretch.fin)
     }
 }

@@ -117,17 +117,35 @@ impl Receiver {
         seq.since(self.nxt).unsigned_abs() <= window.max(PLAUSIBLE_BYTES)
     }
 
-    /// Takes payload, FIN and timestamps of an acceptable response (RFC 9293 section 3.10.7.4, seventh and
-    /// eighth check). `full` is the payload of a full-sized segment.
-    #[inline]
-    pub(crate) fn take(&mut self, h: &ResponseHeader, full: u32, now: Clock) -> Received {
-        let distance = h.seq.since(self.nxt);
+    /// Takes payload and timestamps of a response that continues the answer, without FIN.
+    #[inline(always)]
+    pub(crate) fn take_next(&mut self, h: &ResponseHeader, full: u32, now: Clock) {
+        self.note_timestamp(h);
+        self.nxt += h.payload_len;
+        self.visible = self.nxt;
+        let a = &mut self.answered;
+        a.bytes = a.bytes.wrapping_add(h.payload_len);
+        a.at = Some(now.brief);
+        a.psh = h.flags.has(TcpFlags::PSH);
+        a.short = !h.payload_len.is_multiple_of(full);
+    }
+
+    #[inline(always)]
+    pub(crate) fn note_timestamp(&mut self, h: &ResponseHeader) {
         if let Some(ts) = h.options.timestamps {
             // Modular comparison, so that a clock that wraps keeps working.
             if SeqNumber(ts.val).after(SeqNumber(self.ts_recent)) {
                 self.ts_recent = ts.val;
             }
         }
+    }
+
+    /// Takes payload, FIN and timestamps of an acceptable response (RFC 9293 section 3.10.7.4, seventh and
+    /// eighth check). `full` is the payload of a full-sized segment.
+    #[inline]
+    pub(crate) fn take(&mut self, h: &ResponseHeader, full: u32, now: Clock) -> Received {
+        let distance = h.seq.since(self.nxt);
+        self.note_timestamp(h);
         let data_end = h.seq + h.payload_len;
         let fin = h.flags.has(TcpFlags::FIN);
         let mut got = Received {
@@ -167,7 +185,7 @@ impl Session {
     }
 
     /// Window field for a segment: the client's own, translated where scaling was not agreed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn window_field(&self, flags: TcpFlags) -> u16 {
         if flags.has(TcpFlags::SYN.with(TcpFlags::RST)) {
             return self.client_window;

@@ -7,7 +7,7 @@
 use crate::rare::{RarePool, RareSlot};
 use crate::scoreboard::Scoreboard;
 use crate::time::{Clock, Span, Tick};
-use common::flow::ResponseHeader;
+use common::flow::{Nanos, ResponseHeader};
 use common::packet::{SeqNumber, TcpFlags};
 use std::num::NonZeroU32;
 
@@ -16,6 +16,7 @@ const RTO_INITIAL_TICKS: u32 = 1_000;
 /// Linux's lower bound. RFC 6298 (2.4) says one second, which would idle a local target five times
 /// longer than any real client does.
 const RTO_MIN_TICKS: u32 = 200;
+const RTO_MIN_SPAN: Span = Span::of(Nanos::from_millis(RTO_MIN_TICKS as u64));
 /// RFC 6298 (2.5).
 const RTO_MAX_TICKS: u32 = 60_000;
 /// Beyond so many doublings of the minimum the maximum is reached.
@@ -99,13 +100,13 @@ impl Sender {
     }
 
     /// Bytes (and SYN, FIN) sent but not acknowledged.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn in_flight(&self) -> u32 {
         self.nxt.since(self.una).max(0) as u32
     }
 
     /// How many bytes the target's window still takes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn room(&self) -> u32 {
         self.wnd.saturating_sub(self.in_flight())
     }
@@ -116,19 +117,27 @@ impl Sender {
     }
 
     /// The retransmission timeout in ticks (RFC 6298 (2.3)).
+    #[inline(always)]
     fn rto(&self) -> u32 {
         let base = match self.srtt {
             None => RTO_INITIAL_TICKS,
+            // The usual case without a division.
+            Some(srtt) if self.rto_span(srtt) <= RTO_MIN_SPAN => RTO_MIN_TICKS,
             Some(srtt) => {
-                let span = Span(srtt.get().saturating_add(self.rttvar.saturating_mul(4)));
-                span.ticks().clamp(RTO_MIN_TICKS, RTO_MAX_TICKS)
+                let ticks = self.rto_span(srtt).ticks();
+                ticks.clamp(RTO_MIN_TICKS, RTO_MAX_TICKS)
             }
         };
         (base << self.backoff.min(MAX_BACKOFF)).min(RTO_MAX_TICKS)
     }
 
+    #[inline(always)]
+    fn rto_span(&self, srtt: NonZeroU32) -> Span {
+        Span(srtt.get().saturating_add(self.rttvar.saturating_mul(4)))
+    }
+
     /// Accounts for new sequence numbers up to `end` being sent now.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn sent_new(&mut self, end: SeqNumber, now: Clock) {
         if self.in_flight() == 0 {
             self.progress_at = now.from;
@@ -200,6 +209,19 @@ impl Sender {
             r.recovery = Recovery::default();
         }
         self.progressed(rtt, now.from);
+    }
+
+    /// Takes the acknowledgement of a response that is next in sequence and in the window, while
+    /// nothing is lost. If it acknowledges something new, [`Sender::progressed`] must follow.
+    #[inline(always)]
+    pub(crate) fn take_next(&mut self, h: &ResponseHeader, now: Tick) {
+        if h.ack != self.una {
+            self.una = h.ack;
+            self.progress_at = now;
+            self.dup_acks = 0;
+        }
+        self.wnd = u32::from(h.window) << self.shift;
+        self.wl1 = h.seq;
     }
 
     /// Processes the acknowledgement of a response (RFC 9293 section 3.10.7.4, fifth check). If it
@@ -293,7 +315,7 @@ impl Sender {
 
     /// Something new was acknowledged: restarts the timer (RFC 6298 (5.2), (5.3)), with a round trip
     /// if one could be measured.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn progressed(&mut self, rtt: Option<Span>, now: Tick) {
         if let Some(Span(r)) = rtt {
             // RFC 6298 (2.2) and (2.3), alpha = 1/8, beta = 1/4.
@@ -315,7 +337,6 @@ impl Sender {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::flow::Nanos;
     use common::packet::{Addr, Endpoint, SackBlock, SackBlocks, TcpOptions};
 
     const ISS: SeqNumber = SeqNumber(u32::MAX - 5);

@@ -68,6 +68,11 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// Values that are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.used as usize - self.free.len()
+    }
+
     /// All numbers that were ever given out.
     pub(crate) fn ids(&self) -> std::ops::Range<u32> {
         0..self.used
@@ -89,6 +94,6 @@ mod tests {
             (s.get(7), s.get(999), s.get(5000)),
             (Some(&2000), Some(&999), None)
         );
-        assert_eq!(s.ids(), 0..1000);
+        assert_eq!((s.ids(), s.len()), (0..1000, 1000));
     }
 }

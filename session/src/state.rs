@@ -48,15 +48,21 @@ impl Limits {
     }
 }
 
+/// What all sessions share.
+pub(crate) struct Shared {
+    pub(crate) config: EngineConfig,
+    pub(crate) limits: Limits,
+    /// The time of the last input.
+    pub(crate) now: Clock,
+    pub(crate) paths: Paths,
+    pub(crate) arena: Arena,
+    pub(crate) pool: RarePool,
+    pub(crate) totals: Totals,
+}
+
 /// What a session method may touch beside its session.
 pub(crate) struct Context<'a, O: Output> {
-    pub(crate) now: Clock,
-    pub(crate) config: &'a EngineConfig,
-    pub(crate) limits: &'a Limits,
-    pub(crate) paths: &'a Paths,
-    pub(crate) arena: &'a mut Arena,
-    pub(crate) pool: &'a mut RarePool,
-    pub(crate) totals: &'a mut Totals,
+    pub(crate) all: &'a mut Shared,
     pub(crate) out: &'a mut O,
     /// The session must be looked at then, or before.
     pub(crate) due: Option<Tick>,
@@ -69,6 +75,12 @@ impl<O: Output> Context<'_, O> {
     pub(crate) fn wake(&mut self, at: Tick) {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
+}
+
+/// Sends where speed does not matter: one copy of the code that builds frames.
+#[inline(never)]
+pub(crate) fn transmit<O: Output>(out: &mut O, segment: &Segment<'_>, cause: Cause) {
+    out.transmit(segment, cause);
 }
 
 /// Where a session stands.
@@ -160,6 +172,11 @@ impl Flags {
     /// `wake_at` is when the emulated client completes the handshake; else when a held turn is looked
     /// at again.
     pub(crate) const HANDSHAKE: Self = Self(1 << 12);
+
+    /// These and those.
+    pub(crate) const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 }
 
 pub(crate) struct Session {
@@ -318,7 +335,7 @@ impl Session {
     }
 
     /// Options of every segment but the SYN.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn options(&self, now: Tick) -> TcpOptions {
         TcpOptions {
             timestamps: self.has(Flags::TIMESTAMPS).then(|| Timestamps {
@@ -329,9 +346,34 @@ impl Session {
         }
     }
 
-    /// Sends a segment without payload. Every segment with ACK carries the newest acknowledgement, so
-    /// one that is owed is paid by it.
-    #[inline]
+    /// A segment of this session as it goes on the wire now, without its payload. Every segment with ACK carries the newest
+    /// acknowledgement, so one that is owed is paid by it.
+    #[inline(always)]
+    pub(crate) fn segment<'a>(
+        &mut self,
+        all: &mut Shared,
+        seq: SeqNumber,
+        flags: TcpFlags,
+        options: TcpOptions,
+    ) -> Segment<'a> {
+        if flags.has(TcpFlags::ACK) {
+            self.unset(Flags::ACK_DUE);
+        }
+        all.totals.segments_sent += 1;
+        Segment {
+            src: self.wire.endpoint(&all.config, self.client),
+            dst: all.paths.target(self.path),
+            seq,
+            ack: self.receiver.visible,
+            flags,
+            window: self.window_field(flags),
+            options,
+            payload: &[],
+            ip_id: all.totals.segments_sent as u16,
+        }
+    }
+
+    /// Sends a segment without payload.
     pub(crate) fn send_control<O: Output>(
         &mut self,
         cx: &mut Context<'_, O>,
@@ -340,21 +382,8 @@ impl Session {
         options: TcpOptions,
         cause: Cause,
     ) {
-        if flags.has(TcpFlags::ACK) {
-            self.unset(Flags::ACK_DUE);
-        }
-        cx.totals.segments_sent += 1;
-        cx.out.transmit(&Segment {
-            src: self.wire.endpoint(cx.config, self.client),
-            dst: cx.paths.target(self.path),
-            seq,
-            ack: self.receiver.visible,
-            flags,
-            window: self.window_field(flags),
-            options,
-            payload: &[],
-            cause,
-        });
+        let segment = self.segment(cx.all, seq, flags, options);
+        transmit(cx.out, &segment, cause);
     }
 
     /// Captured payload bytes that the target has not acknowledged.
@@ -375,30 +404,30 @@ impl Session {
             return;
         }
         let pending = u64::from(self.pending());
-        let wire = self.wire_pair(cx.config, cx.paths);
+        let wire = self.wire_pair(&cx.all.config, &cx.all.paths);
         cx.out.ended(&SessionEnd {
             client: self.client,
-            online: cx.paths.online(self.path),
+            online: cx.all.paths.online(self.path),
             wire: wire.client,
             target: wire.server,
             outcome,
             waiting: self.waiting(),
             captured: self.delivered + pending,
             delivered: self.delivered,
-            lasted: Nanos::from_millis(cx.now.tick.since(self.begun_at).max(0) as u64),
+            lasted: Nanos::from_millis(cx.all.now.tick.since(self.begun_at).max(0) as u64),
         });
-        cx.totals.end(outcome, pending);
-        self.stream.clear(cx.arena, &mut self.rare);
+        cx.all.totals.end(outcome, pending);
+        self.stream.clear(&mut cx.all.arena, &mut self.rare);
         self.receiver.catch_up(&mut self.rare);
-        self.rare.clear(cx.pool);
+        self.rare.clear(&mut cx.all.pool);
         self.phase = Phase::Ended(outcome);
         self.unset(Flags::ACK_DUE);
         self.unset(Flags::WANTS_REOPEN);
         self.unset(Flags::HANDSHAKE);
         self.sender.rto_at = None;
         self.wake_at = None;
-        self.active_at = cx.now.from;
-        cx.wake(self.deadline(cx.limits));
+        self.active_at = cx.all.now.from;
+        cx.wake(self.deadline(&cx.all.limits));
         cx.out.retire(wire.client, wire.server);
     }
 
@@ -425,7 +454,7 @@ impl Session {
             Phase::Opening => TcpFlags::RST,
         };
         if self.phase == Phase::Open || self.asked_at.is_some() {
-            let options = self.options(cx.now.tick);
+            let options = self.options(cx.all.now.tick);
             self.send_control(cx, self.sender.nxt, flags, options, Cause::Own);
         }
         self.end(cx, outcome);
@@ -443,6 +472,12 @@ impl Session {
         let rare = self.rare.get()?;
         let reset = rare.reset.filter(|r| self.stream.nxt().before(r.seq));
         rare.ahead.since().or(reset.map(|r| r.arrived))
+    }
+
+    /// The timer fires at the deadline or before: nobody brought it forward without a word.
+    pub(crate) fn timer_is_in_time(&self, limits: &Limits) -> bool {
+        self.timer_at
+            .is_some_and(|at| self.deadline(limits).since(at) >= 0)
     }
 
     /// When this session wants to be looked at next.

@@ -13,9 +13,7 @@ pub(crate) struct Pair {
 /// Feeds an endpoint. Of an IPv4 address only one half varies, and of that the lower 32 bits are
 /// constant, which leaves room for the port in one word.
 pub(crate) fn feed<H: Hasher>(state: &mut H, e: &Endpoint) {
-    let [a, b, c, d, f, g, h, i, j, k, l, m, n, o, p, q] = e.addr.0;
-    let upper = u64::from_le_bytes([a, b, c, d, f, g, h, i]);
-    let lower = u64::from_le_bytes([j, k, l, m, n, o, p, q]);
+    let [upper, lower] = e.addr.halves();
     if upper == 0 {
         state.write_u64(lower ^ u64::from(e.port));
     } else {

@@ -224,6 +224,32 @@ impl Turns {
         !self.is(KNOWN) || need <= 0 || came >= need as u32 || (came > 0 && answered.psh)
     }
 
+    /// The turn that begins with `ack` need not wait: rules 1 and 3, or no rule at all.
+    #[inline]
+    pub(crate) fn is_released(&self, ack: SeqNumber, answered: &Answered) -> bool {
+        let need = ack.since(self.ack) as u32;
+        let came = answered.bytes.wrapping_sub(self.baseline);
+        self.is(UNLIMITED) || answered.fin || (came >= need && (answered.psh || answered.short))
+    }
+
+    /// The turn that begins with `ack`, at `from`, goes; see [`Turns::is_released`].
+    #[inline]
+    pub(crate) fn released(&mut self, ack: SeqNumber, from: SeqNumber, answered: &Answered) {
+        if !self.is(UNLIMITED) && !answered.fin {
+            self.expired_in_a_row = 0;
+        }
+        self.start(ack, answered);
+        self.begun(from);
+    }
+
+    #[inline]
+    fn start(&mut self, ack: SeqNumber, answered: &Answered) {
+        self.facts |= STARTED;
+        self.ack = ack;
+        self.baseline = answered.bytes;
+        self.waiting = None;
+    }
+
     /// May the close go now, FIN or RST, that the client sent with acknowledgement number `ack`?
     pub(crate) fn gate_close(
         &mut self,
@@ -261,12 +287,13 @@ impl Turns {
             self.facts |= STARTED;
             return (Gate::Go, events);
         }
-        let came = answered.bytes.wrapping_sub(self.baseline);
         let mut verdict = Gate::Go;
-        if self.is(UNLIMITED) || answered.fin {
-        } else if came >= need as u32 && (answered.psh || answered.short) {
-            self.expired_in_a_row = 0;
+        if self.is_released(ack, answered) {
+            if !self.is(UNLIMITED) && !answered.fin {
+                self.expired_in_a_row = 0;
+            }
         } else {
+            let came = answered.bytes.wrapping_sub(self.baseline);
             let expires = self.waiting.get_or_insert(now.from).plus(limit_ticks);
             let quiet = QUIET_MIN.max(Span(target_rtt.0.saturating_mul(2)));
             let silence = answered.at.map_or(Span(0), |at| now.brief.since(at));
@@ -288,10 +315,7 @@ impl Turns {
             }
         }
         if verdict == Gate::Go {
-            self.facts |= STARTED;
-            self.ack = ack;
-            self.baseline = answered.bytes;
-            self.waiting = None;
+            self.start(ack, answered);
         }
         (verdict, events)
     }

@@ -1,7 +1,7 @@
 //! From session to transmit.
 
 use super::Nanos;
-use crate::packet::{Endpoint, SeqNumber, TcpFlags, TcpOptions};
+use crate::packet::TcpFrame;
 
 /// Where a transmitted segment comes from, for the latency histograms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,26 +20,6 @@ pub enum Cause {
     Retransmit,
 }
 
-/// A transmit intent: one segment to a target. The payload is borrowed from the
-/// session's buffer.
-#[derive(Clone, Copy, Debug)]
-pub struct Segment<'a> {
-    /// Client as the target sees it (after rewriting).
-    pub src: Endpoint,
-    /// Target.
-    pub dst: Endpoint,
-    /// Sequence number.
-    pub seq: SeqNumber,
-    /// Acknowledgement number.
-    pub ack: SeqNumber,
-    /// Control bits.
-    pub flags: TcpFlags,
-    /// Window field as it goes on the wire.
-    pub window: u16,
-    /// Options.
-    pub options: TcpOptions,
-    /// Payload.
-    pub payload: &'a [u8],
-    /// Why it is sent.
-    pub cause: Cause,
-}
+/// A transmit intent: one segment to a target, in the form that frames are built from. The payload is
+/// borrowed from the session's buffer.
+pub type Segment<'a> = TcpFrame<'a>;

@@ -11,6 +11,9 @@ pub struct Addr(pub [u8; 16]);
 
 const _: () = assert!(size_of::<Addr>() == 16);
 
+/// The lower 32 bits of an IPv4 address's second half.
+const V4_PREFIX: u32 = u32::from_le_bytes([0, 0, 0xff, 0xff]);
+
 impl Addr {
     /// All zero: "any address" in transfer lists.
     pub const ANY: Self = Self([0; 16]);
@@ -26,8 +29,9 @@ impl Addr {
     /// The IPv4 bytes if this is an IPv4 address.
     #[inline(always)]
     pub const fn as_v4(&self) -> Option<[u8; 4]> {
-        if self.is_v4() {
-            Some(self.words()[3].to_ne_bytes())
+        let [upper, lower] = self.halves();
+        if upper == 0 && lower as u32 == V4_PREFIX {
+            Some(((lower >> 32) as u32).to_le_bytes())
         } else {
             None
         }
@@ -36,9 +40,20 @@ impl Addr {
     /// True for IPv4.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
-        // Three word comparisons; matching twelve bytes one by one costs four times as much.
-        let [a, b, c, _] = self.words();
-        a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+        let [upper, lower] = self.halves();
+        upper == 0 && lower as u32 == V4_PREFIX
+    }
+
+    /// Both halves as little-endian numbers. Everything that looks into an address on a fast path does
+    /// it by these, as comparison does: an address that is also read by smaller pieces is kept in
+    /// pieces, and put together with shifts.
+    #[inline(always)]
+    pub const fn halves(&self) -> [u64; 2] {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
+        [
+            u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            u64::from_le_bytes([i, j, k, l, m, n, o, p]),
+        ]
     }
 
     /// True for [`Addr::ANY`].

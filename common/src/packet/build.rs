@@ -38,7 +38,8 @@ pub struct TcpFrame<'a> {
     pub options: TcpOptions,
     /// Payload.
     pub payload: &'a [u8],
-    /// IPv4 identification.
+    /// IPv4 identification. Distinct from packet to packet although DF makes it irrelevant (RFC 6864
+    /// section 4.1): captures are easier to read.
     pub ip_id: u16,
 }
 
@@ -70,7 +71,7 @@ impl core::fmt::Display for BuildError {
 impl core::error::Error for BuildError {}
 
 /// Writes a complete Ethernet frame with full checksums into `buf`; returns its length in bytes.
-#[inline]
+#[inline(always)]
 pub fn build_tcp_frame(
     buf: &mut [u8],
     mac: FrameAddresses,
@@ -90,10 +91,13 @@ pub fn build_tcp_frame(
             return Ok(len);
         }
     }
-    build_any(buf, mac, seg)
+    // Of a copy: the segment of the usual way then lives in registers, as nothing takes its address.
+    let seg = *seg;
+    build_any(buf, mac, &seg)
 }
 
 /// All options, both families.
+#[inline(never)]
 fn build_any(buf: &mut [u8], mac: FrameAddresses, seg: &TcpFrame<'_>) -> Result<usize, BuildError> {
     let mut tcp = [0u8; TCP_HEADER_MAX];
     let header_len = write_tcp_header(&mut tcp, seg);

@@ -11,7 +11,7 @@ pub fn sum(bytes: &[u8]) -> u16 {
 /// Sum of `bytes` as 16-bit words in the order in which they lie in memory, below 2^34. Byte order does
 /// not matter for a sum but for a final swap (RFC 1071 section 2 (B)); eight bytes at a time, the carry
 /// added back at the lower end (section 2 (C)).
-#[inline]
+#[inline(always)]
 pub fn partial(bytes: &[u8]) -> u64 {
     let (words, tail) = bytes.as_chunks::<8>();
     let mut acc: u64 = 0;
@@ -34,13 +34,12 @@ pub fn partial(bytes: &[u8]) -> u64 {
     rest
 }
 
-/// Folds a sum of 16- or 32-bit words to 16 bits.
-#[inline]
+/// Folds a sum of 16- or 32-bit words to 16 bits. A number added to itself with its halves exchanged has
+/// in its upper half the sum of the halves, carry included.
+#[inline(always)]
 pub const fn fold(s: u64) -> u16 {
-    let s = (s & 0xffff_ffff) + (s >> 32);
-    let s = (s & 0xffff) + ((s >> 16) & 0xffff) + (s >> 32);
-    let s = (s & 0xffff) + (s >> 16);
-    ((s & 0xffff) + (s >> 16)) as u16
+    let s = (s.wrapping_add(s.rotate_left(32)) >> 32) as u32;
+    (s.wrapping_add(s.rotate_left(16)) >> 16) as u16
 }
 
 /// One's-complement addition of two folded sums.

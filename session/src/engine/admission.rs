@@ -2,13 +2,26 @@
 
 use super::Engine;
 use crate::handshake::{OWN_WINDOW_FIELD, OWN_WINDOW_SHIFT};
-use crate::index::Entry;
+use crate::index::{Entry, Hash, Index, MAX_SESSIONS};
+use crate::slab::Slab;
 use crate::state::{Beginning, Flags, Offered, Session};
 use crate::table::{CaptureKey, Pair};
 use crate::wire_tuple::Wire;
-use crate::{Outcome, Output};
+use crate::{EngineConfig, Outcome, Output};
 use common::flow::{ClientSegment, Nanos, flow_hash, shard};
 use common::packet::{Endpoint, TcpFlags, TcpOptions};
+
+/// Under what an entry of the index stands.
+fn hash_of(index: &Index, sessions: &Slab<Session>, config: &EngineConfig, e: Entry) -> Hash {
+    let session = sessions.get(e.id());
+    index.hash(session.map_or(Endpoint::ANY, |s| {
+        if e.is_wire() {
+            s.wire.endpoint(config, s.client)
+        } else {
+            s.client
+        }
+    }))
+}
 
 /// A ramp adds one percent per second.
 const RAMP_STEP: Nanos = Nanos::from_secs(1);
@@ -16,10 +29,10 @@ const RAMP_STEP: Nanos = Nanos::from_secs(1);
 impl Engine {
     /// Percentage of sessions that is replayed at this time.
     fn percent(&self) -> u32 {
-        let wanted = u32::from(self.config.percent);
+        let wanted = u32::from(self.all.config.percent);
         match self.started_at {
-            Some(start) if self.config.ramp => {
-                let steps = self.now.at.since(start).0 / RAMP_STEP.0;
+            Some(start) if self.all.config.ramp => {
+                let steps = self.all.now.at.since(start).0 / RAMP_STEP.0;
                 wanted.min(steps.min(100) as u32 + 1)
             }
             _ => wanted,
@@ -31,7 +44,7 @@ impl Engine {
     /// ramp reached it stays out until the ramp is over.
     #[cold]
     pub(super) fn selected(&mut self, seg: &ClientSegment<'_>) -> bool {
-        self.started_at.get_or_insert(self.now.at);
+        self.started_at.get_or_insert(self.all.now.at);
         let percent = self.percent();
         if percent >= 100 {
             return true;
@@ -43,29 +56,30 @@ impl Engine {
     }
 
     /// A copy of this connection is a session, or was one and may be joined again.
-    fn takes_part(&mut self, seg: &ClientSegment<'_>) -> bool {
+    fn takes_part(&self, seg: &ClientSegment<'_>) -> bool {
         let pair = Pair {
             client: seg.client,
             server: seg.online,
         };
         let hash = self.index.hash(seg.client);
-        let path = self.paths.find(seg.online, seg.target);
-        (0..self.config.replicas.max(1)).any(|replica| {
-            path.is_some_and(|path| self.find(hash, seg.client, path, replica).is_some())
+        (0..self.all.config.replicas.max(1)).any(|replica| {
+            self.find(hash, seg, replica).is_some()
                 || self.strangers.knows(&CaptureKey { pair, replica })
         })
     }
 
     fn ramping(&self) -> bool {
-        self.config.ramp && self.percent() < u32::from(self.config.percent.min(100))
+        self.all.config.ramp && self.percent() < u32::from(self.all.config.percent.min(100))
     }
 
     pub(super) fn may_adopt(&self) -> bool {
-        self.config.adopt && self.accepting && self.room()
+        self.all.config.adopt && self.accepting && self.room()
     }
 
     fn room(&self) -> bool {
-        self.open < self.config.max_sessions && self.arena.has_room_for_sessions()
+        self.open < self.all.config.max_sessions
+            && self.sessions.len() < MAX_SESSIONS
+            && self.all.arena.has_room_for_sessions()
     }
 
     fn choose(&mut self, client: Endpoint, target: Endpoint, replica: u16) -> Option<Wire> {
@@ -74,7 +88,7 @@ impl Engine {
             let hash = self.index.hash(pair.client);
             self.find_wire(hash, pair).is_some() || self.reserve.holds(pair)
         };
-        let wire = tuples.choose(&self.config, used, client, target, replica);
+        let wire = tuples.choose(&self.all.config, used, client, target, replica);
         self.tuples = tuples;
         wire
     }
@@ -96,14 +110,14 @@ impl Engine {
             } else {
                 Outcome::Shutdown
             };
-            self.strangers.see(&mut self.totals, key, seg, why);
+            self.strangers.see(&mut self.all.totals, key, seg, why);
             return;
         };
         let beginning = self.beginning(key.replica, wire, seg);
-        self.totals.adopted += u64::from(beginning.adopted);
+        self.all.totals.adopted += u64::from(beginning.adopted);
         let id = self.enter(&beginning);
         self.run(id, out, |s, cx| {
-            cx.wake(s.deadline(cx.limits));
+            cx.wake(s.deadline(&cx.all.limits));
             s.send_syn(cx);
             // Data in the SYN (RFC 7413) is sent after the handshake, like that of an adopted session.
             if !seg.payload.is_empty() {
@@ -114,11 +128,11 @@ impl Engine {
 
     /// Puts a new session into the tables.
     fn enter(&mut self, beginning: &Beginning) -> u32 {
-        let session = Session::new(&self.config, self.now, beginning);
-        let wire = beginning.wire.endpoint(&self.config, beginning.client);
+        let session = Session::new(&self.all.config, self.all.now, beginning);
+        let wire = beginning.wire.endpoint(&self.all.config, beginning.client);
         let id = self.sessions.insert(session);
         self.open += 1;
-        self.totals.sessions += 1;
+        self.all.totals.sessions += 1;
         self.index_insert(beginning.client, Entry::captured(id));
         if wire != beginning.client {
             self.index_insert(wire, Entry::wire(id));
@@ -128,22 +142,16 @@ impl Engine {
 
     fn index_insert(&mut self, endpoint: Endpoint, entry: Entry) {
         let hash = self.index.hash(endpoint);
-        let (sessions, config) = (&self.sessions, &self.config);
-        self.index.insert(hash, entry, |e| {
-            let session = sessions.get(e.id());
-            session.map_or(Endpoint::ANY, |s| {
-                if e.is_wire() {
-                    s.wire.endpoint(config, s.client)
-                } else {
-                    s.client
-                }
-            })
-        });
+        let (sessions, config) = (&self.sessions, &self.all.config);
+        self.index
+            .insert(hash, entry, |index, e| hash_of(index, sessions, config, e));
     }
 
     fn index_remove(&mut self, endpoint: Endpoint, entry: Entry) {
         let hash = self.index.hash(endpoint);
-        self.index.remove(hash, entry);
+        let (sessions, config) = (&self.sessions, &self.all.config);
+        self.index
+            .remove(hash, entry, |index, e| hash_of(index, sessions, config, e));
     }
 
     /// Gives a session whose target closed too early a new tuple: the old one is in the target's
@@ -155,8 +163,8 @@ impl Engine {
         };
         session.unset(Flags::WANTS_REOPEN);
         let (client, replica) = (session.client, session.replica);
-        let old = session.wire_pair(&self.config, &self.paths);
-        let until = self.now.at + self.config.tuple_reuse;
+        let old = session.wire_pair(&self.all.config, &self.all.paths);
+        let until = self.all.now.at + self.all.config.tuple_reuse;
         self.reserve.hold(old, until);
         let Some(wire) = self.choose(client, old.server, replica) else {
             self.run(id, out, |s, cx| s.end(cx, Outcome::ClosedByTarget));
@@ -166,7 +174,7 @@ impl Engine {
             self.index_remove(old.client, Entry::wire(id));
         }
         self.run(id, out, |s, cx| s.reopen(cx, wire));
-        let new = wire.endpoint(&self.config, client);
+        let new = wire.endpoint(&self.all.config, client);
         if new != client {
             self.index_insert(new, Entry::wire(id));
         }
@@ -174,20 +182,22 @@ impl Engine {
     }
 
     pub(super) fn remove(&mut self, id: u32) {
-        let Some(session) = self.sessions.remove(id) else {
+        let Some(session) = self.sessions.get(id) else {
             return;
         };
-        self.index_remove(session.client, Entry::captured(id));
-        let wire = session.wire_pair(&self.config, &self.paths);
-        if wire.client == session.client {
+        let (client, path) = (session.client, session.path);
+        let wire = session.wire_pair(&self.all.config, &self.all.paths);
+        self.index_remove(client, Entry::captured(id));
+        if wire.client == client {
             // The client's own endpoint: it knows itself when it may come back.
             self.tuples.freed(&wire);
         } else {
             self.index_remove(wire.client, Entry::wire(id));
-            self.reserve
-                .hold(wire, self.now.at + self.config.tuple_reuse);
+            let until = self.all.now.at + self.all.config.tuple_reuse;
+            self.reserve.hold(wire, until);
         }
-        self.paths.leave(session.path);
+        self.sessions.remove(id);
+        self.all.paths.leave(path);
         self.wheel.cancel(id);
     }
 
@@ -195,7 +205,7 @@ impl Engine {
     fn beginning(&mut self, replica: u16, wire: Wire, seg: &ClientSegment<'_>) -> Beginning {
         let adopted = !seg.flags.has(TcpFlags::SYN);
         let own = TcpOptions {
-            mss: Some(self.config.mss),
+            mss: Some(self.all.config.mss),
             window_scale: Some(OWN_WINDOW_SHIFT),
             sack_permitted: true,
             // Offered only if the captured client uses them.
@@ -209,7 +219,7 @@ impl Engine {
         Beginning {
             client: seg.client,
             replica,
-            path: self.paths.enter(seg.online, seg.target),
+            path: self.all.paths.enter(seg.online, seg.target),
             wire,
             iss: if adopted { seg.seq - 1 } else { seg.seq },
             offered: Offered::new(options),

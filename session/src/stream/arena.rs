@@ -117,21 +117,21 @@ impl<const SIZE: usize, const BLOCKS: usize, const CLASS: u32> Class<SIZE, BLOCK
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn get(&self, id: ChunkId) -> Option<(&Chunk, &[u8; SIZE])> {
         let page = self.pages.get(id.index() as usize / BLOCKS)?;
         let at = id.index() as usize % BLOCKS;
         Some((page.chunks.get(at)?, page.blocks.get(at)?))
     }
 
-    #[inline]
+    #[inline(always)]
     fn get_mut(&mut self, id: ChunkId) -> Option<(&mut Chunk, &mut [u8; SIZE])> {
         let page = self.pages.get_mut(id.index() as usize / BLOCKS)?;
         let at = id.index() as usize % BLOCKS;
         Some((page.chunks.get_mut(at)?, page.blocks.get_mut(at)?))
     }
 
-    #[inline]
+    #[inline(always)]
     fn store(&mut self, mut chunk: Chunk, bytes: &[u8]) -> Option<ChunkId> {
         if self.free.is_none() {
             self.grow()?;
@@ -170,7 +170,7 @@ impl<const SIZE: usize, const BLOCKS: usize, const CLASS: u32> Class<SIZE, BLOCK
     }
 
     /// Returns how many bytes it had.
-    #[inline]
+    #[inline(always)]
     fn release(&mut self, id: ChunkId) -> u16 {
         let free = self.free;
         let Some((chunk, _)) = self.get_mut(id) else {
@@ -214,7 +214,7 @@ impl Arena {
 
     /// What storing so many bytes costs of the budget. A FIN costs nothing: a session is not shed for
     /// its last word.
-    #[inline]
+    #[inline(always)]
     fn cost(len: usize) -> usize {
         match len {
             0 => 0,
@@ -225,7 +225,7 @@ impl Arena {
 
     /// Stores `bytes` (at most the largest block) as `chunk`; returns it and its cost in bytes, `None`
     /// over budget.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn store(&mut self, chunk: Chunk, bytes: &[u8]) -> Option<(ChunkId, usize)> {
         let cost = Self::cost(bytes.len());
         if self.used + cost > self.budget {
@@ -240,7 +240,7 @@ impl Arena {
         Some((id, cost))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn chunk(&self, id: ChunkId) -> Option<&Chunk> {
         if id.is_large() {
             self.large.get(id).map(|(c, _)| c)
@@ -249,7 +249,7 @@ impl Arena {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn chunk_mut(&mut self, id: ChunkId) -> Option<&mut Chunk> {
         if id.is_large() {
             self.large.get_mut(id).map(|(c, _)| c)
@@ -275,7 +275,7 @@ impl Arena {
     }
 
     /// Takes a chunk back; returns its cost in bytes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&mut self, id: ChunkId) -> usize {
         let len = if id.is_large() {
             self.large.release(id)

@@ -200,6 +200,25 @@ impl Stream {
         }
     }
 
+    /// A segment that begins at `seq` is next in order, nothing lies behind a hole, and there is room.
+    /// The caller knows that the rare part, where holes are, is absent.
+    #[inline(always)]
+    pub(crate) fn expects(&self, seq: SeqNumber, limit: u32) -> bool {
+        seq == self.nxt && !self.finished && self.cost < limit
+    }
+
+    /// Keeps a segment that is expected and sent already; false if there is no memory.
+    #[inline(always)]
+    pub(crate) fn append_sent(&mut self, arena: &mut Arena, chunk: Chunk, bytes: &[u8]) -> bool {
+        let Some((id, cost)) = arena.store(chunk, bytes) else {
+            return false;
+        };
+        self.cost += cost as u32;
+        self.nxt += bytes.len() as u32;
+        self.link(arena, id);
+        true
+    }
+
     /// Puts a chunk at the end of the queue.
     #[inline]
     fn store(&mut self, arena: &mut Arena, chunk: Chunk, bytes: &[u8]) -> bool {
@@ -214,15 +233,20 @@ impl Stream {
 
     #[inline]
     fn push(&mut self, arena: &mut Arena, id: ChunkId) {
-        if let Some(tail) = arena.chunk_mut(self.tail) {
-            tail.next = id;
-        } else {
-            self.head = id;
-        }
-        self.tail = id;
+        self.link(arena, id);
         if self.cursor.is_none() {
             self.cursor = id;
         }
+    }
+
+    #[inline(always)]
+    fn link(&mut self, arena: &mut Arena, id: ChunkId) {
+        if self.head.is_none() {
+            self.head = id;
+        } else if let Some(tail) = arena.chunk_mut(self.tail) {
+            tail.next = id;
+        }
+        self.tail = id;
     }
 
     /// Fills the gaps between what is there already from the segment.
@@ -326,7 +350,7 @@ impl Stream {
     }
 
     /// Drops what lies wholly before `una`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn acknowledge(&mut self, arena: &mut Arena, una: SeqNumber) -> Gone {
         let mut gone = Gone::default();
         let mut twice = false;

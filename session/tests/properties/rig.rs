@@ -1,6 +1,6 @@
 //! One captured client, an engine, and a wire to a target that is modelled by the test.
 
-use common::flow::{ClientSegment, Nanos, ResponseHeader, Segment};
+use common::flow::{Cause, ClientSegment, Nanos, ResponseHeader, Segment};
 use common::packet::{Addr, Endpoint, SackBlocks, SeqNumber, TcpFlags, TcpOptions};
 use session::{Engine, EngineConfig, Metric, Outcome, Output, SessionEnd};
 
@@ -46,7 +46,7 @@ pub struct Wire {
 }
 
 impl Output for Wire {
-    fn transmit(&mut self, s: &Segment<'_>) {
+    fn transmit(&mut self, s: &Segment<'_>, _: Cause) {
         assert_eq!((s.src, s.dst), (CLIENT, TARGET));
         self.sent.push(Sent {
             at: self.now,

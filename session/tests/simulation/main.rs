@@ -12,6 +12,9 @@
 
 mod client;
 mod faults;
+#[path = "../support/lockstep.rs"]
+#[expect(dead_code, reason = "shutdown is for other tests")]
+mod lockstep;
 mod net;
 mod rng;
 mod sabotage;

@@ -8,7 +8,7 @@ use crate::setting::{Class, Setting};
 use crate::watch::Watch;
 use common::flow::{Cause, Nanos, ResponseHeader, Segment};
 use common::packet::{
-    ETH_HEADER_BYTES, Endpoint, FrameAddresses, SeqNumber, TcpFlags, TcpFrame, build_tcp_frame,
+    ETH_HEADER_BYTES, Endpoint, FrameAddresses, SeqNumber, TcpFlags, build_tcp_frame,
     decode_from_ip,
 };
 use session::{Metric, Output, SessionEnd};
@@ -187,7 +187,7 @@ pub fn flip(p: &mut Packet, n: u64) {
 }
 
 impl Output for Net {
-    fn transmit(&mut self, s: &Segment<'_>) {
+    fn transmit(&mut self, s: &Segment<'_>, cause: Cause) {
         assert_eq!(s.dst, self.target);
         self.trace(|| {
             format!(
@@ -215,26 +215,15 @@ impl Output for Net {
             *byte ^= 4;
             seen.payload = &flipped;
         }
-        let missed = self.data_segments.is_multiple_of(5) && s.cause != Cause::Retransmit;
+        let missed = self.data_segments.is_multiple_of(5) && cause != Cause::Retransmit;
         if !(self.watch.sabotaged(Sabotage::MissSegment) && missed && !s.payload.is_empty()) {
-            self.watch.sent(self.now, &seen);
+            self.watch.sent(self.now, &seen, cause);
         }
         if self.watch.swallowed(s) {
             return;
         }
         let mut buf = [0u8; FRAME_BYTES];
-        let frame = TcpFrame {
-            src: s.src,
-            dst: s.dst,
-            seq: s.seq,
-            ack: s.ack,
-            flags: s.flags,
-            window: s.window,
-            options: s.options,
-            payload: s.payload,
-            ip_id: 1,
-        };
-        let n = build_tcp_frame(&mut buf, FrameAddresses::default(), &frame)
+        let n = build_tcp_frame(&mut buf, FrameAddresses::default(), s)
             .expect("segments fit a frame and have one family");
         self.send(s.src, &buf[ETH_HEADER_BYTES..n]);
     }

@@ -131,11 +131,11 @@ impl Watch {
     }
 
     /// The engine sends this.
-    pub fn sent(&mut self, now: Nanos, s: &Segment<'_>) {
+    pub fn sent(&mut self, now: Nanos, s: &Segment<'_>, cause: Cause) {
         self.touched.push(s.src);
         self.size(s);
         if s.flags.has(TcpFlags::SYN) {
-            self.begun(now, s);
+            self.begun(now, s, cause);
             return;
         }
         let honest = self.setting.class != Class::Hostile;
@@ -201,7 +201,7 @@ impl Watch {
     }
 
     /// A SYN: the first of a connection, or again.
-    fn begun(&mut self, now: Nanos, s: &Segment<'_>) {
+    fn begun(&mut self, now: Nanos, s: &Segment<'_>, cause: Cause) {
         let e = &self.setting.engine;
         if owner(flow_hash(s.src), e.workers) != e.worker {
             self.report(Rule::Worker, format!("{} belongs to another worker", s.src));
@@ -215,7 +215,7 @@ impl Watch {
             }
             return;
         };
-        if s.cause == Cause::Retransmit {
+        if cause == Cause::Retransmit {
             return;
         }
         let client = self.scripts[script].client;

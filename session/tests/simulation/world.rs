@@ -7,6 +7,7 @@
 
 use crate::client::scripts;
 use crate::faults::Injected;
+use crate::lockstep::Lockstep;
 use crate::net::{Event, Net, flip};
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
@@ -61,7 +62,7 @@ fn replay(setting: &Setting) -> Report {
         Some(Sabotage::SendAsCaptured) => config.no_turns = true,
         _ => {}
     }
-    let mut engine = Engine::new(config);
+    let mut both = Lockstep::new(config);
     let mut net = Net::new(rng, setting, &scripts, at);
     if setting.sabotage == Some(Sabotage::OtherWorker) {
         net.watch.setting.engine.workers = 4;
@@ -82,7 +83,7 @@ fn replay(setting: &Setting) -> Report {
     while net.now < end && steps < MOST_STEPS {
         let next = [
             net.next_at(),
-            engine.next_deadline(),
+            both.engine.next_deadline(),
             target.poll_at(net.now),
         ];
         let Some(next) = next.into_iter().flatten().min() else {
@@ -130,7 +131,7 @@ fn replay(setting: &Setting) -> Report {
                         gso_size: p.gso_size,
                         at: p.at,
                     };
-                    engine.captured(now, &seg, &mut net);
+                    both.captured(now, &seg, &mut net);
                 }
                 Event::ToTarget(wire, packet, intact) => {
                     target.deliver(now, wire, packet, intact);
@@ -144,14 +145,14 @@ fn replay(setting: &Setting) -> Report {
                             h.client, h.flags, h.seq.0, h.payload_len, h.ack.0, h.window
                         )
                     });
-                    let stray = engine.totals().responses_stray;
-                    engine.response(now, &h, &mut net);
-                    if engine.totals().responses_stray > stray {
+                    let stray = both.engine.totals().responses_stray;
+                    both.response(now, &h, &mut net);
+                    if both.engine.totals().responses_stray > stray {
                         net.trace(|| format!("   {} has no session", h.client));
                     }
                 }
             }
-            stepped(&mut net, client, &engine);
+            stepped(&mut net, client, &both.engine);
         }
         for (_, packet) in target.poll(net.now) {
             net.answer(&packet);
@@ -161,10 +162,13 @@ fn replay(setting: &Setting) -> Report {
                 net.watch.answers.insert(wire, (seen.answers, seen.at_once));
             }
         }
-        engine.advance(net.now, &mut net);
-        stepped(&mut net, None, &engine);
+        both.advance(net.now, &mut net);
+        stepped(&mut net, None, &both.engine);
         steps += 1;
-        if net.is_empty() && engine.open_sessions() == 0 && engine.next_deadline().is_none() {
+        if net.is_empty()
+            && both.engine.open_sessions() == 0
+            && both.engine.next_deadline().is_none()
+        {
             break;
         }
     }
@@ -175,8 +179,8 @@ fn replay(setting: &Setting) -> Report {
     net.injected.outages += u64::from(setting.outage.is_some());
     let injected = net.injected.clone();
     Report {
-        violations: verdict(&engine, &target, net),
-        totals: engine.totals().clone(),
+        violations: verdict(&both.engine, &target, net),
+        totals: both.engine.totals().clone(),
         injected,
         scripted_bytes: scripts.iter().map(|s| s.stream.len() as u64).sum(),
         steps,

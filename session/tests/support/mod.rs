@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  bytes ──Reader──▶ settings, operations ──▶ World: engine + clock ──▶ Watch: Output that checks
+//!                                               │ beside it an engine without header prediction
 //!                                               │ after every operation: books, memory, amplification
 //!                                               └ at the end: everything is given back, no timer left
 //! ```
@@ -12,6 +13,7 @@
 pub mod books;
 pub mod content;
 pub mod interleavings;
+pub mod lockstep;
 pub mod packets;
 pub mod peers;
 pub mod reader;

@@ -97,7 +97,7 @@ impl Watch {
         }
     }
 
-    fn syn(&mut self, s: &Segment<'_>) {
+    fn syn(&mut self, s: &Segment<'_>, cause: Cause) {
         assert_eq!(s.flags, TcpFlags::SYN, "{s:?}");
         assert!(s.payload.is_empty(), "data in a SYN: {s:?}");
         assert!(
@@ -105,7 +105,7 @@ impl Watch {
             "SYN without a route: {s:?}"
         );
         let known = self.by_tuple.get(&(s.src, s.dst)).copied();
-        if s.cause == Cause::Retransmit {
+        if cause == Cause::Retransmit {
             let c = &self.connections[known.expect("a SYN is sent again on its own tuple")];
             assert_eq!(c.iss, s.seq, "SYN sent again with another number");
             return;
@@ -135,7 +135,7 @@ impl Watch {
 }
 
 /// The rules for a segment that is no SYN.
-fn segment(c: &mut Connection, captured: &Captured, mtu: u16, s: &Segment<'_>) {
+fn segment(c: &mut Connection, captured: &Captured, mtu: u16, s: &Segment<'_>, cause: Cause) {
     assert!(
         s.options.mss.is_none() && s.options.window_scale.is_none() && !s.options.sack_permitted,
         "SYN options: {s:?}"
@@ -163,7 +163,7 @@ fn segment(c: &mut Connection, captured: &Captured, mtu: u16, s: &Segment<'_>) {
     let data_end = s.seq + s.payload.len() as u32;
     let end = data_end + u32::from(s.flags.has(TcpFlags::FIN));
     assert!(s.seq.after(c.iss), "before the stream: {s:?}");
-    match s.cause {
+    match cause {
         Cause::Captured { .. } => assert_eq!(s.seq, c.nxt, "new data with a hole: {s:?}"),
         Cause::Retransmit => assert!(
             !end.after(c.nxt) && s.seq.before(end),
@@ -198,24 +198,24 @@ fn segment(c: &mut Connection, captured: &Captured, mtu: u16, s: &Segment<'_>) {
 }
 
 impl Output for Watch {
-    fn transmit(&mut self, s: &Segment<'_>) {
+    fn transmit(&mut self, s: &Segment<'_>, cause: Cause) {
         if self.trace {
             eprintln!("  {s:?}");
         }
         assert!(TARGETS.contains(&s.dst), "no target: {s:?}");
         assert_eq!(s.src.addr.is_v4(), s.dst.addr.is_v4(), "{s:?}");
-        match s.cause {
+        match cause {
             Cause::Retransmit => self.sent.again += 1,
             Cause::Captured { .. } if !s.flags.has(TcpFlags::SYN) => self.sent.fresh += 1,
             _ => self.sent.control += 1,
         }
         if s.flags.has(TcpFlags::SYN) {
-            self.syn(s);
+            self.syn(s, cause);
             return;
         }
         let n = self.by_tuple.get(&(s.src, s.dst));
         let n = *n.unwrap_or_else(|| panic!("on a tuple that was never opened: {s:?}"));
-        segment(&mut self.connections[n], &self.captured, self.mtu, s);
+        segment(&mut self.connections[n], &self.captured, self.mtu, s, cause);
     }
 
     fn announce(&mut self, client: Endpoint, target: Endpoint) -> bool {

@@ -2,10 +2,11 @@
 
 use super::books;
 use super::content::{ends, payload};
+use super::lockstep::Lockstep;
 use super::watch::{Sent, Watch};
 use common::flow::{ClientSegment, Nanos, ResponseHeader};
 use common::packet::{SeqNumber, TcpFlags, TcpOptions};
-use session::{Engine, EngineConfig};
+use session::EngineConfig;
 
 /// Segments without payload that one input may cause in one session: closing a connection, opening the
 /// next one, a reset and an acknowledgement.
@@ -37,7 +38,8 @@ pub struct Packet {
 }
 
 pub struct World {
-    pub engine: Engine,
+    /// With a twin that must do the same.
+    both: Lockstep,
     pub watch: Watch,
     pub now: Nanos,
     config: EngineConfig,
@@ -52,7 +54,7 @@ impl World {
             eprintln!("{config:?}");
         }
         Self {
-            engine: Engine::new(config.clone()),
+            both: Lockstep::new(config.clone()),
             watch: Watch::new(config.mtu, trace),
             now: Nanos::from_secs(1_000),
             config,
@@ -91,7 +93,7 @@ impl World {
             gso_size: p.gso_size,
             at: p.at,
         };
-        self.engine.captured(self.now, &seg, &mut self.watch);
+        self.both.captured(self.now, &seg, &mut self.watch);
         // Each replica may end a session, open one and open one again.
         self.checked(3 * usize::from(self.config.replicas.max(1)));
     }
@@ -99,15 +101,15 @@ impl World {
     pub fn response(&mut self, h: &ResponseHeader) {
         self.tell(h);
         self.watch.responded(h);
-        self.engine.response(self.now, h, &mut self.watch);
+        self.both.response(self.now, h, &mut self.watch);
         self.checked(1);
     }
 
     pub fn advance(&mut self) {
         let most = self.open_and_ended();
-        self.engine.advance(self.now, &mut self.watch);
+        self.both.advance(self.now, &mut self.watch);
         self.checked(most);
-        let next = self.engine.next_deadline();
+        let next = self.both.engine.next_deadline();
         assert!(
             next.is_none_or(|t| t > self.now),
             "due at {next:?}, now {:?}",
@@ -120,7 +122,7 @@ impl World {
         let until = self.now + time;
         self.advance();
         let mut wakes = self.wakes(time);
-        while let Some(due) = self.engine.next_deadline().filter(|t| *t <= until) {
+        while let Some(due) = self.both.engine.next_deadline().filter(|t| *t <= until) {
             self.now = due;
             self.advance();
             assert!(wakes > 0, "timers fire again and again");
@@ -133,9 +135,9 @@ impl World {
     pub fn shutdown(&mut self) {
         self.tell(&"shutdown");
         let most = self.open_and_ended();
-        self.engine.shutdown(self.now, &mut self.watch);
+        self.both.shutdown(self.now, &mut self.watch);
         self.checked(most);
-        assert_eq!(self.engine.open_sessions(), 0);
+        assert_eq!(self.both.engine.open_sessions(), 0);
     }
 
     /// Nothing comes any more: every session ends by itself, the books balance, nothing is left.
@@ -143,9 +145,13 @@ impl World {
         let idle = self.config.idle_timeout;
         // An idle session ends; it is kept for as long again in case its client goes on.
         self.pass(idle + Nanos::from_millis(2));
-        assert_eq!(self.engine.open_sessions(), 0, "open beyond idle timeout");
+        assert_eq!(
+            self.both.engine.open_sessions(),
+            0,
+            "open beyond idle timeout"
+        );
         self.pass(idle + self.config.linger + Nanos::from_millis(2));
-        assert_eq!(self.engine.next_deadline(), None, "a timer is left");
+        assert_eq!(self.both.engine.next_deadline(), None, "a timer is left");
         assert!(
             self.watch.routes.is_empty(),
             "routes left: {:?}",
@@ -155,7 +161,7 @@ impl World {
 
     /// Sessions there may be.
     fn open_and_ended(&self) -> usize {
-        self.engine.totals().sessions as usize + self.watch.connections.len()
+        self.both.engine.totals().sessions as usize + self.watch.connections.len()
     }
 
     fn wakes(&self, time: Nanos) -> u64 {
@@ -165,7 +171,7 @@ impl World {
 
     /// Checks after an input that concerns at most `sessions` sessions.
     fn checked(&mut self, sessions: usize) {
-        books::check(&self.engine, &self.config, &self.watch.ended);
+        books::check(&self.both.engine, &self.config, &self.watch.ended);
         let sent = std::mem::take(&mut self.watch.sent);
         assert!(
             sent.control <= CONTROL_PER_SESSION * sessions
@@ -174,7 +180,7 @@ impl World {
         );
         // New data is bounded by the captured bytes: each goes out once, see `Watch`.
         let Sent { fresh, .. } = sent;
-        let most = self.engine.totals().bytes_captured as usize + 3 * sessions;
+        let most = self.both.engine.totals().bytes_captured as usize + 3 * sessions;
         assert!(fresh <= most, "{fresh} segments of {most} bytes");
     }
 }

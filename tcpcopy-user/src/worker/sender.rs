@@ -13,7 +13,7 @@ use super::egress::{Egress, NoWay};
 use super::latency::{Latencies, Latency};
 use crate::channel::Channel;
 use common::flow::{Cause, Nanos, Segment};
-use common::packet::{Endpoint, TcpFrame, build_tcp_frame};
+use common::packet::{Endpoint, build_tcp_frame};
 use dataplane::BATCH;
 use session::{Metric, Outcome, Output, SessionEnd};
 
@@ -57,7 +57,6 @@ pub struct Sender {
     channel: Channel,
     latencies: Latencies,
     counters: SendCounters,
-    ip_id: u16,
     /// For each captured segment committed since the last flush: its capture time plus what was
     /// deliberate.
     committed: Vec<Nanos>,
@@ -77,7 +76,6 @@ impl Sender {
             channel,
             latencies: Latencies::default(),
             counters: SendCounters::default(),
-            ip_id: 0,
             committed: Vec::with_capacity(SAMPLES),
             flushed: Vec::with_capacity(SAMPLES),
             dirty: false,
@@ -129,7 +127,7 @@ impl Sender {
 }
 
 impl Output for Sender {
-    fn transmit(&mut self, segment: &Segment<'_>) {
+    fn transmit(&mut self, segment: &Segment<'_>, cause: Cause) {
         let (port, macs) = match self.egress.find(segment.dst) {
             Ok(way) => way,
             Err(NoWay::NotATarget) => {
@@ -145,28 +143,14 @@ impl Output for Sender {
             self.counters.no_frame += 1;
             return;
         };
-        // Distinct from packet to packet although DF makes it irrelevant (RFC 6864 section 4.1):
-        // captures are easier to read.
-        self.ip_id = self.ip_id.wrapping_add(1);
-        let frame = TcpFrame {
-            src: segment.src,
-            dst: segment.dst,
-            seq: segment.seq,
-            ack: segment.ack,
-            flags: segment.flags,
-            window: segment.window,
-            options: segment.options,
-            payload: segment.payload,
-            ip_id: self.ip_id,
-        };
-        let Ok(len) = build_tcp_frame(buffer, macs, &frame) else {
+        let Ok(len) = build_tcp_frame(buffer, macs, segment) else {
             self.counters.not_built += 1;
             return;
         };
         port.commit(len);
         self.dirty = true;
         self.counters.sent += 1;
-        if let Cause::Captured { at, held } = segment.cause
+        if let Cause::Captured { at, held } = cause
             && self.committed.len() < SAMPLES
         {
             self.committed.push(at + held);

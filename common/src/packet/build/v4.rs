@@ -70,14 +70,16 @@ pub(super) fn build<const HEADERS: usize>(
         put(62, ecr);
         tcp_sum += u64::from(kind) + u64::from(val) + u64::from(ecr);
     }
-    tcp_sum += checksum::partial(seg.payload);
+    if !seg.payload.is_empty() {
+        tcp_sum += checksum::partial(seg.payload);
+        payload.copy_from_slice(seg.payload);
+    }
     header[24..26].copy_from_slice(&(!checksum::fold(ip_sum)).to_ne_bytes());
     header[50..52].copy_from_slice(&(!checksum::fold(tcp_sum)).to_ne_bytes());
     header[52..54].copy_from_slice(&[0, 0]);
     header[..6].copy_from_slice(&mac.dst.0);
     header[6..12].copy_from_slice(&mac.src.0);
     header[12..14].copy_from_slice(&ethertype::IPV4.to_be_bytes());
-    payload.copy_from_slice(seg.payload);
     Some(len)
 }
 

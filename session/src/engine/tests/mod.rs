@@ -49,7 +49,7 @@ struct Wire {
 }
 
 impl Output for Wire {
-    fn transmit(&mut self, s: &Segment<'_>) {
+    fn transmit(&mut self, s: &Segment<'_>, cause: Cause) {
         assert_eq!(s.dst, TARGET);
         self.sent.push(Sent {
             src: s.src,
@@ -60,7 +60,7 @@ impl Output for Wire {
             window: s.window,
             options: s.options,
             payload: s.payload.to_vec(),
-            cause: s.cause,
+            cause,
         });
     }
     fn announce(&mut self, _: Endpoint, target: Endpoint) -> bool {
@@ -227,6 +227,6 @@ impl Rig {
             "{:?}",
             self.engine.totals()
         );
-        assert!(self.engine.index.is_empty() && self.engine.paths.is_empty());
+        assert!(self.engine.index.is_empty() && self.engine.all.paths.is_empty());
     }
 }

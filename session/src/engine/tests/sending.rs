@@ -227,7 +227,7 @@ fn a_target_that_repeats_itself_for_ever_does_not_keep_a_session() {
 /// Keeps tuple and length of what is sent, to any target.
 struct Any(Vec<(Endpoint, Endpoint, usize)>);
 impl Output for Any {
-    fn transmit(&mut self, s: &Segment<'_>) {
+    fn transmit(&mut self, s: &Segment<'_>, _: Cause) {
         self.0.push((s.src, s.dst, s.payload.len()));
     }
     fn announce(&mut self, _: Endpoint, _: Endpoint) -> bool {
