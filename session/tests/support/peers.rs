@@ -159,7 +159,14 @@ fn header(c: &Connection, seq: SeqNumber, ack: SeqNumber, flags: TcpFlags) -> Re
         flags,
         window: 60_000,
         payload_len: 0,
-        options: TcpOptions::default(),
+        options: TcpOptions {
+            // A clock that goes on with each response.
+            timestamps: c.timestamps.then_some(Timestamps {
+                val: 7 + c.responses,
+                ecr: 90,
+            }),
+            ..TcpOptions::default()
+        },
         sack: SackBlocks::default(),
     }
 }

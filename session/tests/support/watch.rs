@@ -28,9 +28,11 @@ pub struct Connection {
     ends: HashSet<u32>,
     /// Streams that all payload so far can be of.
     origins: [bool; STREAMS],
-    /// What the target has said, for drivers that play one.
+    /// What the target has said, for drivers that play one: bytes, and responses of any kind.
     pub spoken: u32,
-    timestamps: bool,
+    pub responses: u32,
+    /// The SYN offered them.
+    pub timestamps: bool,
 }
 
 /// What one input made the engine send.
@@ -72,6 +74,7 @@ impl Watch {
             return;
         };
         let c = &mut self.connections[*n];
+        c.responses += 1;
         let end = h.seq + h.payload_len;
         c.ends.insert(end.0);
         if h.flags.has(TcpFlags::FIN) {
@@ -81,7 +84,8 @@ impl Watch {
             // Data in the SYN-ACK comes again.
             c.ends.insert((h.seq + 1).0);
         }
-        if !h.flags.has(TcpFlags::ACK) || h.ack.after(c.nxt) {
+        let of_this = !h.ack.after(c.nxt) && h.ack.after(c.iss);
+        if !h.flags.has(TcpFlags::ACK) || !of_this {
             return;
         }
         match c.edge {
@@ -129,6 +133,7 @@ impl Watch {
             ends: HashSet::new(),
             origins: [true; STREAMS],
             spoken: 0,
+            responses: 0,
             timestamps: s.options.timestamps.is_some(),
         });
     }
