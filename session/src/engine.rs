@@ -379,6 +379,7 @@ impl Engine {
             all: &mut self.all,
             out,
             due: None,
+            salvage: None,
         };
         if !act(session, &mut cx) {
             return false;
@@ -413,9 +414,10 @@ impl Engine {
             all: &mut self.all,
             out,
             due: None,
+            salvage: None,
         };
         act(session, &mut cx);
-        let due = cx.due;
+        let (due, salvage) = (cx.due, cx.salvage);
         if !owed && session.has(Flags::ACK_DUE) {
             self.acks.push(id);
         }
@@ -432,6 +434,9 @@ impl Engine {
         debug_assert!(session.timer_is_in_time(&self.all.limits));
         if session.has(Flags::WANTS_REOPEN) {
             self.reopen(id, out);
+        }
+        if let Some(left) = salvage {
+            self.succeed(id, *left, out);
         }
     }
 }

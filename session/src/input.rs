@@ -35,8 +35,25 @@ impl Session {
         self.set_if(Flags::CLIENT_DONE, fin);
         if fin || !seg.payload.is_empty() {
             self.store(cx, seg, seg.seq, fin);
+        } else if seg.payload_len == 0 && has_ack {
+            self.told(cx, seg.seq, seg.ack);
         }
         self.go_on(cx, measured);
+    }
+
+    /// A bare acknowledgement tells how far the client has sent: beyond what was captured there is a hole,
+    /// which keep-alive probes, one number below, do not show.
+    #[inline]
+    fn told<O: Output>(&mut self, cx: &mut Context<'_, O>, seq: SeqNumber, ack: SeqNumber) {
+        let (limit, now) = (cx.all.limits.session_bytes, cx.all.now.from);
+        let (rare, read) = ((&mut self.rare, &mut cx.all.pool), self.turns.ack());
+        let said = (seq, ack);
+        if self
+            .stream
+            .told(&cx.all.arena, rare, limit, now, said, read)
+        {
+            cx.wake(now.plus(cx.all.limits.gap));
+        }
     }
 
     /// After what was captured has been stored.
@@ -399,7 +416,7 @@ impl Session {
             .hole_since()
             .is_some_and(|t| t.plus(limits.gap).due(now))
         {
-            self.abort(cx, Outcome::CaptureGap);
+            self.give_up_hole(cx);
             return;
         }
         let waits = self.phase == Phase::Open && self.sender.in_flight() > 0;

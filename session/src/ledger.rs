@@ -100,6 +100,8 @@ pub struct Totals {
     pub full_duplex: u64,
     /// Sessions that joined in the middle, with a handshake of our own.
     pub adopted: u64,
+    /// Closes of clients that were not captured, but are known from what came after them.
+    pub fins_inferred: u64,
     /// Connections opened again after the target had closed them.
     pub reopened: u64,
     /// SYNs of sessions that were not selected (`-r`, `-g`); they are in no other figure.
@@ -136,6 +138,7 @@ impl Totals {
         self.full_duplex += other.full_duplex;
         self.announce_failed += other.announce_failed;
         self.adopted += other.adopted;
+        self.fins_inferred += other.fins_inferred;
         self.reopened += other.reopened;
         self.not_sampled += other.not_sampled;
     }

@@ -21,6 +21,7 @@
 
 mod config;
 mod engine;
+mod gap;
 mod handshake;
 mod index;
 mod input;

@@ -49,7 +49,7 @@ impl Session {
         }
         let len = seg.payload.len();
         if len == 0 {
-            if seg.payload_len > 0 {
+            if seg.payload_len > 0 || seg.seq.after(self.stream.nxt()) {
                 return false;
             }
             self.expect_captured(cx, seg);

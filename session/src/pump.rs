@@ -45,7 +45,7 @@ impl Session {
     #[inline]
     fn send_next<O: Output>(&mut self, cx: &mut Context<'_, O>, chunk: Chunk) -> bool {
         let begins = self.turns.begins(chunk.ack);
-        if self.receiver.answered.fin && !chunk.fin && begins {
+        if self.receiver.answered.fin && !chunk.is_fin() && begins {
             // The target closed, the client has another request: on a new connection, once it is
             // known that nothing of the last one is lost.
             self.set_if(Flags::WANTS_REOPEN, self.sender.in_flight() == 0);
@@ -56,8 +56,8 @@ impl Session {
             self.end(cx, Outcome::ResetByTarget);
             return false;
         }
-        if begins || chunk.fin {
-            if !self.gate_open(cx, chunk.ack, chunk.fin) {
+        if begins || chunk.is_fin() {
+            if !self.gate_open(cx, chunk.ack, chunk.is_fin()) {
                 return false;
             }
             if begins {
@@ -72,9 +72,9 @@ impl Session {
             id: self.stream.cursor,
             from,
             len: 0,
-            fin: chunk.fin,
+            fin: chunk.is_fin(),
         };
-        if chunk.fin {
+        if chunk.is_fin() {
             self.send_new(cx, &chunk, stretch);
             self.stream.cursor = chunk.next;
             return true;
@@ -94,7 +94,7 @@ impl Session {
         if stretch.len == rest && !next.is_none() {
             // A FIN that came with this data leaves with it, unless it may have to wait.
             let fin = cx.all.arena.chunk_mut(next).filter(|c| {
-                c.fin && c.at == chunk.at && c.ack == chunk.ack && !self.turns.full_duplex()
+                c.is_fin() && c.at == chunk.at && c.ack == chunk.ack && !self.turns.full_duplex()
             });
             if let Some(fin) = fin {
                 fin.sent_at = Some(cx.all.now.brief);
@@ -115,14 +115,14 @@ impl Session {
         self.sender.in_flight() == 0
             && self.reset().is_none()
             && next.map_or(!self.stream.finished(), |c| {
-                !c.fin && self.turns.begins(c.ack)
+                !c.is_fin() && self.turns.begins(c.ack)
             })
     }
 
     /// The target did not know the connection any more when the turn that is under way came: it had closed, and its
     /// FIN was late or lost. A real client's library tries such a request again on a new connection.
     pub(crate) fn came_too_late(&self, arena: &Arena) -> bool {
-        let says_something = arena.chunk(self.stream.head()).is_some_and(|c| !c.fin);
+        let says_something = arena.chunk(self.stream.head()).is_some_and(|c| !c.is_fin());
         self.reset().is_none()
             && says_something
             && self.sender.in_flight() > 0
@@ -247,9 +247,9 @@ impl Session {
             u32::from(self.sender.mss)
         };
         let len = rest.min(most).min(end.since(start).max(0) as u32);
-        let mut fin = chunk.fin;
+        let mut fin = chunk.is_fin();
         if len == rest && self.has(Flags::FIN_SENT) && end.after(chunk.end()) {
-            let next = cx.all.arena.chunk_mut(chunk.next).filter(|c| c.fin);
+            let next = cx.all.arena.chunk_mut(chunk.next).filter(|c| c.is_fin());
             if let Some(next) = next {
                 next.sent_at = None;
                 fin = true;
@@ -280,7 +280,7 @@ impl Session {
             return;
         };
         let from = self.sender.nxt.since(chunk.seq).max(0) as u32;
-        if self.sender.room() > 0 || chunk.fin {
+        if self.sender.room() > 0 || chunk.is_fin() {
             self.pump(cx);
         } else if from < chunk.len() {
             let stretch = Stretch {

@@ -7,6 +7,7 @@
 //!    sender     what the target has         rare       loss, holes, far clients: few at a time
 //! ```
 
+use crate::gap::Salvage;
 use crate::paths::{PathId, Paths};
 use crate::rare::{RarePool, RareSlot};
 use crate::receiver::Receiver;
@@ -66,6 +67,8 @@ pub(crate) struct Context<'a, O: Output> {
     pub(crate) out: &'a mut O,
     /// The session must be looked at then, or before.
     pub(crate) due: Option<Tick>,
+    /// What the session leaves to another one of its client.
+    pub(crate) salvage: Option<Box<Salvage>>,
 }
 
 impl<O: Output> Context<'_, O> {
@@ -226,6 +229,7 @@ pub(crate) struct Session {
 const _: () = assert!(size_of::<Option<Session>>() <= 216);
 
 /// What makes a session.
+#[derive(Clone, Copy)]
 pub(crate) struct Beginning {
     pub(crate) client: Endpoint,
     pub(crate) replica: u16,

@@ -169,6 +169,11 @@ impl Turns {
         false
     }
 
+    /// How far the client had read when it sent what is being sent now.
+    pub(crate) fn ack(&self) -> SeqNumber {
+        self.ack
+    }
+
     /// How far the client has read, as far as it said.
     pub(crate) fn highest_ack(&self) -> SeqNumber {
         self.highest_ack

@@ -1,6 +1,7 @@
 //! Which captured connections become sessions, on which wire tuple, and how they leave the tables.
 
 use super::Engine;
+use crate::gap::Salvage;
 use crate::handshake::{OWN_WINDOW_FIELD, OWN_WINDOW_SHIFT};
 use crate::index::{Entry, Hash, Index, MAX_SESSIONS};
 use crate::slab::Slab;
@@ -179,6 +180,41 @@ impl Engine {
             self.index_insert(new, Entry::wire(id));
         }
         out.retire(old.client, old.server);
+    }
+
+    /// Begins a session with what another one of the same client left behind a gap.
+    #[cold]
+    pub(super) fn succeed<O: Output>(&mut self, id: u32, left: Salvage, out: &mut O) {
+        let Some(old) = self.sessions.get(id) else {
+            return;
+        };
+        let superseded = old.has(Flags::SUPERSEDED);
+        let (client, replica) = (old.client, old.replica);
+        let online = self.all.paths.online(old.path);
+        let target = self.all.paths.target(old.path);
+        // The path must outlive the old session, which makes room for the new one.
+        let path = self.all.paths.enter(online, target);
+        self.remove(id);
+        let room = self.accepting && self.room();
+        let wire = room.then(|| self.choose(client, target, replica)).flatten();
+        let Some(wire) = wire else {
+            self.all.paths.leave(path);
+            let bytes = u64::from(left.ahead.bytes());
+            self.all.totals.lose(Outcome::CaptureGap, bytes);
+            left.ahead.release(&mut self.all.arena);
+            return;
+        };
+        let beginning = Beginning {
+            path,
+            ..left.beginning(wire)
+        };
+        self.all.totals.adopted += 1;
+        let id = self.enter(&beginning);
+        self.run(id, out, |s, cx| {
+            s.set_if(Flags::SUPERSEDED, superseded);
+            s.go_on_with(cx, left);
+            s.send_syn(cx);
+        });
     }
 
     pub(super) fn remove(&mut self, id: u32) {

@@ -65,8 +65,17 @@ pub(crate) struct Chunk {
     len: u16,
     /// Last piece of a segment that had PSH.
     pub(crate) psh: bool,
+    pub(crate) kind: Kind,
+}
+
+/// What is known of a chunk beside its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Data,
+    /// The client had just read something: the chunk begins a request.
+    Begins,
     /// The FIN: no bytes, one sequence number.
-    pub(crate) fin: bool,
+    Fin,
 }
 
 const _: () = assert!(size_of::<Chunk>() == 32);
@@ -83,7 +92,7 @@ impl Chunk {
             next: ChunkId::NONE,
             len: 0,
             psh: false,
-            fin: false,
+            kind: Kind::Data,
         }
     }
 
@@ -91,9 +100,14 @@ impl Chunk {
         u32::from(self.len)
     }
 
+    #[inline(always)]
+    pub(crate) fn is_fin(&self) -> bool {
+        self.kind == Kind::Fin
+    }
+
     /// Sequence number after it.
     pub(crate) fn end(&self) -> SeqNumber {
-        self.seq + self.len() + u32::from(self.fin)
+        self.seq + self.len() + u32::from(self.is_fin())
     }
 }
 
@@ -215,7 +229,7 @@ impl Arena {
     /// What storing so many bytes costs of the budget. A FIN costs nothing: a session is not shed for
     /// its last word.
     #[inline(always)]
-    fn cost(len: usize) -> usize {
+    pub(crate) fn cost(len: usize) -> usize {
         match len {
             0 => 0,
             n if n <= BLOCK_BYTES[0] => BLOCK_BYTES[0],

@@ -12,7 +12,7 @@
 
 mod arena;
 
-pub(crate) use arena::{Arena, Chunk, ChunkId};
+pub(crate) use arena::{Arena, Chunk, ChunkId, Kind};
 
 use crate::rare::{RarePool, RareSlot};
 use crate::time::{Clock, Tick};
@@ -73,12 +73,20 @@ pub(crate) struct Ahead {
     tail: ChunkId,
     count: u32,
     bytes: u32,
+    /// So far the client has sent, as an acknowledgement of it tells: what lies before was missed. And
+    /// whether it has read something since its last data: then a request begins there.
+    told: Option<(SeqNumber, bool)>,
     since: Option<Tick>,
 }
 
 impl Ahead {
     pub(crate) fn is_empty(&self) -> bool {
-        self.head.is_none()
+        self.head.is_none() && self.told.is_none()
+    }
+
+    /// Payload bytes.
+    pub(crate) fn bytes(&self) -> u32 {
+        self.bytes
     }
 
     /// Since when bytes are missing in front of captured ones.
@@ -132,6 +140,44 @@ impl Stream {
         let in_order = self.nxt.since(una).max(0) as u32;
         let fin = u32::from(self.finished && in_order > 0);
         in_order - fin + rare.get().map_or(0, |r| r.ahead.bytes)
+    }
+
+    /// The client acknowledged `ack`, without payload, from `seq`: what lies before it was sent, too.
+    /// `read` is what its last data before the hole had acknowledged. True if that is news.
+    #[inline]
+    pub(crate) fn told(
+        &mut self,
+        arena: &Arena,
+        (rare, pool): (&mut RareSlot, &mut RarePool),
+        limit: u32,
+        now: Tick,
+        (seq, ack): (SeqNumber, SeqNumber),
+        read: SeqNumber,
+    ) -> bool {
+        let distance = seq.since(self.nxt);
+        if distance <= 0 || distance > limit as i32 || self.finished {
+            return false;
+        }
+        let last = rare.get().and_then(|r| arena.chunk(r.ahead.tail));
+        let last = last.or_else(|| arena.chunk(self.tail));
+        let reading = ack.after(last.map_or(read, |c| c.ack));
+        let ahead = &mut rare.need(pool).ahead;
+        let news = ahead
+            .told
+            .is_none_or(|(told, was)| seq.after(told) || (seq == told && reading && !was));
+        if news {
+            ahead.told = Some((seq, reading));
+            ahead.since.get_or_insert(now);
+        }
+        news
+    }
+
+    /// All that is missed is one sequence number behind everything that was captured.
+    pub(crate) fn misses_one(&self, rare: &RareSlot) -> bool {
+        let ahead = rare.get().map(|r| &r.ahead);
+        ahead.is_some_and(|a| {
+            a.head.is_none() && a.told.is_some_and(|(told, _)| told == self.nxt + 1)
+        })
     }
 
     /// Takes a captured segment. `limit` is the most bytes of blocks that this session may have.
@@ -188,7 +234,7 @@ impl Stream {
         let new_fin = seg.fin && end == self.nxt;
         if new_fin {
             let mut chunk = Chunk::new(end, seg.ack, seg.at, now.brief);
-            chunk.fin = true;
+            chunk.kind = Kind::Fin;
             if !self.store(arena, chunk, &[]) {
                 return Inserted::Full { bytes: taken };
             }
@@ -219,6 +265,15 @@ impl Stream {
         true
     }
 
+    /// The client's FIN came next, although it was not captured.
+    pub(crate) fn infer_fin(&mut self, arena: &mut Arena, rare: &mut RareSlot, mut fin: Chunk) {
+        if let Some(rare) = rare.get_mut() {
+            rare.ahead = Ahead::default();
+        }
+        fin.kind = Kind::Fin;
+        self.finished = self.store(arena, fin, &[]);
+    }
+
     /// Puts a chunk at the end of the queue.
     #[inline]
     fn store(&mut self, arena: &mut Arena, chunk: Chunk, bytes: &[u8]) -> bool {
@@ -226,7 +281,7 @@ impl Stream {
             return false;
         };
         self.cost += cost as u32;
-        self.nxt += bytes.len() as u32 + u32::from(chunk.fin);
+        self.nxt += bytes.len() as u32 + u32::from(chunk.is_fin());
         self.push(arena, id);
         true
     }
@@ -262,7 +317,7 @@ impl Stream {
         let ahead = &mut rare.need(pool).ahead;
         let mut end = seg.seq + seg.payload.len() as u32;
         let last = arena.chunk(ahead.tail).copied();
-        if let Some(fin) = last.filter(|c| c.fin && end.after(c.seq)) {
+        if let Some(fin) = last.filter(|c| c.is_fin() && end.after(c.seq)) {
             // Bytes behind the FIN cannot exist; a client that sends them is broken.
             end = fin.seq;
         }
@@ -290,6 +345,9 @@ impl Stream {
             let bytes = seg.payload.get(from..from + len).unwrap_or_default();
             let mut chunk = Chunk::new(cursor, seg.ack, seg.at, now.brief);
             chunk.psh = seg.psh && cursor + len as u32 == end;
+            if ahead.told == Some((cursor, true)) {
+                chunk.kind = Kind::Begins;
+            }
             let room = ahead.count < MAX_AHEAD && self.cost < limit && !bytes.is_empty();
             let Some((id, cost)) = room.then(|| arena.store(chunk, bytes)).flatten() else {
                 full = true;
@@ -308,7 +366,7 @@ impl Stream {
         let mut new_fin = false;
         if seg.fin && !full && is_last {
             let mut chunk = Chunk::new(end, seg.ack, seg.at, now.brief);
-            chunk.fin = true;
+            chunk.kind = Kind::Fin;
             if let Some((id, cost)) = arena.store(chunk, &[]) {
                 self.cost += cost as u32;
                 ahead.link(arena, ahead.tail, id, ChunkId::NONE);
@@ -334,7 +392,7 @@ impl Stream {
         };
         let before = self.nxt;
         while let Some(c) = arena.chunk_mut(ahead.head).filter(|c| c.seq == self.nxt) {
-            let (id, len, fin) = (ahead.head, c.len(), c.fin);
+            let (id, len, fin) = (ahead.head, c.len(), c.is_fin());
             ahead.head = std::mem::take(&mut c.next);
             ahead.count -= 1;
             ahead.bytes -= len;
@@ -343,6 +401,12 @@ impl Stream {
             self.push(arena, id);
         }
         if ahead.head.is_none() {
+            ahead.tail = ChunkId::NONE;
+        }
+        if ahead.told.is_some_and(|(told, _)| !told.after(self.nxt)) {
+            ahead.told = None;
+        }
+        if ahead.is_empty() {
             *ahead = Ahead::default();
         } else if ahead.since.is_none() || self.nxt != before {
             ahead.since = Some(now);
@@ -385,6 +449,62 @@ impl Stream {
         new
     }
 
+    /// Takes out of what lies behind the hole all that a new connection can begin with: from the first
+    /// chunk on before which the client had read something, be it that a bare acknowledgement told so or
+    /// that the chunk follows another one that had read less.
+    pub(crate) fn cut_at_request(
+        &mut self,
+        arena: &mut Arena,
+        rare: &mut RareSlot,
+    ) -> Option<Ahead> {
+        let ahead = &mut rare.get_mut()?.ahead;
+        let (mut id, mut kept) = (ahead.head, Ahead::default());
+        if arena.chunk(id)?.kind == Kind::Begins {
+            return Some(std::mem::take(ahead));
+        }
+        loop {
+            let c = *arena.chunk(id)?;
+            kept.count += 1;
+            kept.bytes += c.len();
+            let next = arena.chunk(c.next)?;
+            let read = next.seq == c.end() && next.ack.after(c.ack) && !c.is_fin();
+            if next.kind == Kind::Begins || (read && !next.is_fin()) {
+                break;
+            }
+            id = c.next;
+        }
+        let last = arena.chunk_mut(id)?;
+        let head = std::mem::take(&mut last.next);
+        let rest = Ahead {
+            head,
+            tail: std::mem::replace(&mut ahead.tail, id),
+            count: ahead.count - kept.count,
+            bytes: ahead.bytes - kept.bytes,
+            told: ahead.told.take(),
+            since: None,
+        };
+        (ahead.count, ahead.bytes) = (kept.count, kept.bytes);
+        Some(rest)
+    }
+
+    /// Begins with what another stream had behind its hole.
+    pub(crate) fn begin_with(
+        &mut self,
+        arena: &mut Arena,
+        rare: &mut RareSlot,
+        pool: &mut RarePool,
+        now: Tick,
+        all: Ahead,
+    ) {
+        let mut id = all.head;
+        while let Some(c) = arena.chunk(id) {
+            self.cost += Arena::cost(c.len() as usize) as u32;
+            id = c.next;
+        }
+        rare.need(pool).ahead = all;
+        self.advance(arena, rare, now);
+    }
+
     /// Gives all memory back. What was captured stays known to [`Stream::skip`].
     pub(crate) fn clear(&mut self, arena: &mut Arena, rare: &mut RareSlot) {
         let ahead = rare.get_mut().map(|r| std::mem::take(&mut r.ahead));
@@ -392,18 +512,32 @@ impl Stream {
         if let Some(last) = arena.chunk(ahead.tail) {
             self.nxt = self.nxt.max(last.end());
         }
-        for mut id in [self.head, ahead.head] {
-            while let Some(next) = arena.chunk(id).map(|c| c.next) {
-                arena.release(id);
-                id = next;
-            }
-        }
+        ahead.release(arena);
+        let queue = Ahead {
+            head: self.head,
+            ..Ahead::default()
+        };
+        queue.release(arena);
         (self.head, self.tail, self.cursor) = Default::default();
         self.cost = 0;
     }
 }
 
 impl Ahead {
+    /// Its first chunk.
+    pub(crate) fn first<'a>(&self, arena: &'a Arena) -> Option<&'a Chunk> {
+        arena.chunk(self.head)
+    }
+
+    /// Gives its memory back.
+    pub(crate) fn release(self, arena: &mut Arena) {
+        let mut id = self.head;
+        while let Some(next) = arena.chunk(id).map(|c| c.next) {
+            arena.release(id);
+            id = next;
+        }
+    }
+
     /// Puts `id` between two neighbours.
     fn link(&mut self, arena: &mut Arena, prev: ChunkId, id: ChunkId, next: ChunkId) {
         if let Some(c) = arena.chunk_mut(id) {

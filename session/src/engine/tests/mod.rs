@@ -2,6 +2,7 @@
 
 mod admission;
 mod closing;
+mod gaps;
 mod opening;
 mod sending;
 

@@ -112,7 +112,9 @@ impl Conn {
         let len = s.payload.len();
         if s.flags.has(TcpFlags::FIN) {
             let whole = at >= 0 && at as usize + len == script.stream.len();
-            if !(given.fin && whole || self.target_fin || self.target_rst) {
+            let end = usize::try_from(at).unwrap_or(0) + len;
+            let known = given.fin && whole || given.went_on_behind(end);
+            if !(known || self.target_fin || self.target_rst) {
                 found.push((Rule::Cause, format!("FIN at {at} that nobody sent")));
             }
         }

@@ -50,7 +50,8 @@ impl Watch {
         self.conns.get(wire).filter(|c| c.ended_at.is_none())
     }
 
-    /// The longest that a session may last: its last packet of either side plus the longest timeout.
+    /// The longest that a session may last: its beginning or its last packet of either side plus the
+    /// longest timeout.
     fn outlived(&mut self, now: Nanos, script: usize, end: &SessionEnd) {
         let e = &self.setting.engine;
         let conn = self.live(&end.wire).filter(|c| c.script == script);
@@ -62,6 +63,8 @@ impl Watch {
             .filter(|(s, _)| s.client == end.client);
         let last = of_client.map(|(_, g)| g.last_at).max().unwrap_or_default();
         let last = last.max(conn.map_or(Nanos(0), |c| c.active_at));
+        // One that took over what another left behind a gap began without a packet.
+        let last = last.max(Nanos(now.0 - end.lasted.0));
         let mut most = e.idle_timeout.max(e.connect_timeout);
         if self.sabotaged(Sabotage::ShortLives) {
             most = Nanos(most.0 / 100);
@@ -87,7 +90,9 @@ impl Watch {
             s.capture.loss + s.capture.truncate + s.capture.delay + s.capture.reorder > 0;
         let all = end.captured == end.delivered;
         let fine = match end.outcome {
-            Outcome::Completed => all && g.fin,
+            Outcome::Completed => {
+                all && (g.fin || g.went_on_behind(self.scripts[script].stream.len()))
+            }
             Outcome::ResetByClient => g.rst || g.superseded,
             Outcome::ResetByTarget | Outcome::Refused => rst,
             Outcome::ClosedByTarget => fin || rst,

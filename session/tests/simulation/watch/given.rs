@@ -15,6 +15,8 @@ pub struct Given {
     first_at: Nanos,
     pub fin: bool,
     pub rst: bool,
+    /// How far the client has sent, bytes and FIN, by its bare acknowledgements.
+    told: i32,
     /// Another connection on the same tuple came later.
     pub superseded: bool,
     /// Any packet was given.
@@ -34,6 +36,7 @@ impl Given {
             first_at: Nanos(0),
             fin: false,
             rst: false,
+            told: 0,
             superseded: false,
             seen: false,
             late_syn: false,
@@ -54,6 +57,9 @@ impl Given {
         self.fin |= p.flags.has(TcpFlags::FIN);
         self.rst |= p.flags.has(TcpFlags::RST);
         let at = p.seq.since(iss + 1);
+        if p.payload.is_empty() && p.flags == TcpFlags::ACK {
+            self.told = self.told.max(at);
+        }
         for n in 0..len as i32 {
             if let Ok(i) = usize::try_from(at + n)
                 && let Some(byte) = self.bytes.get_mut(i)
@@ -68,6 +74,11 @@ impl Given {
         self.bytes
             .get(from..to)
             .is_some_and(|b| b.iter().all(|given| *given))
+    }
+
+    /// The client has sent something behind the first `end` bytes: its FIN, if that is all.
+    pub fn went_on_behind(&self, end: usize) -> bool {
+        usize::try_from(self.told).is_ok_and(|told| told > end)
     }
 
     pub fn began_at(&self, at: usize) -> bool {
