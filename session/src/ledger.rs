@@ -98,7 +98,8 @@ pub struct Totals {
     pub turns_expired: u64,
     /// Sessions recognised as full-duplex, which are not held back.
     pub full_duplex: u64,
-    /// Sessions that joined in the middle, with a handshake of our own.
+    /// Sessions that joined in the middle, with a handshake of our own: open before the capture, or the
+    /// rest of one that ended with a capture gap.
     pub adopted: u64,
     /// Closes of clients that were not captured, but are known from what came after them.
     pub fins_inferred: u64,
@@ -141,6 +142,22 @@ impl Totals {
         self.fins_inferred += other.fins_inferred;
         self.reopened += other.reopened;
         self.not_sampled += other.not_sampled;
+    }
+
+    /// What happened beside outcomes and bytes, by its names in reports.
+    pub fn events(&self) -> [(&'static str, u64); 10] {
+        [
+            ("segments_duplicate", self.segments_duplicate),
+            ("responses_stray", self.responses_stray),
+            ("response_bytes", self.response_bytes),
+            ("turns_expired", self.turns_expired),
+            ("sessions_full_duplex", self.full_duplex),
+            ("sessions_adopted", self.adopted),
+            ("connections_reopened", self.reopened),
+            ("fins_inferred", self.fins_inferred),
+            ("sessions_not_sampled", self.not_sampled),
+            ("announcements_failed", self.announce_failed),
+        ]
     }
 
     /// Books the end of a session.

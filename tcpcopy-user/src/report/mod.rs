@@ -70,6 +70,9 @@ impl Report {
         for c in workers.iter().flat_map(|w| &w.counters).chain(kernel) {
             *report.counters.entry((c.group, c.name)).or_default() += c.value;
         }
+        for (name, value) in report.totals.events() {
+            report.counters.insert(("engine", name), value);
+        }
         report
     }
 
