@@ -64,7 +64,8 @@ impl Session {
 
     fn salvage<O: Output>(&mut self, cx: &mut Context<'_, O>) -> Option<Salvage> {
         let all = &mut *cx.all;
-        let ahead = self.stream.cut_at_request(&mut all.arena, &mut self.rare)?;
+        let behind = &mut self.rare.get_mut()?.ahead;
+        let ahead = behind.cut_at_request(&mut all.arena)?;
         let first = *ahead.first(&all.arena)?;
         Some(Salvage {
             ahead,

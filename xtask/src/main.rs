@@ -5,11 +5,13 @@
 //!   setup        packages of build and tests ─▶ build-ebpf
 //!   demo         packages ─▶ build-ebpf ─▶ programs ─▶ lab ─▶ load ─▶ report
 //!   test         setup ─▶ programs ─▶ every test
+//!   bench        session engine alone: instructions, against a baseline, and time
 //!   simulate     session engine against thousands of simulated worlds
 //!   lab          a standing lab to play with
 //! ```
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod demo;
@@ -43,6 +45,11 @@ enum Command {
     Test(test::Test),
     /// Run the session engine's simulator over many seeds
     Simulate(simulate::Simulate),
+    /// Measure how fast something is alone
+    Bench {
+        #[command(subcommand)]
+        what: bench::Bench,
+    },
     /// Install what build and tests need, and build the BPF objects
     Setup,
     /// Build both BPF objects into target/bpf
@@ -65,6 +72,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => demo.run(),
         Command::Test(test) => test.run(),
         Command::Simulate(simulate) => simulate.run(),
+        Command::Bench { what } => what.run(),
         Command::Setup => test::setup(&progress::Progress::start()),
         Command::BuildEbpf => build_ebpf::run(),
         Command::Lab { command } => command.run(),

@@ -5,12 +5,12 @@ use std::process::Stdio;
 use clap::Args;
 
 use crate::{
-    Result, build,
+    Result, bench, build,
     progress::{Progress, cargo, succeed},
 };
 
 /// What the tests use beside what the build needs: real servers and clients, and tools to look with.
-const TEST_PACKAGES: [&str; 13] = [
+const TEST_PACKAGES: [&str; 14] = [
     "apache2-utils",
     "bpftool",
     "clang",
@@ -23,6 +23,7 @@ const TEST_PACKAGES: [&str; 13] = [
     "redis-tools",
     "tcpdump",
     "util-linux",
+    "valgrind",
     "wrk",
 ];
 /// Tests that need root, namespaces and BPF fail without it, naming `cargo xtask test`.
@@ -68,6 +69,8 @@ impl Test {
         progress
             .say("tests: integration, one at a time: they share the machine's cores and kernel");
         test(&[only, &["--test", "*", "--", "--test-threads=1"]].concat())?;
+        progress.say("tests: instructions per packet of the engine");
+        bench::Engine::gate()?;
         progress.say("tests: all passed");
         Ok(())
     }

@@ -449,44 +449,6 @@ impl Stream {
         new
     }
 
-    /// Takes out of what lies behind the hole all that a new connection can begin with: from the first
-    /// chunk on before which the client had read something, be it that a bare acknowledgement told so or
-    /// that the chunk follows another one that had read less.
-    pub(crate) fn cut_at_request(
-        &mut self,
-        arena: &mut Arena,
-        rare: &mut RareSlot,
-    ) -> Option<Ahead> {
-        let ahead = &mut rare.get_mut()?.ahead;
-        let (mut id, mut kept) = (ahead.head, Ahead::default());
-        if arena.chunk(id)?.kind == Kind::Begins {
-            return Some(std::mem::take(ahead));
-        }
-        loop {
-            let c = *arena.chunk(id)?;
-            kept.count += 1;
-            kept.bytes += c.len();
-            let next = arena.chunk(c.next)?;
-            let read = next.seq == c.end() && next.ack.after(c.ack) && !c.is_fin();
-            if next.kind == Kind::Begins || (read && !next.is_fin()) {
-                break;
-            }
-            id = c.next;
-        }
-        let last = arena.chunk_mut(id)?;
-        let head = std::mem::take(&mut last.next);
-        let rest = Ahead {
-            head,
-            tail: std::mem::replace(&mut ahead.tail, id),
-            count: ahead.count - kept.count,
-            bytes: ahead.bytes - kept.bytes,
-            told: ahead.told.take(),
-            since: None,
-        };
-        (ahead.count, ahead.bytes) = (kept.count, kept.bytes);
-        Some(rest)
-    }
-
     /// Begins with what another stream had behind its hole.
     pub(crate) fn begin_with(
         &mut self,
@@ -524,6 +486,39 @@ impl Stream {
 }
 
 impl Ahead {
+    /// Takes out of what lies behind the hole all that a new connection can begin with: from the first
+    /// chunk on before which the client had read something, be it that a bare acknowledgement told so or
+    /// that the chunk follows another one that had read less.
+    pub(crate) fn cut_at_request(&mut self, arena: &mut Arena) -> Option<Self> {
+        let (mut id, mut kept) = (self.head, Self::default());
+        if arena.chunk(id)?.kind == Kind::Begins {
+            return Some(std::mem::take(self));
+        }
+        loop {
+            let c = *arena.chunk(id)?;
+            kept.count += 1;
+            kept.bytes += c.len();
+            let next = arena.chunk(c.next)?;
+            let read = next.seq == c.end() && next.ack.after(c.ack) && !c.is_fin();
+            if next.kind == Kind::Begins || (read && !next.is_fin()) {
+                break;
+            }
+            id = c.next;
+        }
+        let last = arena.chunk_mut(id)?;
+        let head = std::mem::take(&mut last.next);
+        let rest = Self {
+            head,
+            tail: std::mem::replace(&mut self.tail, id),
+            count: self.count - kept.count,
+            bytes: self.bytes - kept.bytes,
+            told: self.told.take(),
+            since: None,
+        };
+        (self.count, self.bytes) = (kept.count, kept.bytes);
+        Some(rest)
+    }
+
     /// Its first chunk.
     pub(crate) fn first<'a>(&self, arena: &'a Arena) -> Option<&'a Chunk> {
         arena.chunk(self.head)
