@@ -9,6 +9,7 @@
 //! Which connections become sessions is decided in `admission.rs`.
 
 mod admission;
+mod batch;
 
 use crate::index::{Hash, Index};
 use crate::paths::Paths;
@@ -111,16 +112,21 @@ impl Engine {
     }
 
     /// A captured packet from a client to production.
-    #[inline(never)]
     pub fn captured<O: Output>(&mut self, now: Nanos, seg: &ClientSegment<'_>, out: &mut O) {
         self.set_time(now);
+        let hash = self.index.hash(seg.client);
+        self.captured_hashed(hash, seg, out);
+    }
+
+    /// `hash` is that of the client.
+    #[inline(never)]
+    fn captured_hashed<O: Output>(&mut self, hash: Hash, seg: &ClientSegment<'_>, out: &mut O) {
         self.all.totals.segments_captured += 1;
         if self.sampling && !self.selected(seg) {
             let opens = seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK);
             self.all.totals.not_sampled += u64::from(opens);
             return;
         }
-        let hash = self.index.hash(seg.client);
         if self.all.config.replicas <= 1 {
             self.captured_by(hash, 0, seg, out);
         } else {
@@ -259,15 +265,20 @@ impl Engine {
     }
 
     /// A response of a target, whoever received it.
-    #[inline(never)]
     pub fn response<O: Output>(&mut self, now: Nanos, h: &ResponseHeader, out: &mut O) {
         self.set_time(now);
+        self.response_hashed(self.index.hash(h.client), h, out);
+    }
+
+    /// `hash` is that of the client.
+    #[inline(never)]
+    fn response_hashed<O: Output>(&mut self, hash: Hash, h: &ResponseHeader, out: &mut O) {
         self.all.totals.responses += 1;
         let wire = Pair {
             client: h.client,
             server: h.target,
         };
-        let Some(id) = self.find_wire(self.index.hash(h.client), &wire) else {
+        let Some(id) = self.find_wire(hash, &wire) else {
             self.all.totals.responses_stray += 1;
             return;
         };

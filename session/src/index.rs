@@ -55,7 +55,7 @@ impl Entry {
 }
 
 /// Hash of an endpoint.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Hash(u64);
 
 impl Hash {
@@ -108,6 +108,17 @@ impl Index {
             at = (at + 1) & self.mask();
         }
         None
+    }
+
+    /// A session under `hash`: most likely the one that is looked for, or any.
+    #[inline(always)]
+    pub(crate) fn glance(&self, hash: Hash) -> u32 {
+        let slot = self.slots.get(hash.0 as usize & self.mask());
+        let slot = *slot.unwrap_or(&EMPTY);
+        if (slot ^ hash.tag()) & TAG_MASK == 0 {
+            return Entry(slot).id();
+        }
+        self.find(hash, |_| true).unwrap_or(MAX_SESSIONS as u32)
     }
 
     /// `hash_of` tells under what entries stand that are there already.

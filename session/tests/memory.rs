@@ -5,7 +5,7 @@
 mod script;
 
 use common::flow::Nanos;
-use script::{Bench, Input, Script};
+use script::{Batch, Bench, Script, batches};
 use session::EngineConfig;
 
 #[global_allocator]
@@ -38,8 +38,8 @@ fn allocations(sessions: usize, rounds: usize) -> u64 {
     bench.open(&mut scripts);
     let mut round = |bench: &mut Bench| {
         let at = bench.now;
-        let requests: Vec<Input> = scripts.iter_mut().map(|s| s.request(at)).collect();
-        let answers: Vec<Input> = scripts.iter_mut().map(Script::answer).collect();
+        let requests: Vec<Batch> = batches(scripts.iter_mut().map(|s| s.request(at)));
+        let answers: Vec<Batch> = batches(scripts.iter_mut().map(Script::answer));
         let before = dhat::HeapStats::get().total_blocks;
         bench.run(&requests);
         bench.run(&answers);

@@ -18,7 +18,9 @@ use common::flow::Nanos;
 use common::packet::{
     FrameAddresses, TcpFrame, TcpOptions, Timestamps, build_tcp_frame, decode_frame,
 };
-use script::{BATCH, Bench, FRAME_BYTES, FRAMES, Frames, Input, PROD, PSH_ACK, Script, TARGET};
+use script::{
+    BATCH, Batch, Bench, FRAME_BYTES, FRAMES, Frames, Input, PROD, PSH_ACK, Script, TARGET, batches,
+};
 use session::{EngineConfig, Outcome};
 use std::hint::black_box;
 use std::time::Instant;
@@ -31,8 +33,8 @@ struct Measured {
 
 /// The measured part of all engine mixes.
 #[inline(never)]
-fn measured_engine(bench: &mut Bench, inputs: &[Input]) {
-    bench.run(inputs);
+fn measured_engine(bench: &mut Bench, batches: &[Batch]) {
+    bench.run(batches);
 }
 
 /// The measured part of what every engine has to do.
@@ -61,8 +63,9 @@ fn measure(
     for _ in 0..repeats {
         let inputs = inputs(bench.now);
         packets = inputs.len();
+        let batches = batches(inputs);
         let start = Instant::now();
-        measured_engine(bench, &inputs);
+        measured_engine(bench, &batches);
         ns.push(start.elapsed().as_nanos() as f64 / packets as f64);
     }
     Measured { ns, packets }
@@ -125,7 +128,7 @@ fn established(task: &Task, answers: bool) -> Measured {
         inputs
     };
     let warm = inputs(bench.now, task.packets / 8);
-    bench.run(&warm);
+    bench.run(&batches(warm));
     let result = measure(&mut bench, task.repeats, |at| inputs(at, task.packets));
     let t = bench.engine.totals();
     assert_eq!(t.segments_retransmitted, 0);
@@ -169,7 +172,7 @@ fn lifecycle(task: &Task) -> Measured {
     };
     // First the tables get their size, and sessions begin to be forgotten.
     let warm = lives(bench.now, 4);
-    bench.run(&warm);
+    bench.run(&batches(warm));
     let groups = task.packets.div_ceil(8 * task.sessions);
     let result = measure(&mut bench, task.repeats, |at| lives(at, groups));
     let t = bench.engine.totals();

@@ -71,6 +71,26 @@ pub enum Input {
     Target(ResponseHeader),
 }
 
+/// As many as a worker takes from a ring at a time.
+pub enum Batch {
+    Client(Vec<ClientSegment<'static>>),
+    Target(Vec<ResponseHeader>),
+}
+
+/// Packets in batches of one kind, in order.
+pub fn batches(inputs: impl IntoIterator<Item = Input>) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::new();
+    for input in inputs {
+        match (input, batches.last_mut()) {
+            (Input::Client(seg), Some(Batch::Client(b))) if b.len() < BATCH => b.push(seg),
+            (Input::Target(h), Some(Batch::Target(b))) if b.len() < BATCH => b.push(h),
+            (Input::Client(seg), _) => batches.push(Batch::Client(vec![seg])),
+            (Input::Target(h), _) => batches.push(Batch::Target(vec![h])),
+        }
+    }
+    batches
+}
+
 /// Where one session stands, so that its next packet can be made.
 #[derive(Clone, Copy)]
 pub struct Script {
@@ -217,39 +237,32 @@ impl Bench {
         }
     }
 
-    pub fn input(&mut self, input: &Input) {
-        match input {
-            Input::Client(seg) => self.engine.captured(self.now, seg, &mut self.frames),
-            Input::Target(h) => self.engine.response(self.now, h, &mut self.frames),
-        }
-    }
-
     /// The end of a batch.
-    pub fn batch(&mut self) {
+    pub fn end_batch(&mut self) {
         self.now += self.step;
         self.engine.advance(self.now, &mut self.frames);
     }
 
-    /// All of `inputs`, in batches.
-    pub fn run(&mut self, inputs: &[Input]) {
-        for batch in inputs.chunks(BATCH) {
-            for input in batch {
-                self.input(input);
+    /// One batch after another.
+    pub fn run(&mut self, batches: &[Batch]) {
+        for batch in batches {
+            let (now, out) = (self.now, &mut self.frames);
+            match batch {
+                Batch::Client(segments) => self.engine.captured_batch(now, segments, out),
+                Batch::Target(headers) => self.engine.response_batch(now, headers, out),
             }
-            self.batch();
+            self.end_batch();
         }
     }
 
     /// Established sessions, in batches.
     pub fn open(&mut self, scripts: &mut [Script]) {
-        for batch in scripts.chunks_mut(BATCH) {
-            for s in batch {
-                let at = self.now;
-                for input in [s.syn(at), s.ack(at), s.syn_ack()] {
-                    self.input(&input);
-                }
-            }
-            self.batch();
+        for group in scripts.chunks_mut(BATCH) {
+            let at = self.now;
+            let mut inputs: Vec<Input> = group.iter_mut().map(|s| s.syn(at)).collect();
+            inputs.extend(group.iter_mut().map(|s| s.ack(at)));
+            inputs.extend(group.iter_mut().map(Script::syn_ack));
+            self.run(&batches(inputs));
         }
     }
 }

@@ -151,9 +151,8 @@ impl Worker {
 
         self.responses.clear();
         self.sender.channel().service(now, &mut self.responses);
-        for header in &self.responses {
-            self.engine.response(now, header, &mut self.sender);
-        }
+        self.engine
+            .response_batch(now, &self.responses, &mut self.sender);
         self.engine.advance(now, &mut self.sender);
         let sent = self.sender.flush(now);
         if now >= self.publish_at {
@@ -202,17 +201,14 @@ impl Worker {
                     _ => {
                         if let Err(full) = segments.try_push(segment) {
                             // Sources keep to BATCH; should one not, order is kept all the same.
-                            for segment in segments.drain(..) {
-                                engine.captured(now, &segment, sender);
-                            }
+                            engine.captured_batch(now, &segments, sender);
+                            segments.clear();
                             segments.push(full.element());
                         }
                     }
                 }
             }
-            for segment in &segments {
-                engine.captured(now, segment, sender);
-            }
+            engine.captured_batch(now, &segments, sender);
         };
         if let Some(at) = source {
             let Some(source) = sources.get_mut(at) else {
