@@ -1,4 +1,4 @@
-//! Two engines side by side, one without header prediction: whatever one does, the other must do.
+//! Two engines side by side, one without header prediction and batches: whatever one does, the other must do.
 //!
 //! ```text
 //!  input ─┬─▶ engine ──Output──▶ Recorder ──▶ the test's own Output
@@ -115,7 +115,8 @@ impl Lockstep {
 
     pub fn captured(&mut self, now: Nanos, seg: &ClientSegment<'_>, out: &mut impl Output) {
         let mut recorder = recorder(out);
-        self.engine.captured(now, seg, &mut recorder);
+        let batch = std::slice::from_ref(seg);
+        self.engine.captured_batch(now, batch, &mut recorder);
         let mut player = Player(recorder.calls.into_iter());
         self.twin.captured(now, seg, &mut player);
         self.compare(player);
@@ -123,7 +124,8 @@ impl Lockstep {
 
     pub fn response(&mut self, now: Nanos, h: &ResponseHeader, out: &mut impl Output) {
         let mut recorder = recorder(out);
-        self.engine.response(now, h, &mut recorder);
+        let batch = std::slice::from_ref(h);
+        self.engine.response_batch(now, batch, &mut recorder);
         let mut player = Player(recorder.calls.into_iter());
         self.twin.response(now, h, &mut player);
         self.compare(player);
