@@ -52,7 +52,8 @@ pub struct EngineConfig {
     pub response_timeout: Nanos,
     /// A session without any packet for this long ends as timed out (`-k`).
     pub idle_timeout: Nanos,
-    /// A hole in the captured stream that is not filled for this long ends the session as capture gap.
+    /// A hole in the captured stream that is not filled for this long ends the session as capture gap,
+    /// once what lies before it is delivered and answered.
     pub gap_timeout: Nanos,
     /// How long an ended session is kept to answer late packets of the target. The default covers a
     /// target's FIN retransmissions on a local network.

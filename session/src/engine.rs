@@ -428,6 +428,10 @@ impl Engine {
             salvage: None,
         };
         act(session, &mut cx);
+        if session.rare.get().is_some() {
+            // Rare things have many deadlines, which depend on each other.
+            cx.wake(session.deadline(&cx.all.limits));
+        }
         let (due, salvage) = (cx.due, cx.salvage);
         if !owed && session.has(Flags::ACK_DUE) {
             self.acks.push(id);

@@ -8,9 +8,9 @@
 //! another request behind it, a new connection can begin, too: what was captured from there on is not
 //! lost with the session.
 
-use crate::state::{Beginning, Context, Flags, Session};
+use crate::state::{Beginning, Context, Flags, Limits, Phase, Session};
 use crate::stream::{Ahead, Chunk};
-use crate::time::Clock;
+use crate::time::Tick;
 use crate::wire_tuple::Wire;
 use crate::{Outcome, Output};
 use common::packet::SeqNumber;
@@ -37,6 +37,23 @@ impl Salvage {
 }
 
 impl Session {
+    /// When the hole is given up, if there is one. What lies before it comes first: as long as that is
+    /// not acknowledged its own limits count; then the target gets as long as any turn to answer it.
+    pub(crate) fn hole_due(&self, limits: &Limits) -> Option<Tick> {
+        let due = self.hole_since()?.plus(limits.gap);
+        let sent = self.stream.cursor.is_none() && self.sender.in_flight() == 0;
+        if self.phase != Phase::Open || !sent {
+            return None;
+        }
+        let answered = &self.receiver.answered;
+        let read = self.turns.highest_ack();
+        if answered.fin || self.turns.answered(read, answered) {
+            return Some(due);
+        }
+        let answer = self.sender.progress_at.plus(limits.turn);
+        Some(if answer.since(due) > 0 { answer } else { due })
+    }
+
     /// The time for the hole to be filled is over.
     pub(crate) fn give_up_hole<O: Output>(&mut self, cx: &mut Context<'_, O>) {
         if self.stream.misses_one(&self.rare) && self.reset().is_none() {
@@ -90,7 +107,7 @@ impl Session {
 
     /// Takes over what another session of the client left.
     pub(crate) fn go_on_with<O: Output>(&mut self, cx: &mut Context<'_, O>, left: Salvage) {
-        let Clock { from, .. } = cx.all.now;
+        let now = cx.all.now;
         self.turns.begin(left.ack);
         if let Some(rtt) = left.measured {
             self.client_rtt = rtt;
@@ -102,7 +119,7 @@ impl Session {
             &mut all.arena,
             &mut self.rare,
             &mut all.pool,
-            from,
+            now,
             left.ahead,
         );
         if let Some(reset) = left.reset {

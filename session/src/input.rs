@@ -412,10 +412,7 @@ impl Session {
             self.abort(cx, Outcome::Unanswered);
             return;
         }
-        if self
-            .hole_since()
-            .is_some_and(|t| t.plus(limits.gap).due(now))
-        {
+        if self.hole_due(limits).is_some_and(|t| t.due(now)) {
             self.give_up_hole(cx);
             return;
         }

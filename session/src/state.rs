@@ -517,8 +517,8 @@ impl Session {
         if let Some(t) = self.rare.get().and_then(|r| r.on_the_way.next()) {
             due = due.min(t);
         }
-        if let Some(t) = self.hole_since() {
-            due = due.min(t.plus(limits.gap));
+        if let Some(t) = self.hole_due(limits) {
+            due = due.min(t);
         }
         due
     }

@@ -146,6 +146,12 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
+    /// The tick of `moment`, not before it.
+    pub(crate) const fn ago(self, moment: Brief) -> Tick {
+        let ticks = self.brief.since(moment).nanos().0 / TICK_NS;
+        self.from.minus(ticks as u32)
+    }
+
     pub(crate) const fn at(at: Nanos) -> Self {
         Self {
             at,

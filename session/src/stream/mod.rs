@@ -375,7 +375,7 @@ impl Stream {
                 full = true;
             }
         }
-        self.advance(arena, rare, now.from);
+        self.advance(arena, rare, now);
         if full {
             return Inserted::Full { bytes: taken };
         }
@@ -386,7 +386,7 @@ impl Stream {
     }
 
     /// Moves what is in order from `ahead` to the queue.
-    fn advance(&mut self, arena: &mut Arena, rare: &mut RareSlot, now: Tick) {
+    fn advance(&mut self, arena: &mut Arena, rare: &mut RareSlot, now: Clock) {
         let Some(ahead) = rare.get_mut().map(|r| &mut r.ahead) else {
             return;
         };
@@ -409,7 +409,9 @@ impl Stream {
         if ahead.is_empty() {
             *ahead = Ahead::default();
         } else if ahead.since.is_none() || self.nxt != before {
-            ahead.since = Some(now);
+            // It is as old as what was captured behind it, whatever other hole lay before.
+            let behind = arena.chunk(ahead.head);
+            ahead.since = Some(behind.map_or(now.from, |c| now.ago(c.arrived)));
         }
     }
 
@@ -455,7 +457,7 @@ impl Stream {
         arena: &mut Arena,
         rare: &mut RareSlot,
         pool: &mut RarePool,
-        now: Tick,
+        now: Clock,
         all: Ahead,
     ) {
         let mut id = all.head;

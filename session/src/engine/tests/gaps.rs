@@ -77,11 +77,28 @@ fn a_gap_behind_the_gap_is_one_of_the_next_session() {
     r.target(0, 12, SYN_ACK, 0);
     r.target(1, 14, PSH_ACK, 10);
     assert_eq!(figures(&r), (2, 1, 2, 2));
-    r.after(10_001);
+    // It is as old as the first: no other ten seconds.
+    r.after(2);
     r.target(0, 22, SYN_ACK, 0);
     r.target(1, 24, PSH_ACK, 10);
     assert_eq!(figures(&r), (3, 2, 4, 4));
     r.settle();
+}
+
+#[test]
+fn a_gap_waits_for_what_lies_before_it_and_for_its_answer() {
+    let mut r = Rig::open();
+    r.client(1, 0, PSH_ACK, b"first");
+    r.client(20, 200, ACK, b"");
+    r.client(20, 200, PSH_ACK, b"third");
+    // Acknowledged late, not answered: five seconds more, as for any turn.
+    r.after(12_000);
+    assert_eq!(figures(&r), (1, 0, 0, 0));
+    r.target(1, 6, ACK, 0);
+    r.after(4_999);
+    assert_eq!(figures(&r), (1, 0, 5, 0));
+    r.after(2);
+    assert_eq!(figures(&r), (2, 1, 5, 0));
 }
 
 #[test]
