@@ -21,8 +21,10 @@ use std::hash::{BuildHasher, Hasher};
 const RESERVED_ENTRIES: usize = 1 << 20;
 const ID_BITS: u32 = 24;
 /// Most session numbers: as many as a slot can tell.
-pub(crate) const MAX_SESSIONS: usize = (1 << ID_BITS) - 1;
-const EMPTY: u32 = u32::MAX;
+pub(crate) const MAX_SESSIONS: usize = ID_MASK as usize;
+const ID_MASK: u32 = (1 << ID_BITS) - 1;
+/// A slot holds a number more than that of its session, so that memory as the system gives it is empty.
+const EMPTY: u32 = 0;
 /// Part of a slot that must be as the hash says.
 const TAG_MASK: u32 = 0x7f << (ID_BITS + 1);
 
@@ -35,17 +37,17 @@ impl Entry {
 
     /// Under the client's own endpoint.
     pub(crate) const fn captured(id: u32) -> Self {
-        Self(id)
+        Self(id + 1)
     }
 
     /// Under the session's endpoint on the wire, which is not the client's.
     pub(crate) const fn wire(id: u32) -> Self {
-        Self(id | Self::WIRE)
+        Self((id + 1) | Self::WIRE)
     }
 
     #[inline(always)]
     pub(crate) const fn id(self) -> u32 {
-        self.0 & MAX_SESSIONS as u32
+        (self.0 & ID_MASK).wrapping_sub(1)
     }
 
     #[inline(always)]
@@ -110,15 +112,10 @@ impl Index {
         None
     }
 
-    /// A session under `hash`: most likely the one that is looked for, or any.
+    /// A session under `hash`: most likely the one that is looked for.
     #[inline(always)]
     pub(crate) fn glance(&self, hash: Hash) -> u32 {
-        let slot = self.slots.get(hash.0 as usize & self.mask());
-        let slot = *slot.unwrap_or(&EMPTY);
-        if (slot ^ hash.tag()) & TAG_MASK == 0 {
-            return Entry(slot).id();
-        }
-        self.find(hash, |_| true).unwrap_or(MAX_SESSIONS as u32)
+        self.find(hash, |_| true).unwrap_or(ID_MASK)
     }
 
     /// `hash_of` tells under what entries stand that are there already.
