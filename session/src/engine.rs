@@ -20,12 +20,23 @@ use crate::state::{Context, Flags, Limits, Session, Shared};
 use crate::strangers::Strangers;
 use crate::stream::Arena;
 use crate::table::{CaptureKey, Pair};
-use crate::time::Clock;
+use crate::time::{Clock, Tick};
 use crate::timer::Wheel;
 use crate::wire_tuple::TupleAllocator;
 use crate::{EngineConfig, Outcome, Output, Totals};
 use common::flow::{ClientSegment, Nanos, ResponseHeader};
 use common::packet::TcpFlags;
+
+/// Makes the timer of session `id` fire at `due` at the latest.
+#[inline(always)]
+fn keep_time(wheel: &mut Wheel, id: u32, session: &mut Session, due: Option<Tick>) {
+    if let Some(due) = due
+        && session.timer_at.is_none_or(|at| due.since(at) < 0)
+    {
+        session.timer_at = Some(due);
+        wheel.set(id, due);
+    }
+}
 
 /// All sessions of one worker.
 pub struct Engine {
@@ -398,12 +409,7 @@ impl Engine {
         if !owed && session.has(Flags::ACK_DUE) {
             self.acks.push(id);
         }
-        if let Some(due) = cx.due
-            && session.timer_at.is_none_or(|at| due.since(at) < 0)
-        {
-            session.timer_at = Some(due);
-            self.wheel.set(id, due);
-        }
+        keep_time(&mut self.wheel, id, session, cx.due);
         debug_assert!(session.timer_is_in_time(&self.all.limits));
         true
     }
@@ -440,12 +446,7 @@ impl Engine {
             self.open -= 1;
         }
         session.rare.tidy(&mut self.all.pool);
-        if let Some(due) = due
-            && session.timer_at.is_none_or(|at| due.since(at) < 0)
-        {
-            session.timer_at = Some(due);
-            self.wheel.set(id, due);
-        }
+        keep_time(&mut self.wheel, id, session, due);
         debug_assert!(session.timer_is_in_time(&self.all.limits));
         if session.has(Flags::WANTS_REOPEN) {
             self.reopen(id, out);

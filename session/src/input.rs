@@ -48,12 +48,8 @@ impl Session {
         let (limit, now) = (cx.all.limits.session_bytes, cx.all.now.from);
         let (rare, read) = ((&mut self.rare, &mut cx.all.pool), self.turns.ack());
         let said = (seq, ack);
-        if self
-            .stream
-            .told(&cx.all.arena, rare, limit, now, said, read)
-        {
-            cx.wake(now.plus(cx.all.limits.gap));
-        }
+        self.stream
+            .told(&cx.all.arena, rare, limit, now, said, read);
     }
 
     /// After what was captured has been stored.
@@ -107,7 +103,6 @@ impl Session {
     fn cut_off<O: Output>(&mut self, cx: &mut Context<'_, O>, ack: SeqNumber, seq: SeqNumber) {
         let arrived = cx.all.now.from;
         self.rare.need(&mut cx.all.pool).reset = Some(CapturedReset { ack, seq, arrived });
-        cx.wake(arrived.plus(cx.all.limits.gap));
     }
 
     /// The session is over: its bytes are lost.
@@ -182,9 +177,6 @@ impl Session {
             return;
         };
         cx.all.totals.bytes_captured += u64::from(bytes);
-        if let Some(since) = self.rare.get().and_then(|r| r.ahead.since()) {
-            cx.wake(since.plus(cx.all.limits.gap));
-        }
     }
 
     /// Nothing new, or not all of it.
@@ -271,7 +263,6 @@ impl Session {
                 let due = cx.all.now.from.plus(delay);
                 self.receiver
                     .acknowledge_at(due, &mut self.rare, &mut cx.all.pool);
-                cx.wake(due);
             }
         }
         if got.bytes > 0
@@ -307,8 +298,8 @@ impl Session {
         let bytes = u64::from(advanced - u32::from(fin_acked));
         self.delivered += bytes;
         cx.all.totals.bytes_delivered += bytes;
-        let gone = self.stream.acknowledge(&mut cx.all.arena, una);
-        let rtt = gone.sent_at.map(|sent| cx.all.now.brief.since(sent));
+        let sent_at = self.stream.acknowledge(&mut cx.all.arena, una);
+        let rtt = sent_at.map(|sent| cx.all.now.brief.since(sent));
         self.sender.progressed(rtt, cx.all.now.from);
         if let Some(at) = self.sender.rto_at {
             cx.wake(at);

@@ -4,8 +4,9 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Outcome {
-    /// Every captured byte was acknowledged and both sides closed, or the client's FIN was
-    /// acknowledged and the target did not close within the idle timeout.
+    /// Every captured byte was acknowledged and both sides closed; or the client's FIN was acknowledged
+    /// and the target did not close within the idle timeout; or the client was done, and the target
+    /// reset the connection after its answers.
     Completed,
     /// The target closed while the client had more to send.
     ClosedByTarget,

@@ -1,7 +1,7 @@
 //! One session and what its methods work with.
 //!
 //! ```text
-//!  Session (per connection, below 216 bytes)
+//!  Session (per connection, at most 216 bytes)
 //!    identity   client, path, wire          receiver   what the target is told
 //!    stream     captured, not acknowledged  turns      when the next request may go
 //!    sender     what the target has         rare       loss, holes, far clients: few at a time
@@ -73,7 +73,7 @@ pub(crate) struct Context<'a, O: Output> {
 
 impl<O: Output> Context<'_, O> {
     /// Something is to be done at `at`. Whoever brings a deadline of [`Session::deadline`] forward
-    /// says so here; what moves one back need not.
+    /// says so here, but for those of the rare part; what moves one back need not.
     #[inline]
     pub(crate) fn wake(&mut self, at: Tick) {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
@@ -276,7 +276,7 @@ impl Session {
         }
     }
 
-    /// All of `flags` are set, or one of several.
+    /// One of `flags` is set.
     #[inline]
     pub(crate) fn has(&self, flags: Flags) -> bool {
         self.flags.0 & flags.0 != 0
@@ -357,8 +357,8 @@ impl Session {
         }
     }
 
-    /// A segment of this session as it goes on the wire now, without its payload. Every segment with ACK carries the newest
-    /// acknowledgement, so one that is owed is paid by it.
+    /// A segment of this session as it goes on the wire now, without its payload. Every segment with ACK
+    /// carries the newest acknowledgement, so one that is owed is paid by it.
     #[inline(always)]
     pub(crate) fn segment<'a>(
         &mut self,

@@ -15,7 +15,7 @@ mod arena;
 pub(crate) use arena::{Arena, Chunk, ChunkId, Kind};
 
 use crate::rare::{RarePool, RareSlot};
-use crate::time::{Clock, Tick};
+use crate::time::{Brief, Clock, Tick};
 use common::flow::Nanos;
 use common::packet::SeqNumber;
 
@@ -57,13 +57,6 @@ pub(crate) enum Inserted {
         /// New payload bytes taken before.
         bytes: u32,
     },
-}
-
-/// What an acknowledgement took off the queue.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Gone {
-    /// The newest chunk was sent then, and none of them twice.
-    pub(crate) sent_at: Option<crate::time::Brief>,
 }
 
 /// What was captured behind a hole: sorted by sequence number, no overlaps.
@@ -143,7 +136,7 @@ impl Stream {
     }
 
     /// The client acknowledged `ack`, without payload, from `seq`: what lies before it was sent, too.
-    /// `read` is what its last data before the hole had acknowledged. True if that is news.
+    /// `read` is what its last data before the hole had acknowledged.
     #[inline]
     pub(crate) fn told(
         &mut self,
@@ -153,10 +146,10 @@ impl Stream {
         now: Tick,
         (seq, ack): (SeqNumber, SeqNumber),
         read: SeqNumber,
-    ) -> bool {
+    ) {
         let distance = seq.since(self.nxt);
         if distance <= 0 || distance > limit as i32 || self.finished {
-            return false;
+            return;
         }
         let last = rare.get().and_then(|r| arena.chunk(r.ahead.tail));
         let last = last.or_else(|| arena.chunk(self.tail));
@@ -169,7 +162,6 @@ impl Stream {
             ahead.told = Some((seq, reading));
             ahead.since.get_or_insert(now);
         }
-        news
     }
 
     /// All that is missed is one sequence number behind everything that was captured.
@@ -253,16 +245,26 @@ impl Stream {
         seq == self.nxt && !self.finished && self.cost < limit
     }
 
-    /// Keeps a segment that is expected and sent already; false if there is no memory.
+    /// Keeps a segment that is next and sent already; false if there is no memory.
     #[inline(always)]
     pub(crate) fn append_sent(&mut self, arena: &mut Arena, chunk: Chunk, bytes: &[u8]) -> bool {
         let Some((id, cost)) = arena.store(chunk, bytes) else {
             return false;
         };
         self.cost += cost as u32;
-        self.nxt += bytes.len() as u32;
+        self.nxt += bytes.len() as u32 + u32::from(chunk.is_fin());
         self.link(arena, id);
         true
+    }
+
+    /// Keeps a chunk that is next, to be sent; false if there is no memory.
+    #[inline]
+    fn store(&mut self, arena: &mut Arena, chunk: Chunk, bytes: &[u8]) -> bool {
+        let stored = self.append_sent(arena, chunk, bytes);
+        if stored && self.cursor.is_none() {
+            self.cursor = self.tail;
+        }
+        stored
     }
 
     /// The client's FIN came next, although it was not captured.
@@ -272,18 +274,6 @@ impl Stream {
         }
         fin.kind = Kind::Fin;
         self.finished = self.store(arena, fin, &[]);
-    }
-
-    /// Puts a chunk at the end of the queue.
-    #[inline]
-    fn store(&mut self, arena: &mut Arena, chunk: Chunk, bytes: &[u8]) -> bool {
-        let Some((id, cost)) = arena.store(chunk, bytes) else {
-            return false;
-        };
-        self.cost += cost as u32;
-        self.nxt += bytes.len() as u32 + u32::from(chunk.is_fin());
-        self.push(arena, id);
-        true
     }
 
     #[inline]
@@ -415,16 +405,16 @@ impl Stream {
         }
     }
 
-    /// Drops what lies wholly before `una`.
+    /// Drops what lies wholly before `una`. Returns when the newest of it was sent, if nothing of it was
+    /// sent twice.
     #[inline(always)]
-    pub(crate) fn acknowledge(&mut self, arena: &mut Arena, una: SeqNumber) -> Gone {
-        let mut gone = Gone::default();
-        let mut twice = false;
+    pub(crate) fn acknowledge(&mut self, arena: &mut Arena, una: SeqNumber) -> Option<Brief> {
+        let (mut newest, mut twice) = (None, false);
         while let Some(&Chunk { sent_at, next, .. }) =
             arena.chunk(self.head).filter(|c| !c.end().after(una))
         {
             twice |= sent_at.is_none();
-            gone.sent_at = sent_at;
+            newest = sent_at;
             if self.cursor == self.head {
                 self.cursor = next;
             }
@@ -435,10 +425,7 @@ impl Stream {
                 break;
             }
         }
-        if twice {
-            gone.sent_at = None;
-        }
-        gone
+        newest.filter(|_| !twice)
     }
 
     /// Counts bytes that will never be sent, without keeping them: how many of `[seq, seq + len)` are
