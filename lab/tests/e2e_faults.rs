@@ -171,9 +171,7 @@ fn what_the_mirror_loses_is_in_the_books_and_nothing_arrives_changed() {
     );
     assert_played(&played, &rules);
     let report = &played.report;
-    // A kept connection waits ten seconds at each of its gaps: some of those with several are still open when the
-    // drain ends.
-    let causes = ["capture_gap", "skipped_no_syn", "shutdown"];
+    let causes = ["capture_gap", "skipped_no_syn"];
     let undelivered = report.numbers("bytes/undelivered");
     assert!(
         undelivered
@@ -181,12 +179,12 @@ fn what_the_mirror_loses_is_in_the_books_and_nothing_arrives_changed() {
             .all(|cause| causes.contains(&cause.as_str())),
         "{undelivered:?}"
     );
-    // What the client asked behind a gap is asked by another session: far from all is lost that comes after one.
+    // What the client asked behind a gap is asked by another session: nearly all that was captured arrives.
     let (captured, delivered) = (
         report.number("bytes/captured"),
         report.number("bytes/delivered"),
     );
-    assert!(delivered * 5 > captured * 4, "{delivered} of {captured}");
+    assert!(delivered * 50 > captured * 49, "{delivered} of {captured}");
     // Of the short ones each lost packet costs one at the most.
     let short = comparison
         .lost
