@@ -4,7 +4,7 @@
 //!  cargo bench --no-run ─▶ program ─┬─ under callgrind ─▶ instructions per packet ─▶ against the baseline
 //!                                   └─ as it is ────────▶ nanoseconds per packet, beside the null engine
 //! ```
-//! Instructions repeat to within a tenth of a percent and are judged; times are reported.
+//! Instructions repeat to within half a percent (hash seeds differ) and are judged; times are reported.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -149,7 +149,10 @@ fn build() -> Result<PathBuf> {
     let mut command = cargo(&["bench", "--quiet", "-p", "session", "--bench", "engine"]);
     command.args(["--no-run", "--message-format=json"]);
     command.env_remove("RUSTFLAGS").stdout(Stdio::piped());
-    let output = command.stderr(Stdio::inherit()).output()?;
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| format!("cannot run cargo: {e}"))?;
     if !output.status.success() {
         return Err("the engine benchmark does not build; its messages are above".into());
     }
@@ -163,7 +166,10 @@ fn build() -> Result<PathBuf> {
 
 /// Compiler and architecture: counts of another one are not comparable.
 fn compiler() -> Result<String> {
-    let output = Command::new("rustc").arg("-V").output()?;
+    let output = Command::new("rustc")
+        .arg("-V")
+        .output()
+        .map_err(|e| format!("cannot run rustc: {e}; is rustup's toolchain on the path?"))?;
     let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     Ok(format!("{version}, {}", std::env::consts::ARCH))
 }
@@ -219,7 +225,8 @@ fn count(
         .args(["--collect-atstart=no", "--toggle-collect=*measured_engine*"])
         .arg(program)
         .args([mix, &sessions.to_string(), &packets.to_string(), "1"])
-        .output()?;
+        .output()
+        .map_err(|e| format!("cannot run valgrind: {e}"))?;
     let log = String::from_utf8_lossy(&output.stderr);
     let collected = log
         .lines()
@@ -272,7 +279,8 @@ fn time(program: &Path, mix: &str, sessions: usize, order: &str) -> Result<Value
         .args([mix, &sessions.to_string(), &packets.to_string()])
         .args([&REPEATS.to_string(), order])
         .stderr(Stdio::inherit())
-        .output()?;
+        .output()
+        .map_err(|e| format!("cannot run {}: {e}", program.display()))?;
     serde_json::from_slice(&output.stdout)
         .map_err(|e| format!("benchmark {mix} with {sessions} sessions: {e}").into())
 }
