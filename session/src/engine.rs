@@ -38,6 +38,43 @@ fn keep_time(wheel: &mut Wheel, id: u32, session: &mut Session, due: Option<Tick
     }
 }
 
+/// What the session that came first into question did with a packet.
+enum Likely {
+    /// The packet is dealt with.
+    Done,
+    /// It is its packet, but not a usual one; nothing has happened.
+    Declined(u32),
+    /// It is not its packet.
+    Another,
+}
+
+/// Calls `act` on a session at ease, which it stays; false if it is not or `act` did nothing.
+#[inline(always)]
+fn expected<O: Output>(
+    id: u32,
+    session: &mut Session,
+    all: &mut Shared,
+    wheel: &mut Wheel,
+    out: &mut O,
+    act: impl FnOnce(&mut Session, &mut Context<'_, O>) -> bool,
+) -> bool {
+    if !session.has(Flags::AT_EASE) {
+        return false;
+    }
+    let mut cx = Context {
+        all,
+        out,
+        due: None,
+        salvage: None,
+    };
+    if !act(session, &mut cx) {
+        return false;
+    }
+    keep_time(wheel, id, session, cx.due);
+    debug_assert!(session.timer_is_in_time(&cx.all.limits));
+    true
+}
+
 /// All sessions of one worker.
 pub struct Engine {
     all: Shared,
@@ -138,22 +175,49 @@ impl Engine {
             self.all.totals.not_sampled += u64::from(opens);
             return;
         }
-        if self.all.config.replicas <= 1 {
-            self.captured_by(hash, 0, seg, out);
-        } else {
-            self.captured_by_all(hash, seg, out);
+        match self.captured_by_likely(hash, seg, out) {
+            Likely::Done => {}
+            Likely::Declined(id) => self.captured_in_full(Some(id), 0, seg, out),
+            Likely::Another => self.captured_by(hash, 0, seg, out),
+        }
+        if self.all.config.replicas > 1 {
+            self.captured_by_copies(hash, seg, out);
         }
     }
 
-    /// A packet for every copy of its connection.
     #[inline(never)]
-    fn captured_by_all<O: Output>(&mut self, hash: Hash, seg: &ClientSegment<'_>, out: &mut O) {
-        for replica in 0..self.all.config.replicas {
+    fn captured_by_copies<O: Output>(&mut self, hash: Hash, seg: &ClientSegment<'_>, out: &mut O) {
+        for replica in 1..self.all.config.replicas {
             self.captured_by(hash, replica, seg, out);
         }
     }
 
+    /// The first session that comes into question takes the packet if it is the right one, and the
+    /// packet is a usual one.
     #[inline(always)]
+    fn captured_by_likely<O: Output>(
+        &mut self,
+        hash: Hash,
+        seg: &ClientSegment<'_>,
+        out: &mut O,
+    ) -> Likely {
+        let Some(entry) = self.index.likely::<false>(hash) else {
+            return Likely::Another;
+        };
+        let id = entry.id();
+        let session = match self.sessions.get_mut(id) {
+            Some(s) if s.is_of(&self.all.paths, seg, 0) => s,
+            _ => return Likely::Another,
+        };
+        let all = &mut self.all;
+        let took = expected(id, session, all, &mut self.wheel, out, |s, cx| {
+            s.captured_as_expected(cx, seg)
+        });
+        if took { Likely::Done } else { Likely::Declined(id) }
+    }
+
+    /// A packet for one copy of its connection.
+    #[inline(never)]
     fn captured_by<O: Output>(
         &mut self,
         hash: Hash,
@@ -162,11 +226,6 @@ impl Engine {
         out: &mut O,
     ) {
         let known = self.find(hash, seg, replica);
-        if let Some(id) = known
-            && self.run_expected(id, out, |s, cx| s.captured_as_expected(cx, seg))
-        {
-            return;
-        }
         self.captured_in_full(known, replica, seg, out);
     }
 
@@ -238,6 +297,7 @@ impl Engine {
             } else if let Some(s) = self.sessions.get_mut(id) {
                 // It goes on by itself: what is captured is the new connection's, opened or not.
                 s.set(Flags::SUPERSEDED);
+                s.unset(Flags::AT_EASE);
             }
         }
         if self.strangers.has_data_of(&key, seg.seq) {
@@ -249,29 +309,20 @@ impl Engine {
     }
 
     /// The session of a captured packet.
-    #[inline(always)]
+    #[inline(never)]
     fn find(&self, hash: Hash, seg: &ClientSegment<'_>, replica: u16) -> Option<u32> {
         self.index.find(hash, |e| {
             let session = self.sessions.get(e.id());
-            session.is_some_and(|s| {
-                s.client == seg.client
-                    && self.all.paths.online(s.path) == seg.online
-                    && s.replica == replica
-                    && !e.is_wire()
-                    && !s.has(Flags::SUPERSEDED)
-            })
+            session.is_some_and(|s| s.is_of(&self.all.paths, seg, replica) && !e.is_wire())
         })
     }
 
     /// The session that has `wire` towards the target.
-    #[inline(always)]
+    #[inline(never)]
     fn find_wire(&self, hash: Hash, wire: &Pair) -> Option<u32> {
         self.index.find(hash, |e| {
             let session = self.sessions.get(e.id());
-            session.is_some_and(|s| {
-                s.wire.endpoint(&self.all.config, s.client) == wire.client
-                    && self.all.paths.target(s.path) == wire.server
-            })
+            session.is_some_and(|s| s.has_wire(&self.all, wire))
         })
     }
 
@@ -289,12 +340,46 @@ impl Engine {
             client: h.client,
             server: h.target,
         };
-        let Some(id) = self.find_wire(hash, &wire) else {
-            self.all.totals.responses_stray += 1;
-            return;
+        match self.response_to_likely(hash, &wire, h, out) {
+            Likely::Done => {}
+            Likely::Declined(id) => self.response_in_full(id, h, out),
+            Likely::Another => self.response_to(hash, &wire, h, out),
+        }
+    }
+
+    /// As [`Engine::captured_by_likely`].
+    #[inline(always)]
+    fn response_to_likely<O: Output>(
+        &mut self,
+        hash: Hash,
+        wire: &Pair,
+        h: &ResponseHeader,
+        out: &mut O,
+    ) -> Likely {
+        let Some(entry) = self.index.likely::<true>(hash) else {
+            return Likely::Another;
         };
-        if !self.run_expected(id, out, |s, cx| s.response_as_expected(cx, h)) {
-            self.response_in_full(id, h, out);
+        let id = entry.id();
+        let session = match self.sessions.get_mut(id) {
+            Some(s) if s.has_wire(&self.all, wire) => s,
+            _ => return Likely::Another,
+        };
+        let all = &mut self.all;
+        let owed = session.has(Flags::ACK_DUE);
+        let took = expected(id, session, all, &mut self.wheel, out, |s, cx| {
+            s.response_as_expected(cx, h)
+        });
+        if !owed && session.has(Flags::ACK_DUE) {
+            self.acks.push(id);
+        }
+        if took { Likely::Done } else { Likely::Declined(id) }
+    }
+
+    #[inline(never)]
+    fn response_to<O: Output>(&mut self, hash: Hash, wire: &Pair, h: &ResponseHeader, out: &mut O) {
+        match self.find_wire(hash, wire) {
+            Some(id) => self.response_in_full(id, h, out),
+            None => self.all.totals.responses_stray += 1,
         }
     }
 
@@ -384,36 +469,6 @@ impl Engine {
         self.sessions.get(id).is_some_and(|s| s.outcome().is_some())
     }
 
-    /// Calls `act` on a session that is open and stays so, without anything rare; false if `act` did
-    /// nothing.
-    #[inline(always)]
-    fn run_expected<O: Output>(
-        &mut self,
-        id: u32,
-        out: &mut O,
-        act: impl FnOnce(&mut Session, &mut Context<'_, O>) -> bool,
-    ) -> bool {
-        let Some(session) = self.sessions.get_mut(id).filter(|_| self.predicts) else {
-            return false;
-        };
-        let owed = session.has(Flags::ACK_DUE);
-        let mut cx = Context {
-            all: &mut self.all,
-            out,
-            due: None,
-            salvage: None,
-        };
-        if !act(session, &mut cx) {
-            return false;
-        }
-        if !owed && session.has(Flags::ACK_DUE) {
-            self.acks.push(id);
-        }
-        keep_time(&mut self.wheel, id, session, cx.due);
-        debug_assert!(session.timer_is_in_time(&self.all.limits));
-        true
-    }
-
     /// Calls `act` on a session and keeps timers, acknowledgement list and counts in step with it.
     #[inline]
     fn run<O: Output>(
@@ -446,6 +501,9 @@ impl Engine {
             self.open -= 1;
         }
         session.rare.tidy(&mut self.all.pool);
+        if self.predicts {
+            session.settle();
+        }
         keep_time(&mut self.wheel, id, session, due);
         debug_assert!(session.timer_is_in_time(&self.all.limits));
         if session.has(Flags::WANTS_REOPEN) {

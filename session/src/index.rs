@@ -112,10 +112,22 @@ impl Index {
         None
     }
 
-    /// A session under `hash`: most likely the one that is looked for.
+    /// The first entry under `hash`, most likely the one that is looked for; with `ANY`, also one that
+    /// stands under the endpoint on the wire alone.
     #[inline(always)]
-    pub(crate) fn glance(&self, hash: Hash) -> u32 {
-        self.find(hash, |_| true).unwrap_or(ID_MASK)
+    pub(crate) fn likely<const ANY: bool>(&self, hash: Hash) -> Option<Entry> {
+        let bits = if ANY { TAG_MASK } else { TAG_MASK | Entry::WIRE };
+        let mut at = hash.0 as usize & self.mask();
+        loop {
+            let slot = *self.slots.get(at)?;
+            if slot == EMPTY {
+                return None;
+            }
+            if (slot ^ hash.tag()) & bits == 0 {
+                return Some(Entry(slot & !TAG_MASK));
+            }
+            at = (at + 1) & self.mask();
+        }
     }
 
     /// `hash_of` tells under what entries stand that are there already.

@@ -10,9 +10,9 @@ pub(crate) struct PathId(u32);
 
 /// Where a connection went, and where it goes.
 #[derive(Clone, Copy, Debug)]
-struct Path {
-    online: Endpoint,
-    target: Endpoint,
+pub(crate) struct Path {
+    pub(crate) online: Endpoint,
+    pub(crate) target: Endpoint,
     /// Sessions on it. Without any it is forgotten: a wildcard transfer may match any number of
     /// online addresses.
     users: u32,
@@ -67,6 +67,11 @@ impl Paths {
             });
             self.free.push(id);
         }
+    }
+
+    #[inline(always)]
+    pub(crate) fn get(&self, PathId(id): PathId) -> Option<&Path> {
+        self.list.get(id as usize)
     }
 
     #[inline(always)]

@@ -17,7 +17,9 @@ use common::packet::TcpFlags;
 const UNUSUAL: Flags = Flags::HANDSHAKE
     .with(Flags::PEER_RESET)
     .with(Flags::WANTS_REOPEN)
-    .with(Flags::FIN_SENT);
+    .with(Flags::FIN_SENT)
+    .with(Flags::CLIENT_DONE)
+    .with(Flags::SUPERSEDED);
 
 /// ACK, perhaps with PSH, and nothing else.
 #[inline(always)]
@@ -26,25 +28,34 @@ fn is_plain(flags: TcpFlags) -> bool {
 }
 
 impl Session {
-    /// Open, nothing is waiting to be sent, and nothing rare is going on.
-    #[inline(always)]
-    fn is_at_ease(&self) -> bool {
+    /// Open, nothing is waiting to be sent, and nothing rare is going on: no usual packet changes that,
+    /// so it is looked at after the others only, and remembered.
+    #[inline]
+    pub(crate) fn settle(&mut self) {
+        self.unset(Flags::AT_EASE);
+        self.set_if(Flags::AT_EASE, self.nothing_is_unusual());
+    }
+
+    fn nothing_is_unusual(&self) -> bool {
         self.phase == Phase::Open
             && !self.has(UNUSUAL)
             && self.rare.get().is_none()
             && self.stream.cursor.is_none()
+            && !self.stream.finished()
             && !self.receiver.answered.fin
+            && self.turns.is_known()
     }
 
-    /// A captured packet that may be the next one: an acknowledgement, or data that goes out at once.
-    /// False: not as expected, nothing has happened.
-    #[inline(never)]
+    /// A captured packet of a session at ease that may be the next one: an acknowledgement, or data that
+    /// goes out at once. False: not as expected, nothing has happened.
+    #[inline(always)]
     pub(crate) fn captured_as_expected<O: Output>(
         &mut self,
         cx: &mut Context<'_, O>,
         seg: &ClientSegment<'_>,
     ) -> bool {
-        if !is_plain(seg.flags) || !self.is_at_ease() || !self.turns.is_known() {
+        debug_assert!(self.nothing_is_unusual());
+        if !is_plain(seg.flags) {
             return false;
         }
         let len = seg.payload.len();
@@ -57,8 +68,9 @@ impl Session {
         }
         let one_piece = seg.payload_len as usize == len
             && len <= PIECE_BYTES.min(usize::from(self.sender.mss))
-            && (seg.gso_size == 0 || len <= usize::from(seg.gso_size))
-            && len <= self.sender.room() as usize;
+            // Merged of one piece only; 0 is none.
+            && len - 1 <= usize::from(seg.gso_size.wrapping_sub(1))
+            && self.sender.in_flight() + len as u32 <= self.sender.wnd;
         if !one_piece || !self.stream.expects(seg.seq, cx.all.limits.session_bytes) {
             return false;
         }
@@ -123,17 +135,17 @@ impl Session {
         cx.out.transmit(&segment, cause);
     }
 
-    /// A response that may be the next one: it acknowledges something, or continues the answer. False:
+    /// A response to a session at ease that may be the next one: it acknowledges something, or continues the answer. False:
     /// not as expected, nothing has happened.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn response_as_expected<O: Output>(
         &mut self,
         cx: &mut Context<'_, O>,
         h: &ResponseHeader,
     ) -> bool {
         let advanced = h.ack.since(self.sender.una);
+        debug_assert!(self.nothing_is_unusual());
         let expected = is_plain(h.flags)
-            && self.is_at_ease()
             && h.sack.is_empty()
             && h.seq == self.receiver.nxt
             && advanced >= 0

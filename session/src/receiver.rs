@@ -190,6 +190,9 @@ impl Session {
         if flags.has(TcpFlags::SYN.with(TcpFlags::RST)) {
             return self.client_window;
         }
+        if self.has_all(Flags::AT_EASE.with(Flags::SCALED)) {
+            return self.client_window;
+        }
         let mut bytes = self.client_window_bytes();
         if self.has(Flags::CLIENT_DONE) || self.phase != Phase::Open || self.stream.finished() {
             bytes = bytes.max(FLOOR_BYTES);

@@ -128,6 +128,9 @@ impl Sender {
                 ticks.clamp(RTO_MIN_TICKS, RTO_MAX_TICKS)
             }
         };
+        if self.backoff == 0 {
+            return base;
+        }
         (base << self.backoff.min(MAX_BACKOFF)).min(RTO_MAX_TICKS)
     }
 

@@ -18,7 +18,7 @@ use crate::time::{Brief, Clock, Span, Tick, ticks};
 use crate::turn::Turns;
 use crate::wire_tuple::Wire;
 use crate::{EngineConfig, Outcome, Output, SessionEnd, Totals, Waiting};
-use common::flow::{Cause, Nanos, Segment};
+use common::flow::{Cause, ClientSegment, Nanos, Segment};
 use common::packet::{Endpoint, SeqNumber, TcpFlags, TcpOptions, Timestamps};
 
 /// The configured limits, in ticks.
@@ -175,6 +175,8 @@ impl Flags {
     /// `wake_at` is when the emulated client completes the handshake; else when a held turn is looked
     /// at again.
     pub(crate) const HANDSHAKE: Self = Self(1 << 12);
+    /// Usual packets take the short way; see [`Session::settle`].
+    pub(crate) const AT_EASE: Self = Self(1 << 13);
 
     /// These and those.
     pub(crate) const fn with(self, other: Self) -> Self {
@@ -282,6 +284,12 @@ impl Session {
         self.flags.0 & flags.0 != 0
     }
 
+    /// All of `flags` are set.
+    #[inline(always)]
+    pub(crate) fn has_all(&self, flags: Flags) -> bool {
+        self.flags.0 & flags.0 == flags.0
+    }
+
     #[inline]
     pub(crate) fn set(&mut self, flag: Flags) {
         self.flags.0 |= flag.0;
@@ -295,6 +303,27 @@ impl Session {
     #[inline]
     pub(crate) fn unset(&mut self, flag: Flags) {
         self.flags.0 &= !flag.0;
+    }
+
+    /// It replays, as this copy, the connection that `seg` is of, and no later connection does.
+    #[inline(always)]
+    pub(crate) fn is_of(&self, paths: &Paths, seg: &ClientSegment<'_>, replica: u16) -> bool {
+        self.client == seg.client
+            && paths
+                .get(self.path)
+                .is_some_and(|path| path.online == seg.online)
+            && self.replica == replica
+            && !self.has(Flags::SUPERSEDED)
+    }
+
+    /// It is `wire` that the target knows it by.
+    #[inline(always)]
+    pub(crate) fn has_wire(&self, all: &Shared, wire: &Pair) -> bool {
+        self.wire.endpoint(&all.config, self.client) == wire.client
+            && all
+                .paths
+                .get(self.path)
+                .is_some_and(|path| path.target == wire.server)
     }
 
     /// Reads a little of each cache line.

@@ -49,11 +49,8 @@ impl Addr {
     /// pieces, and put together with shifts.
     #[inline(always)]
     pub const fn halves(&self) -> [u64; 2] {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
-        [
-            u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            u64::from_le_bytes([i, j, k, l, m, n, o, p]),
-        ]
+        let whole = u128::from_le_bytes(self.0);
+        [whole as u64, (whole >> 64) as u64]
     }
 
     /// True for [`Addr::ANY`].

@@ -34,6 +34,29 @@ pub fn partial(bytes: &[u8]) -> u64 {
     rest
 }
 
+/// Copies `from` to the beginning of `to`, and sums it as [`partial`] does: in one pass, as each word is
+/// at hand. `to` must be as long as `from`; what it is longer stays as it is.
+#[inline(always)]
+pub fn copy(to: &mut [u8], from: &[u8]) -> u64 {
+    let (words, tail) = from.as_chunks::<8>();
+    let (to_words, to_tail) = to.as_chunks_mut::<8>();
+    let mut acc: u64 = 0;
+    for (to, word) in to_words.iter_mut().zip(words) {
+        let word = u64::from_ne_bytes(*word);
+        *to = word.to_ne_bytes();
+        let (sum, carry) = acc.overflowing_add(word);
+        acc = sum + u64::from(carry);
+    }
+    let rest = (acc & 0xffff_ffff) + (acc >> 32);
+    if tail.is_empty() {
+        return rest;
+    }
+    for (to, byte) in to_tail.iter_mut().zip(tail) {
+        *to = *byte;
+    }
+    rest + partial(tail)
+}
+
 /// Folds a sum of 16- or 32-bit words to 16 bits. A number added to itself with its halves exchanged has
 /// in its upper half the sum of the halves, carry included.
 #[inline(always)]

@@ -7,7 +7,7 @@
 
 use super::Engine;
 use crate::Output;
-use crate::index::Hash;
+use crate::index::{Entry, Hash};
 use crate::state::Session;
 use common::flow::{ClientSegment, Nanos, ResponseHeader};
 use common::packet::Endpoint;
@@ -66,7 +66,7 @@ impl Engine {
         }
         let mut ids = [0; BATCH];
         for (id, hash) in ids.iter_mut().zip(&hashes).take(count) {
-            *id = self.index.glance(*hash);
+            *id = self.index.likely::<true>(*hash).map_or(u32::MAX, Entry::id);
         }
         let sessions = ids.iter().take(count).map(|id| self.sessions.get(*id));
         let seen = sessions.fold(0, |seen, s| seen ^ s.map_or(0, Session::glance));

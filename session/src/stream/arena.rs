@@ -241,14 +241,30 @@ impl Arena {
     /// over budget.
     #[inline(always)]
     pub(crate) fn store(&mut self, chunk: Chunk, bytes: &[u8]) -> Option<(ChunkId, usize)> {
+        let is_small = bytes.len() <= BLOCK_BYTES[0];
+        if !is_small || bytes.is_empty() {
+            return self.store_other(chunk, bytes);
+        }
+        let cost = BLOCK_BYTES[0];
+        if self.used + cost > self.budget {
+            return None;
+        }
+        let id = self.small.store(chunk, bytes)?;
+        self.used += cost;
+        Some((id, cost))
+    }
+
+    /// A large block, or a FIN.
+    #[inline(never)]
+    fn store_other(&mut self, chunk: Chunk, bytes: &[u8]) -> Option<(ChunkId, usize)> {
         let cost = Self::cost(bytes.len());
         if self.used + cost > self.budget {
             return None;
         }
-        let id = if bytes.len() > BLOCK_BYTES[0] {
-            self.large.store(chunk, bytes)
-        } else {
+        let id = if bytes.is_empty() {
             self.small.store(chunk, bytes)
+        } else {
+            self.large.store(chunk, bytes)
         }?;
         self.used += cost;
         Some((id, cost))

@@ -49,11 +49,22 @@ pub(super) fn build<const HEADERS: usize>(
     let mut tcp_sum = addresses + u64::from(pseudo) + u64::from(ports);
     tcp_sum += u64::from(seq) + u64::from(ack) + u64::from(bits);
 
+    // In the pieces in which it is written: the buffer might lie where the addresses do.
+    let [d0, d1, d2, d3, d4, d5] = mac.dst.0;
+    let [s0, s1, s2, s3, s4, s5] = mac.src.0;
+    let (to, to_from) = (
+        u32::from_ne_bytes([d0, d1, d2, d3]),
+        u32::from_ne_bytes([d4, d5, s0, s1]),
+    );
+    let from = u32::from_ne_bytes([s2, s3, s4, s5]);
     let mut put = |at: usize, word: u32| {
         if let Some(to) = header.get_mut(at..at + 4) {
             to.copy_from_slice(&word.to_ne_bytes());
         }
     };
+    put(0, to);
+    put(4, to_from);
+    put(8, from);
     put(14, length);
     put(18, id);
     put(22, ttl);
@@ -71,14 +82,11 @@ pub(super) fn build<const HEADERS: usize>(
         tcp_sum += u64::from(kind) + u64::from(val) + u64::from(ecr);
     }
     if !seg.payload.is_empty() {
-        tcp_sum += checksum::partial(seg.payload);
-        payload.copy_from_slice(seg.payload);
+        tcp_sum += checksum::copy(payload, seg.payload);
     }
     header[24..26].copy_from_slice(&(!checksum::fold(ip_sum)).to_ne_bytes());
     header[50..52].copy_from_slice(&(!checksum::fold(tcp_sum)).to_ne_bytes());
     header[52..54].copy_from_slice(&[0, 0]);
-    header[..6].copy_from_slice(&mac.dst.0);
-    header[6..12].copy_from_slice(&mac.src.0);
     header[12..14].copy_from_slice(&ethertype::IPV4.to_be_bytes());
     Some(len)
 }
