@@ -322,7 +322,7 @@ impl Engine {
     fn find_wire(&self, hash: Hash, wire: &Pair) -> Option<u32> {
         self.index.find(hash, |e| {
             let session = self.sessions.get(e.id());
-            session.is_some_and(|s| s.has_wire(&self.all, wire))
+            session.is_some_and(|s| s.has_wire(&self.all, &wire.client, &wire.server))
         })
     }
 
@@ -336,14 +336,10 @@ impl Engine {
     #[inline(never)]
     fn response_hashed<O: Output>(&mut self, hash: Hash, h: &ResponseHeader, out: &mut O) {
         self.all.totals.responses += 1;
-        let wire = Pair {
-            client: h.client,
-            server: h.target,
-        };
-        match self.response_to_likely(hash, &wire, h, out) {
+        match self.response_to_likely(hash, h, out) {
             Likely::Done => {}
             Likely::Declined(id) => self.response_in_full(id, h, out),
-            Likely::Another => self.response_to(hash, &wire, h, out),
+            Likely::Another => self.response_to(hash, h, out),
         }
     }
 
@@ -352,7 +348,6 @@ impl Engine {
     fn response_to_likely<O: Output>(
         &mut self,
         hash: Hash,
-        wire: &Pair,
         h: &ResponseHeader,
         out: &mut O,
     ) -> Likely {
@@ -361,7 +356,7 @@ impl Engine {
         };
         let id = entry.id();
         let session = match self.sessions.get_mut(id) {
-            Some(s) if s.has_wire(&self.all, wire) => s,
+            Some(s) if s.has_wire(&self.all, &h.client, &h.target) => s,
             _ => return Likely::Another,
         };
         let all = &mut self.all;
@@ -369,15 +364,19 @@ impl Engine {
         let took = expected(id, session, all, &mut self.wheel, out, |s, cx| {
             s.response_as_expected(cx, h)
         });
-        if !owed && session.has(Flags::ACK_DUE) {
+        if h.payload_len > 0 && !owed && session.has(Flags::ACK_DUE) {
             self.acks.push(id);
         }
         if took { Likely::Done } else { Likely::Declined(id) }
     }
 
     #[inline(never)]
-    fn response_to<O: Output>(&mut self, hash: Hash, wire: &Pair, h: &ResponseHeader, out: &mut O) {
-        match self.find_wire(hash, wire) {
+    fn response_to<O: Output>(&mut self, hash: Hash, h: &ResponseHeader, out: &mut O) {
+        let wire = Pair {
+            client: h.client,
+            server: h.target,
+        };
+        match self.find_wire(hash, &wire) {
             Some(id) => self.response_in_full(id, h, out),
             None => self.all.totals.responses_stray += 1,
         }

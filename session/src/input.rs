@@ -295,10 +295,20 @@ impl Session {
     pub(crate) fn acknowledged<O: Output>(&mut self, cx: &mut Context<'_, O>, advanced: u32) {
         let una = self.sender.una;
         let fin_acked = self.stream.finished() && una == self.stream.nxt();
-        let bytes = u64::from(advanced - u32::from(fin_acked));
-        self.delivered += bytes;
-        cx.all.totals.bytes_delivered += bytes;
         let sent_at = self.stream.acknowledge(&mut cx.all.arena, una);
+        self.delivers(cx, advanced - u32::from(fin_acked), sent_at);
+    }
+
+    /// So many more bytes are delivered, the last of which were sent at `sent_at`, if that is known.
+    #[inline(always)]
+    pub(crate) fn delivers<O: Output>(
+        &mut self,
+        cx: &mut Context<'_, O>,
+        bytes: u32,
+        sent_at: Option<Brief>,
+    ) {
+        self.delivered += u64::from(bytes);
+        cx.all.totals.bytes_delivered += u64::from(bytes);
         let rtt = sent_at.map(|sent| cx.all.now.brief.since(sent));
         self.sender.progressed(rtt, cx.all.now.from);
         if let Some(at) = self.sender.rto_at {

@@ -173,7 +173,8 @@ impl Session {
         self.active_at = cx.all.now.from;
         self.sender.take_next(h, cx.all.now.from);
         if advanced > 0 {
-            self.acknowledged(cx, advanced as u32);
+            let sent_at = self.stream.acknowledge_sent(&mut cx.all.arena, h.ack);
+            self.delivers(cx, advanced as u32, sent_at);
         }
         true
     }

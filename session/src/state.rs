@@ -316,14 +316,12 @@ impl Session {
             && !self.has(Flags::SUPERSEDED)
     }
 
-    /// It is `wire` that the target knows it by.
+    /// It is as `client` that `target` knows it.
     #[inline(always)]
-    pub(crate) fn has_wire(&self, all: &Shared, wire: &Pair) -> bool {
-        self.wire.endpoint(&all.config, self.client) == wire.client
-            && all
-                .paths
-                .get(self.path)
-                .is_some_and(|path| path.target == wire.server)
+    pub(crate) fn has_wire(&self, all: &Shared, client: &Endpoint, target: &Endpoint) -> bool {
+        let path = all.paths.get(self.path);
+        self.wire.endpoint(&all.config, self.client) == *client
+            && path.is_some_and(|path| path.target == *target)
     }
 
     /// Reads a little of each cache line.

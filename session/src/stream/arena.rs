@@ -111,6 +111,13 @@ impl Chunk {
     }
 }
 
+/// A chunk that was given back.
+pub(crate) struct Released {
+    pub(crate) next: ChunkId,
+    pub(crate) sent_at: Option<Brief>,
+    pub(crate) cost: usize,
+}
+
 struct Page<const SIZE: usize, const BLOCKS: usize> {
     chunks: Box<[Chunk; BLOCKS]>,
     blocks: Box<[[u8; SIZE]; BLOCKS]>,
@@ -183,6 +190,24 @@ impl<const SIZE: usize, const BLOCKS: usize, const CLASS: u32> Class<SIZE, BLOCK
         Some(())
     }
 
+    /// Releases a chunk if it ends at `una`.
+    #[inline(always)]
+    fn release_until(&mut self, id: ChunkId, una: SeqNumber) -> Option<Released> {
+        let page = self.pages.get_mut(id.index() as usize / BLOCKS)?;
+        let chunk = page.chunks.get_mut(id.index() as usize % BLOCKS)?;
+        if chunk.end() != una {
+            return None;
+        }
+        let next = std::mem::replace(&mut chunk.next, self.free);
+        self.free = id;
+        Some(Released {
+            next,
+            sent_at: chunk.sent_at,
+            // A block costs its size.
+            cost: if chunk.len == 0 { 0 } else { SIZE },
+        })
+    }
+
     /// Returns how many bytes it had.
     #[inline(always)]
     fn release(&mut self, id: ChunkId) -> u16 {
@@ -243,7 +268,9 @@ impl Arena {
     pub(crate) fn store(&mut self, chunk: Chunk, bytes: &[u8]) -> Option<(ChunkId, usize)> {
         let is_small = bytes.len() <= BLOCK_BYTES[0];
         if !is_small || bytes.is_empty() {
-            return self.store_other(chunk, bytes);
+            // Of a copy: the usual chunk then lives in registers, as nothing takes its address.
+            let chunk = chunk;
+            return self.store_other(&chunk, bytes);
         }
         let cost = BLOCK_BYTES[0];
         if self.used + cost > self.budget {
@@ -256,15 +283,15 @@ impl Arena {
 
     /// A large block, or a FIN.
     #[inline(never)]
-    fn store_other(&mut self, chunk: Chunk, bytes: &[u8]) -> Option<(ChunkId, usize)> {
+    fn store_other(&mut self, chunk: &Chunk, bytes: &[u8]) -> Option<(ChunkId, usize)> {
         let cost = Self::cost(bytes.len());
         if self.used + cost > self.budget {
             return None;
         }
         let id = if bytes.is_empty() {
-            self.small.store(chunk, bytes)
+            self.small.store(*chunk, bytes)
         } else {
-            self.large.store(chunk, bytes)
+            self.large.store(*chunk, bytes)
         }?;
         self.used += cost;
         Some((id, cost))
@@ -302,6 +329,18 @@ impl Arena {
                 b.get(..usize::from(c.len)).unwrap_or_default()
             })
         }
+    }
+
+    /// Takes a chunk back if it ends at `una`.
+    #[inline(always)]
+    pub(crate) fn release_until(&mut self, id: ChunkId, una: SeqNumber) -> Option<Released> {
+        let released = if id.is_large() {
+            self.large.release_until(id, una)
+        } else {
+            self.small.release_until(id, una)
+        }?;
+        self.used -= released.cost.min(self.used);
+        Some(released)
     }
 
     /// Takes a chunk back; returns its cost in bytes.

@@ -405,9 +405,24 @@ impl Stream {
         }
     }
 
+    /// As [`Stream::acknowledge`], while all of the queue is sent.
+    #[inline(always)]
+    pub(crate) fn acknowledge_sent(&mut self, arena: &mut Arena, una: SeqNumber) -> Option<Brief> {
+        // Usually it is the oldest chunk, all of it and nothing else.
+        let Some(released) = arena.release_until(self.head, una) else {
+            return self.acknowledge(arena, una);
+        };
+        self.cost -= released.cost as u32;
+        self.head = released.next;
+        if released.next.is_none() {
+            self.tail = ChunkId::NONE;
+        }
+        released.sent_at
+    }
+
     /// Drops what lies wholly before `una`. Returns when the newest of it was sent, if nothing of it was
     /// sent twice.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn acknowledge(&mut self, arena: &mut Arena, una: SeqNumber) -> Option<Brief> {
         let (mut newest, mut twice) = (None, false);
         while let Some(&Chunk { sent_at, next, .. }) =
