@@ -23,11 +23,21 @@ pub(crate) struct Paths {
     list: Vec<Path>,
     free: Vec<u32>,
     known: HashMap<Pair, u32, PairHasherBuilder>,
+    /// The one entered last: most likely the next one, too.
+    last: u32,
 }
 
 impl Paths {
     /// The path of one more session.
     pub(crate) fn enter(&mut self, online: Endpoint, target: Endpoint) -> PathId {
+        if let Some(path) = self.list.get_mut(self.last as usize)
+            && path.users > 0
+            && path.online == online
+            && path.target == target
+        {
+            path.users += 1;
+            return PathId(self.last);
+        }
         let key = Pair {
             client: online,
             server: target,
@@ -36,6 +46,7 @@ impl Paths {
             && let Some(path) = self.list.get_mut(id as usize)
         {
             path.users += 1;
+            self.last = id;
             return PathId(id);
         }
         let path = Path {
@@ -51,6 +62,7 @@ impl Paths {
             *slot = path;
         }
         self.known.insert(key, id);
+        self.last = id;
         PathId(id)
     }
 

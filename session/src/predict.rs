@@ -125,8 +125,13 @@ impl Session {
         if let Some(at) = self.sender.rto_at {
             cx.wake(at.min(self.sender.progress_at.plus(cx.all.limits.response)));
         }
-        let options = self.options(now.tick);
-        let mut segment = self.segment(cx.all, seg.seq, seg.flags, options);
+        // As long as a session lives its path does: without a branch for the rest the address need not
+        // be put together.
+        let Some(path) = cx.all.paths.get(self.path) else {
+            return;
+        };
+        let (target, options) = (path.target, self.options(now.tick));
+        let mut segment = self.segment_to(target, cx.all, seg.seq, seg.flags, options);
         segment.payload = seg.payload;
         let cause = Cause::Captured {
             at: seg.at,

@@ -394,13 +394,27 @@ impl Session {
         flags: TcpFlags,
         options: TcpOptions,
     ) -> Segment<'a> {
+        let target = all.paths.target(self.path);
+        self.segment_to(target, all, seq, flags, options)
+    }
+
+    /// The same; `target` is that of its path.
+    #[inline(always)]
+    pub(crate) fn segment_to<'a>(
+        &mut self,
+        target: Endpoint,
+        all: &mut Shared,
+        seq: SeqNumber,
+        flags: TcpFlags,
+        options: TcpOptions,
+    ) -> Segment<'a> {
         if flags.has(TcpFlags::ACK) {
             self.unset(Flags::ACK_DUE);
         }
         all.totals.segments_sent += 1;
         Segment {
             src: self.wire.endpoint(&all.config, self.client),
-            dst: all.paths.target(self.path),
+            dst: target,
             seq,
             ack: self.receiver.visible,
             flags,

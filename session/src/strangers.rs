@@ -154,7 +154,11 @@ impl Strangers {
     }
 
     /// The SYN began a connection of which data was seen already: it comes late, or twice.
+    #[inline]
     pub(crate) fn has_data_of(&self, key: &CaptureKey, syn: SeqNumber) -> bool {
+        if self.known.is_empty() {
+            return false;
+        }
         let known = self.known.get(key);
         known.is_some_and(|s| (1..LATE_BYTES).contains(&s.nxt.since(syn + 1)))
     }
@@ -166,7 +170,11 @@ impl Strangers {
 
     /// A SYN: from now on the key is that of a new connection, unless the same SYN was seen before; it
     /// may have better luck now, and leaves the books to enter them once.
+    #[inline]
     pub(crate) fn forget(&mut self, totals: &mut Totals, key: &CaptureKey, syn: SeqNumber) {
+        if self.known.is_empty() {
+            return;
+        }
         if let Some(s) = self.known.remove(key)
             && s.booked
             && !s.failed

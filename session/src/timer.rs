@@ -49,6 +49,7 @@ impl Nodes {
             .get_mut(id as usize % PAGE)
     }
 
+    #[cold]
     fn grow_to(&mut self, id: u32) {
         while self.0.len() <= id as usize / PAGE {
             self.0.extend(page(|_| UNLINKED));
@@ -91,12 +92,14 @@ impl Wheel {
     /// Sets the timer of `id`, unless it is set to an earlier time already: firing early costs one
     /// look, moving a timer at every packet would cost more.
     pub(crate) fn set(&mut self, id: u32, due: Tick) {
-        let tick = self.whole(due.number()).max(self.now + 1);
-        self.nodes.grow_to(id);
+        let ahead = due.number().wrapping_sub(self.now as u32) as i32;
+        let tick = self.now + ahead.max(1) as u64;
         match self.nodes.get(id) {
-            Some(n) if n.slot != NO_SLOT && self.whole(n.due) <= tick => return,
-            Some(n) if n.slot != NO_SLOT => self.unlink(id),
-            _ => {}
+            None => self.nodes.grow_to(id),
+            Some(n) if n.slot == NO_SLOT => {}
+            // As `whole` would have it.
+            Some(n) if (n.due.wrapping_sub(tick as u32) as i32) <= 0 => return,
+            Some(_) => self.unlink(id),
         }
         self.link(id, tick);
     }

@@ -13,10 +13,10 @@ const TTL_HOPS: u8 = 64;
 /// Link-layer addresses of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct FrameAddresses {
-    /// Outgoing interface.
-    pub src: MacAddr,
     /// Next hop.
     pub dst: MacAddr,
+    /// Outgoing interface.
+    pub src: MacAddr,
 }
 
 /// A TCP segment to be built. Addresses of both ends must be of one family.

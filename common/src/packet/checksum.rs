@@ -57,8 +57,8 @@ pub fn copy(to: &mut [u8], from: &[u8]) -> u64 {
     rest + partial(tail)
 }
 
-/// Folds a sum of 16- or 32-bit words to 16 bits. A number added to itself with its halves exchanged has
-/// in its upper half the sum of the halves, carry included.
+/// Folds a sum of words of 16, 32 or 64 bits to 16 bits. A number added to itself with its halves
+/// exchanged has in its upper half the sum of the halves, carry included.
 #[inline(always)]
 pub const fn fold(s: u64) -> u16 {
     let s = (s.wrapping_add(s.rotate_left(32)) >> 32) as u32;
