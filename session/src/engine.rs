@@ -481,6 +481,8 @@ impl Engine {
         };
         let was_open = session.outcome().is_none();
         let owed = session.has(Flags::ACK_DUE);
+        // Nobody knows what it is until it has settled again.
+        session.unset(Flags::AT_EASE);
         let mut cx = Context {
             all: &mut self.all,
             out,

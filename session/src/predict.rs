@@ -32,7 +32,6 @@ impl Session {
     /// so it is looked at after the others only, and remembered.
     #[inline]
     pub(crate) fn settle(&mut self) {
-        self.unset(Flags::AT_EASE);
         self.set_if(Flags::AT_EASE, self.nothing_is_unusual());
     }
 
