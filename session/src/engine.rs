@@ -185,6 +185,7 @@ impl Engine {
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn captured_by_copies<O: Output>(&mut self, hash: Hash, seg: &ClientSegment<'_>, out: &mut O) {
         for replica in 1..self.all.config.replicas {
@@ -217,6 +218,7 @@ impl Engine {
     }
 
     /// A packet for one copy of its connection.
+    #[cold]
     #[inline(never)]
     fn captured_by<O: Output>(
         &mut self,
@@ -230,6 +232,7 @@ impl Engine {
     }
 
     /// What is not as expected.
+    #[cold]
     #[inline(never)]
     fn captured_in_full<O: Output>(
         &mut self,
@@ -370,6 +373,7 @@ impl Engine {
         if took { Likely::Done } else { Likely::Declined(id) }
     }
 
+    #[cold]
     #[inline(never)]
     fn response_to<O: Output>(&mut self, hash: Hash, h: &ResponseHeader, out: &mut O) {
         let wire = Pair {
@@ -382,6 +386,7 @@ impl Engine {
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn response_in_full<O: Output>(&mut self, id: u32, h: &ResponseHeader, out: &mut O) {
         self.run(id, out, |s, cx| s.response(cx, h));

@@ -282,6 +282,7 @@ impl Arena {
     }
 
     /// A large block, or a FIN.
+    #[cold]
     #[inline(never)]
     fn store_other(&mut self, chunk: &Chunk, bytes: &[u8]) -> Option<(ChunkId, usize)> {
         let cost = Self::cost(bytes.len());

@@ -422,6 +422,7 @@ impl Stream {
 
     /// Drops what lies wholly before `una`. Returns when the newest of it was sent, if nothing of it was
     /// sent twice.
+    #[cold]
     #[inline(never)]
     pub(crate) fn acknowledge(&mut self, arena: &mut Arena, una: SeqNumber) -> Option<Brief> {
         let (mut newest, mut twice) = (None, false);
