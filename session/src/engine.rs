@@ -214,7 +214,11 @@ impl Engine {
         let took = expected(id, session, all, &mut self.wheel, out, |s, cx| {
             s.captured_as_expected(cx, seg)
         });
-        if took { Likely::Done } else { Likely::Declined(id) }
+        if took {
+            Likely::Done
+        } else {
+            Likely::Declined(id)
+        }
     }
 
     /// A packet for one copy of its connection.
@@ -228,6 +232,17 @@ impl Engine {
         out: &mut O,
     ) {
         let known = self.find(hash, seg, replica);
+        if let Some(id) = known
+            && let Some(session) = self.sessions.get_mut(id)
+        {
+            let all = &mut self.all;
+            let took = expected(id, session, all, &mut self.wheel, out, |s, cx| {
+                s.captured_as_expected(cx, seg)
+            });
+            if took {
+                return;
+            }
+        }
         self.captured_in_full(known, replica, seg, out);
     }
 
@@ -370,7 +385,11 @@ impl Engine {
         if h.payload_len > 0 && !owed && session.has(Flags::ACK_DUE) {
             self.acks.push(id);
         }
-        if took { Likely::Done } else { Likely::Declined(id) }
+        if took {
+            Likely::Done
+        } else {
+            Likely::Declined(id)
+        }
     }
 
     #[cold]

@@ -81,6 +81,7 @@ impl Paths {
         }
     }
 
+    /// A path, as long as it has users.
     #[inline(always)]
     pub(crate) fn get(&self, PathId(id): PathId) -> Option<&Path> {
         self.list.get(id as usize)

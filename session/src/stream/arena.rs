@@ -269,8 +269,8 @@ impl Arena {
         let is_small = bytes.len() <= BLOCK_BYTES[0];
         if !is_small || bytes.is_empty() {
             // Of a copy: the usual chunk then lives in registers, as nothing takes its address.
-            let chunk = chunk;
-            return self.store_other(&chunk, bytes);
+            let other = chunk;
+            return self.store_other(&other, bytes);
         }
         let cost = BLOCK_BYTES[0];
         if self.used + cost > self.budget {
