@@ -16,9 +16,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("session", &["common"]),
     ("dataplane", &["common"]),
     ("operator", &[]),
+    ("savefile", &["common"]),
     (
         "tcpcopy-user",
-        &["common", "session", "dataplane", "operator"],
+        &["common", "session", "dataplane", "operator", "savefile"],
     ),
     ("intercept-user", &["common", "dataplane", "operator"]),
     ("lab", &[]),
