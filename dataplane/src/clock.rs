@@ -10,6 +10,14 @@ pub fn now() -> Nanos {
     to_nanos(clock_gettime(ClockId::Monotonic))
 }
 
+/// Nanoseconds since 1970 when [`now`] was 0: added to its times, it makes those of `CLOCK_REALTIME`,
+/// until somebody sets that clock.
+pub fn epoch_offset() -> u64 {
+    to_nanos(clock_gettime(ClockId::Realtime))
+        .0
+        .saturating_sub(now().0)
+}
+
 /// Resolution of [`now`], for reports.
 pub fn resolution() -> Nanos {
     to_nanos(clock_getres(ClockId::Monotonic))
@@ -38,6 +46,11 @@ mod tests {
             last = next;
         }
         assert!(last > Nanos(0));
+        let wall = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .expect("after 1970");
+        let ours = std::time::Duration::from_nanos(epoch_offset() + now().0);
+        assert!(wall.abs_diff(ours) < std::time::Duration::from_secs(1));
         assert!(resolution() <= Nanos::from_millis(10));
     }
 }

@@ -12,6 +12,8 @@
 //! * [`port`]: the two traits that workers know; [`memory`] implements them for tests without root.
 //! * [`afxdp`]: AF_XDP sockets; frames are move-only tokens there.
 //! * [`handover`]: bounded byte rings between workers.
+//! * [`feed`]: frames from another thread of this process, each when it is due; [`tee`]: a copy of what
+//!   is captured, for a thread that records it.
 //! * [`idle`], [`wake`]: what a worker does when nothing is to be done.
 //! * [`raw`]: raw sockets, for targets that frames cannot reach; [`egress`]: which path a worker gets.
 //! * [`iface`], [`hops`]: interfaces, routes and neighbours, by netlink.
@@ -23,6 +25,7 @@ pub mod clock;
 pub mod cores;
 pub mod egress;
 mod errnos;
+pub mod feed;
 pub mod handover;
 pub mod hops;
 pub mod idle;
@@ -32,6 +35,7 @@ mod netlink;
 pub mod poll;
 pub mod port;
 pub mod raw;
+pub mod tee;
 pub mod wake;
 
 pub use port::{BATCH, Capture, CounterSink, Transmit};

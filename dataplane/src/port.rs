@@ -27,6 +27,13 @@ pub trait Capture: Send {
     /// for the life of the source.
     fn fds(&self) -> Vec<RawFd>;
 
+    /// Frames of this source wait without loss: the worker leaves them there while its engine holds this
+    /// many captured bytes that no target has acknowledged, or has no room. `None`: what is not taken
+    /// soon is lost, so it is taken at once.
+    fn waits_at(&self) -> Option<usize> {
+        None
+    }
+
     /// Reports losses and totals of this source. Not for the hot path: may issue syscalls.
     fn counters(&mut self, sink: CounterSink<'_>);
 }

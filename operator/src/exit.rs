@@ -4,13 +4,15 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Why a program ends without having done its work.
+/// Why a program ends without having done its work, or not all of it.
 #[derive(Debug)]
 pub enum Failure {
     /// Wrong command line: code 2.
     Usage(String),
     /// Anything else: code 1.
     Failed(String),
+    /// The work was done and reported, but part of what it was to be done on could not be read: code 3.
+    Incomplete(String),
 }
 
 impl Failure {
@@ -26,6 +28,7 @@ pub fn code(program: &str, outcome: Result<(), Failure>) -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Usage(text)) => (text, 2),
         Err(Failure::Failed(text)) => (text, 1),
+        Err(Failure::Incomplete(text)) => (text, 3),
     };
     let _ = writeln!(std::io::stderr(), "{program}: {text}");
     ExitCode::from(code)

@@ -71,7 +71,7 @@ pub struct LogError {
 pub fn init(level: LogLevel, format: LogFormat, file: Option<&Path>) -> Result<(), LogError> {
     let (writer, ansi) = match file {
         None => (
-            BoxMakeWriter::new(std::io::stderr),
+            BoxMakeWriter::new(|| crate::progress::AboveProgress),
             std::io::stderr().is_terminal(),
         ),
         Some(path) => {

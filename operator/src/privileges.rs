@@ -23,6 +23,29 @@ pub fn check_privileges() -> Result<(), MissingCapability> {
     }
 }
 
+/// The same for a program that only sends: it captures nothing and loads nothing.
+pub fn check_transmit_privileges() -> Result<(), MissingToSend> {
+    match rustix::thread::capabilities(None) {
+        Ok(sets) => check_transmit(sets.effective),
+        Err(_) => Ok(()),
+    }
+}
+
+/// A capability that is not there, needed to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "missing CAP_NET_RAW, needed to send packets: run as root, or give the program CAP_NET_RAW"
+)]
+pub struct MissingToSend;
+
+fn check_transmit(effective: CapabilitySet) -> Result<(), MissingToSend> {
+    if effective.contains(CapabilitySet::NET_RAW) {
+        Ok(())
+    } else {
+        Err(MissingToSend)
+    }
+}
+
 fn check(effective: CapabilitySet) -> Result<(), MissingCapability> {
     let admin = effective.contains(CapabilitySet::SYS_ADMIN);
     for (set, missing, purpose, covered) in [
@@ -61,6 +84,15 @@ fn check(effective: CapabilitySet) -> Result<(), MissingCapability> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sending_needs_one() {
+        assert_eq!(check_transmit(CapabilitySet::NET_RAW), Ok(()));
+        let text = check_transmit(CapabilitySet::BPF)
+            .expect_err("no")
+            .to_string();
+        assert!(text.starts_with("missing CAP_NET_RAW"), "{text}");
+    }
 
     #[test]
     fn each_missing_capability_is_named() {

@@ -73,7 +73,7 @@ pub fn frame<'a>(
         Link::RawIp => (ip_ethertype(bytes)?, 0),
         Link::CookedV1 => (be16(bytes, 14)?, COOKED_V1_BYTES),
         Link::CookedV2 => (be16(bytes, 0)?, COOKED_V2_BYTES),
-        Link::Loopback => (family_ethertype(bytes.first_chunk()?)?, LOOPBACK_BYTES),
+        Link::Loopback => (family_ethertype(*bytes.first_chunk()?)?, LOOPBACK_BYTES),
     };
     let payload = bytes.get(header..)?;
     scratch.clear();
@@ -99,12 +99,12 @@ fn ip_ethertype(bytes: &[u8]) -> Option<u16> {
     }
 }
 
-fn family_ethertype(family: &[u8; LOOPBACK_BYTES]) -> Option<u16> {
-    let little = u32::from_le_bytes(*family);
+fn family_ethertype(family: [u8; LOOPBACK_BYTES]) -> Option<u16> {
+    let little = u32::from_le_bytes(family);
     let family = if little <= MAX_FAMILY {
         little
     } else {
-        u32::from_be_bytes(*family)
+        u32::from_be_bytes(family)
     };
     match family {
         2 => Some(ethertype::IPV4),

@@ -10,6 +10,7 @@
 //! * [`checks`]: what is refused on this host.
 //! * [`transfers`]: the transfer list as a table.
 //! * [`worker`]: the packet loop; knows captures and ports only by their traits.
+//! * [`offline`]: capture files instead of a capture; [`record`]: a capture into files.
 //! * [`channel`]: connections to intercept, C wire format.
 //! * [`run`]: start, supervision, shutdown.
 //! * [`report`]: the exit report, text and JSON.
@@ -18,6 +19,8 @@
 pub mod channel;
 pub mod checks;
 pub mod cli;
+pub mod offline;
+pub mod record;
 pub mod report;
 pub mod run;
 pub mod transfers;

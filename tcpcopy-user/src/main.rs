@@ -4,6 +4,7 @@
 use operator::exit::{self, Failure};
 use std::process::ExitCode;
 use tcpcopy_user::cli::{self, Config, Parsed};
+use tcpcopy_user::offline::ReadReport;
 use tcpcopy_user::{report, run};
 
 fn main() -> ExitCode {
@@ -32,5 +33,10 @@ fn go(config: &Config) -> Result<(), Failure> {
         let json = report::to_json(&report).map_err(|e| Failure::of(&e))?;
         exit::write_report(path, &json)?;
     }
-    Ok(())
+    let damages: Vec<String> = report.read.iter().flat_map(ReadReport::damages).collect();
+    if damages.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Incomplete(damages.join("; ")))
+    }
 }

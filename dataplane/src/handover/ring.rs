@@ -63,6 +63,11 @@ fn read_header(from: &[u8]) -> Option<Header> {
 }
 
 impl Sender {
+    /// The reader has taken everything, and is done with it.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.0.slots() == self.0.buffer().capacity()
+    }
+
     /// Copies the frame in; false if it does not fit now (or ever).
     pub(crate) fn send(&mut self, frame: &Captured<'_>) -> bool {
         let need = padded(frame.bytes.len());
@@ -98,8 +103,28 @@ impl Receiver {
         self.0.is_empty()
     }
 
+    /// Time of the next frame, if there is one.
+    pub(crate) fn next_at(&mut self) -> Option<Nanos> {
+        let chunk = self.0.read_chunk(self.0.slots()).ok()?;
+        let (first, second) = chunk.as_slices();
+        let header = match read_header(first)? {
+            Header { len: PADDING, .. } => read_header(second)?,
+            header => header,
+        };
+        Some(header.meta.at)
+    }
+
     /// Calls `act` with up to [`BATCH`] frames in one piece each, then frees their bytes.
     pub(crate) fn recv(&mut self, act: &mut dyn FnMut(&[Captured<'_>])) -> usize {
+        self.recv_until(Nanos(u64::MAX), act)
+    }
+
+    /// The same with frames whose time is `limit` at the latest.
+    pub(crate) fn recv_until(
+        &mut self,
+        limit: Nanos,
+        act: &mut dyn FnMut(&[Captured<'_>]),
+    ) -> usize {
         let available = self.0.slots();
         if available == 0 {
             return 0;
@@ -122,6 +147,9 @@ impl Receiver {
                 if header.len == PADDING {
                     consumed += rest.len();
                     rest = &[];
+                    break;
+                }
+                if header.meta.at > limit {
                     break;
                 }
                 let size = padded(header.len as usize);

@@ -204,9 +204,7 @@ fn every_format_order_and_resolution_plain_and_packed() {
 #[test]
 fn times_in_powers_of_two_and_with_an_offset() {
     for order in ORDERS {
-        let file = pcapng(order, Some(0x80 | 10), 1, |ns| {
-            ns / 1_000_000_000 * 1024 + 512
-        });
+        let file = pcapng(order, Some(0x8a), 1, |ns| ns / 1_000_000_000 * 1024 + 512);
         let (found, _) = read(file).unwrap();
         assert_eq!(
             found[0].0,

@@ -154,9 +154,9 @@ impl Writer {
     /// Ends this file and begins the next one.
     pub fn rotate(&mut self, statistics: &Statistics, now_ns: u64) -> io::Result<()> {
         self.end(statistics)?;
-        let next = names::numbered(&self.path, self.files + 1);
-        self.file = File::create(&next)?;
-        self.current = next;
+        // Named first, so that an error names it.
+        self.current = names::numbered(&self.path, self.files + 1);
+        self.file = File::create(&self.current)?;
         self.files += 1;
         self.written = 0;
         self.frames = 0;

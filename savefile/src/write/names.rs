@@ -11,16 +11,13 @@ pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
     let name = path.file_name().map(OsString::from).unwrap_or_default();
     let text = name.to_string_lossy();
     let ending = ENDINGS.iter().find(|ending| text.ends_with(**ending));
-    let named = match ending {
-        Some(ending) => {
-            let stem = text.strip_suffix(*ending).unwrap_or_default();
-            OsString::from(format!("{stem}-{number:05}{ending}"))
-        }
-        None => {
-            let mut named = name.clone();
-            named.push(format!("-{number:05}"));
-            named
-        }
+    let named = if let Some(ending) = ending {
+        let stem = text.strip_suffix(*ending).unwrap_or_default();
+        OsString::from(format!("{stem}-{number:05}{ending}"))
+    } else {
+        let mut named = name.clone();
+        named.push(format!("-{number:05}"));
+        named
     };
     path.with_file_name(named)
 }

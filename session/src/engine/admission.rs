@@ -74,10 +74,11 @@ impl Engine {
     }
 
     pub(super) fn may_adopt(&self) -> bool {
-        self.all.config.adopt && self.accepting && self.room()
+        self.all.config.adopt && self.accepting && self.has_room()
     }
 
-    fn room(&self) -> bool {
+    /// A new session would not be shed for want of memory.
+    pub fn has_room(&self) -> bool {
         self.open < self.all.config.max_sessions
             && self.sessions.len() < MAX_SESSIONS
             && self.all.arena.has_room_for_sessions()
@@ -101,7 +102,7 @@ impl Engine {
         seg: &ClientSegment<'_>,
         out: &mut O,
     ) {
-        let room = self.accepting && self.room();
+        let room = self.accepting && self.has_room();
         let wire = room
             .then(|| self.choose(seg.client, seg.target, key.replica))
             .flatten();
@@ -195,7 +196,7 @@ impl Engine {
         // The path must outlive the old session, which makes room for the new one.
         let path = self.all.paths.enter(online, target);
         self.remove(id);
-        let room = self.accepting && self.room();
+        let room = self.accepting && self.has_room();
         let wire = room.then(|| self.choose(client, target, replica)).flatten();
         let Some(wire) = wire else {
             self.all.paths.leave(path);

@@ -8,8 +8,8 @@ mod mirror;
 mod targets;
 
 pub use mirror::check_mirror;
-use operator::privileges::MissingCapability;
-pub use operator::privileges::check_privileges;
+use operator::privileges::{MissingCapability, MissingToSend};
+pub use operator::privileges::{check_privileges, check_transmit_privileges};
 pub use targets::{check_clients, check_targets};
 
 use crate::cli::Transfer;
@@ -21,6 +21,9 @@ pub enum CheckError {
     /// Not root and not given the capabilities.
     #[error(transparent)]
     Privileges(#[from] MissingCapability),
+    /// The same with files, for which less is needed.
+    #[error(transparent)]
+    MissingToSend(#[from] MissingToSend),
     /// The transfer list would capture what is sent to a target.
     #[error(
         "target {target} would be captured again by the transfer {by}: a loop; expected a target that no transfer names as online address"

@@ -25,8 +25,22 @@ pub struct Args {
     pub intercepts: Vec<String>,
 
     /// Interface on which clients' packets arrive
-    #[arg(short = 'i', long, value_name = "NAME")]
-    pub iface: String,
+    #[arg(
+        short = 'i',
+        long,
+        value_name = "NAME",
+        required_unless_present = "read",
+        conflicts_with = "read"
+    )]
+    pub iface: Option<String>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its doc comment would replace the program's")]
+    pub offline: super::offline::OfflineArgs,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its doc comment would replace the program's")]
+    pub record: super::record::RecordArgs,
 
     /// Port of intercepts given without one
     #[arg(short = 'p', long, value_name = "PORT", default_value = "36524")]
@@ -62,8 +76,8 @@ pub struct Args {
     #[arg(short = 'O', long)]
     pub only_whole: bool,
 
-    /// Delay of replayed clients' acknowledgements: measured (as the captured client), none, or a time
-    /// (a bare number is in milliseconds)
+    /// Delay of replayed clients' acknowledgements: measured (as the captured client; none with
+    /// --topspeed), none, or a time (a bare number is in milliseconds)
     #[arg(long, value_name = "WHICH", default_value = "measured")]
     pub rtt: String,
 
@@ -72,11 +86,11 @@ pub struct Args {
     pub mss: String,
 
     /// How packets are captured
-    #[arg(long, value_enum, default_value_t = CaptureKind::Tap)]
+    #[arg(long, value_enum, default_value_t = CaptureKind::Tap, conflicts_with = "read")]
     pub capture: CaptureKind,
 
     /// Let `--capture mirror` take packets away from an interface that looks in use
-    #[arg(long)]
+    #[arg(long, conflicts_with = "read")]
     pub force: bool,
 
     /// Cores that workers are pinned to, one worker each, such as 0-3,5. Default: one worker that is

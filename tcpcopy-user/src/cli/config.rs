@@ -3,6 +3,8 @@
 use super::UsageError;
 use super::args::{Args, CaptureKind};
 use super::endpoint::{parse_item, parse_port};
+use super::offline::{Offline, Speed};
+use super::record::Recording;
 use super::transfer::{Transfer, parse_transfers};
 use common::flow::Nanos;
 use common::packet::Endpoint;
@@ -49,8 +51,12 @@ pub struct Config {
     pub transfers: Vec<Transfer>,
     /// Intercepts, not empty, at most 32.
     pub intercepts: Vec<Endpoint>,
-    /// Capture interface.
+    /// Capture interface; empty with `offline`.
     pub iface: String,
+    /// Files to read instead of capturing.
+    pub offline: Option<Offline>,
+    /// Where what is captured is written to.
+    pub record: Option<Recording>,
     /// Connections per worker and intercept, 1 to 11.
     pub connections: u8,
     /// Addresses that stand in for clients'.
@@ -118,8 +124,10 @@ impl Config {
         let port = parse_port(&args.port).map_err(|e| UsageError::new("-p, --port", e))?;
         let intercepts =
             parse_intercepts(&args.intercepts, port).map_err(|e| UsageError::new(S, e))?;
-        let iface = args.iface.trim().to_owned();
-        if iface.is_empty() {
+        let offline = Offline::from_args(&args.offline)?;
+        let record = Recording::from_args(&args.record)?;
+        let iface = args.iface.as_deref().unwrap_or_default().trim().to_owned();
+        if iface.is_empty() && offline.is_none() {
             return Err(UsageError::new(
                 "-i, --iface",
                 "empty name, expected an interface such as eth0",
@@ -145,6 +153,11 @@ impl Config {
                 "given with --capture tap, which refuses no interface; expected --capture mirror",
             ));
         }
+        let mut rtt = parse_rtt(&args.rtt).map_err(|e| UsageError::new("--rtt", e))?;
+        if rtt == Rtt::Measured && offline.as_ref().is_some_and(|o| o.speed == Speed::Top) {
+            // Without the pauses of the file there is nothing to measure.
+            rtt = Rtt::None;
+        }
         let response_timeout = time("-t, --response-timeout", &args.response_timeout)?;
         let idle_timeout = match &args.idle_timeout {
             Some(text) => time("-k, --idle-timeout", text)?,
@@ -160,6 +173,8 @@ impl Config {
             transfers,
             intercepts,
             iface,
+            offline,
+            record,
             connections: number("-C, --connections", &args.connections, 1..=MAX_CONNECTIONS)?,
             clients,
             replicas: number("-n, --replicas", &args.replicas, 1..=MAX_REPLICAS)?,
@@ -167,7 +182,7 @@ impl Config {
             percent: number("-r, --percent", &args.percent, 1..=100)?,
             ramp: args.ramp,
             only_whole: args.only_whole,
-            rtt: parse_rtt(&args.rtt).map_err(|e| UsageError::new("--rtt", e))?,
+            rtt,
             mss: number("-D, --mss", &args.mss, MIN_MSS_BYTES..=MAX_MSS_BYTES)?,
             capture: args.capture,
             force: args.force,
@@ -201,6 +216,21 @@ impl Config {
         targets
     }
 
+    /// Name of the capture in reports, as on the command line.
+    pub const fn capture_name(&self) -> &'static str {
+        match self.offline {
+            Some(_) => "read",
+            None => self.capture.name(),
+        }
+    }
+
+    /// What is captured: the interface, or the files.
+    pub fn source_name(&self) -> String {
+        self.offline
+            .as_ref()
+            .map_or_else(|| self.iface.clone(), Offline::names)
+    }
+
     /// The online endpoints.
     pub fn online(&self) -> Vec<Endpoint> {
         self.transfers.iter().map(|t| t.online).collect()
@@ -208,7 +238,7 @@ impl Config {
 }
 
 /// A time that must not be zero.
-fn time(flag: &'static str, text: &str) -> Result<Duration, UsageError> {
+pub(super) fn time(flag: &'static str, text: &str) -> Result<Duration, UsageError> {
     let time = parse_duration(text).map_err(|e| UsageError::new(flag, e))?;
     if time.is_zero() {
         return Err(UsageError::new(
@@ -219,7 +249,11 @@ fn time(flag: &'static str, text: &str) -> Result<Duration, UsageError> {
     Ok(time)
 }
 
-fn number<T>(flag: &'static str, text: &str, range: RangeInclusive<T>) -> Result<T, UsageError>
+pub(super) fn number<T>(
+    flag: &'static str,
+    text: &str,
+    range: RangeInclusive<T>,
+) -> Result<T, UsageError>
 where
     T: std::str::FromStr + PartialOrd + std::fmt::Display,
 {

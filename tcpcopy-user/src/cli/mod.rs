@@ -11,11 +11,15 @@ mod args;
 mod config;
 mod endpoint;
 mod error;
+mod offline;
+mod record;
 mod transfer;
 
 pub use args::{Args, CaptureKind};
 pub use config::{Config, MAX_WORKERS};
 pub use error::UsageError;
+pub use offline::{Offline, Speed, is_stdin};
+pub use record::Recording;
 pub use transfer::{Transfer, parse_transfers};
 
 use clap::Parser;

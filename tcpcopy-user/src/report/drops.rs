@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// Counters of programs and ports that count losses, by group; everything else that they count is
 /// information. `rx_fill_ring_empty` says why frames were dropped: the kernel counts each of them in
 /// `rx_dropped` as well (__xsk_rcv, net/xdp/xsk.c). A kernel program passes what it cannot decode: production has it, the replay has not.
-const LOSSES: [(&str, &[&str]); 4] = [
+const LOSSES: [(&str, &[&str]); 5] = [
     (
         "kernel",
         &[
@@ -29,6 +29,17 @@ const LOSSES: [(&str, &[&str]); 4] = [
             "rx_invalid_descs",
             "tap_incomplete",
             "tap_malformed",
+        ],
+    ),
+    (
+        "read",
+        &[
+            "fragment",
+            "truncated",
+            "bad_ip",
+            "bad_tcp",
+            "link_unknown",
+            "other_family",
         ],
     ),
     (

@@ -22,6 +22,74 @@ struct Json<'a> {
     latency_us: BTreeMap<&'static str, Percentiles>,
     clock: Clock,
     counters: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read: Option<Read>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    write: Option<Write>,
+}
+
+#[derive(Serialize)]
+struct Read {
+    files: Vec<ReadFile>,
+    rounds: u32,
+    packets: u64,
+    requests: u64,
+}
+
+#[derive(Serialize)]
+struct ReadFile {
+    path: String,
+    packets: u64,
+    /// Read to its end, without damage.
+    complete: bool,
+    damage: Option<Damaged>,
+}
+
+#[derive(Serialize)]
+struct Damaged {
+    offset: u64,
+    /// The offset counts bytes of what the file unpacks to.
+    unpacked: bool,
+    found: String,
+}
+
+#[derive(Serialize)]
+struct Write {
+    path: String,
+    files: u32,
+    packets: u64,
+    lost: u64,
+    error: Option<String>,
+}
+
+fn read(report: &Report) -> Option<Read> {
+    let read = report.read.as_ref()?;
+    let files = read.files.iter().map(|file| ReadFile {
+        path: file.path.clone(),
+        packets: file.packets,
+        complete: file.read && file.damage.is_none(),
+        damage: file.damage.as_ref().map(|damage| Damaged {
+            offset: damage.offset,
+            unpacked: damage.unpacked,
+            found: damage.found.clone(),
+        }),
+    });
+    Some(Read {
+        files: files.collect(),
+        rounds: read.rounds,
+        packets: read.packets,
+        requests: read.requests,
+    })
+}
+
+fn write(report: &Report) -> Option<Write> {
+    report.written.as_ref().map(|w| Write {
+        path: w.path.display().to_string(),
+        files: w.files,
+        packets: w.packets,
+        lost: w.lost,
+        error: w.error.clone(),
+    })
 }
 
 #[derive(Serialize)]
@@ -105,6 +173,8 @@ pub fn to_json(report: &Report) -> serde_json::Result<String> {
             resolution_ns: s.clock_resolution.0,
         },
         counters,
+        read: read(report),
+        write: write(report),
     };
     serde_json::to_string_pretty(&json)
 }

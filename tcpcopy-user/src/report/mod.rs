@@ -13,6 +13,8 @@ mod text;
 pub use json::to_json;
 pub use text::to_text;
 
+use crate::offline::ReadReport;
+use crate::record::WriteReport;
 use crate::worker::{Counter, IntakeCounters, Latencies, SendCounters, WorkerReport};
 use common::flow::Nanos;
 use session::Totals;
@@ -48,6 +50,10 @@ pub struct Report {
     pub sent: SendCounters,
     /// Sums by group and name.
     pub counters: BTreeMap<(&'static str, &'static str), u64>,
+    /// Files that were replayed (`--read`).
+    pub read: Option<ReadReport>,
+    /// What was recorded (`--write`).
+    pub written: Option<WriteReport>,
 }
 
 impl Report {
@@ -60,6 +66,8 @@ impl Report {
             intake: IntakeCounters::default(),
             sent: SendCounters::default(),
             counters: BTreeMap::new(),
+            read: None,
+            written: None,
         };
         for w in workers {
             report.totals.merge(&w.totals);

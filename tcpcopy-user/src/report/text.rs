@@ -15,6 +15,43 @@ pub fn to_text(report: &Report) -> String {
     out
 }
 
+/// Files that were read and written.
+fn files(report: &Report, out: &mut String) -> std::fmt::Result {
+    if let Some(read) = &report.read {
+        for file in &read.files {
+            write!(out, "  read {}: {} packets, ", file.path, file.packets)?;
+            match (&file.damage, file.read) {
+                (Some(damage), _) => writeln!(out, "{damage}")?,
+                (None, true) => writeln!(out, "to its end")?,
+                (None, false) => writeln!(out, "stopped before its end")?,
+            }
+        }
+        writeln!(
+            out,
+            "  {} round{}, {} packets, {} of them requests",
+            read.rounds,
+            if read.rounds == 1 { "" } else { "s" },
+            read.packets,
+            read.requests
+        )?;
+    }
+    if let Some(written) = &report.written {
+        writeln!(
+            out,
+            "  written {}: {} packets in {} files, {} lost{}",
+            written.path.display(),
+            written.packets,
+            written.files,
+            written.lost,
+            written
+                .error
+                .as_ref()
+                .map_or_else(String::new, |e| format!(", {e}")),
+        )?;
+    }
+    Ok(())
+}
+
 fn render(report: &Report, out: &mut String) -> std::fmt::Result {
     let (s, t) = (&report.setting, &report.totals);
     writeln!(
@@ -26,6 +63,7 @@ fn render(report: &Report, out: &mut String) -> std::fmt::Result {
         s.workers,
         if s.workers == 1 { "" } else { "s" }
     )?;
+    files(report, out)?;
     writeln!(out, "\nsessions {:>22}", t.sessions)?;
     for o in Outcome::ALL {
         if t.outcome(o) > 0 {

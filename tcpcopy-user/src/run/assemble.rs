@@ -1,11 +1,13 @@
 //! Puts workers together: everything that can fail, in the order in which failing is cheapest.
 
 use super::RunError;
-use super::capture::{Attached, Ports, RING_BYTES_TOTAL};
+use super::capture::{Attached, FEED_BYTES, Ports, RING_BYTES_TOTAL};
 use super::memory::{Budget, default_bytes};
 use crate::channel::Channel;
 use crate::checks;
 use crate::cli::{CaptureKind, Config, MAX_WORKERS};
+use crate::offline;
+use crate::record::{self, Recorder};
 use crate::transfers::TransferTable;
 use crate::worker::{Control, Egress, LiveHops, LiveStats, WorkerParts};
 use common::flow::Nanos;
@@ -40,22 +42,34 @@ pub struct Assembled {
     pub live: Vec<Arc<LiveStats>>,
     /// The capture.
     pub attached: Attached,
+    /// The recording, if one was asked for.
+    pub recorder: Option<Recorder>,
 }
 
 /// Checks, connects, resolves, attaches.
 pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
-    checks::check_privileges().map_err(checks::CheckError::from)?;
-    let iface = Interface::by_name(&config.iface)?;
+    // Files need no program in the kernel and no interface.
+    let (iface, file_bytes) = if let Some(files) = &config.offline {
+        checks::check_transmit_privileges().map_err(checks::CheckError::from)?;
+        (None, offline::check(&files.files)?)
+    } else {
+        checks::check_privileges().map_err(checks::CheckError::from)?;
+        (Some(Interface::by_name(&config.iface)?), None)
+    };
     if let Some(cores) = &config.cores {
         cores.check_available()?;
     }
-    let own: Vec<Addr> = iface.addresses.iter().map(|(addr, _)| *addr).collect();
-    checks::check_targets(&config.transfers, &iface.name, &own)?;
+    let addresses = iface.iter().flat_map(|iface| &iface.addresses);
+    let own: Vec<Addr> = addresses.map(|(addr, _)| *addr).collect();
+    checks::check_targets(&config.transfers, &config.iface, &own)?;
     if let Some(pool) = &config.clients {
         checks::check_clients(&config.transfers, pool)?;
     }
-    if config.capture == CaptureKind::Mirror && !config.force {
-        checks::check_mirror(&iface)?;
+    if let Some(iface) = &iface
+        && config.capture == CaptureKind::Mirror
+        && !config.force
+    {
+        checks::check_mirror(iface)?;
     }
     if let Some(path) = &config.report {
         std::fs::OpenOptions::new()
@@ -67,21 +81,26 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
                 path.display()
             )))?;
     }
-    if !iface.up {
+    if let Some(iface) = iface.as_ref().filter(|iface| !iface.up) {
         tracing::warn!(
             iface = iface.name,
             "interface is down, nothing arrives until it is up"
         );
     }
-    let workers = workers(config, &iface);
+    let workers = workers(config, iface.as_ref());
     let memory = config
         .memory_mib
         .map_or_else(|| default_bytes(Path::new("/")), |mib| mib << 20);
-    let rings = if config.capture == CaptureKind::Tap {
-        RING_BYTES_TOTAL
-    } else {
-        0
+    let rings = match (&config.offline, config.capture) {
+        (Some(_), _) => workers * FEED_BYTES,
+        (None, CaptureKind::Tap) => RING_BYTES_TOTAL,
+        (None, CaptureKind::Mirror) => 0,
     };
+    let rings = rings
+        + config
+            .record
+            .as_ref()
+            .map_or(0, |_| record::RING_BYTES_TOTAL);
     let budget = Budget::split(memory, workers, rings, HANDOVER_RING_BYTES)?;
     tracing::info!(
         mib = memory >> 20,
@@ -115,11 +134,39 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         handover::mesh(workers, HANDOVER_RING_BYTES),
     )?;
 
-    let mirrored_device = (config.capture == CaptureKind::Mirror
-        && ways.devices.contains_key(&iface.index))
-    .then_some(iface.index);
-    let mut attached = Attached::attach(config, object, workers, mirrored_device.is_some())?;
+    let transfers = Arc::new(TransferTable::new(&config.transfers));
+    let inputs = config.offline.iter().flat_map(|files| &files.files);
+    let inputs: Vec<_> = inputs.cloned().collect();
+    let mut recorder = match &config.record {
+        Some(recording) => Some(Recorder::create(recording, &config.source_name(), &inputs)?),
+        None => None,
+    };
+    let mirrored_device = iface
+        .as_ref()
+        .filter(|_| config.capture == CaptureKind::Mirror)
+        .map(|iface| iface.index)
+        .filter(|index| ways.devices.contains_key(index));
+    let mut attached = match &config.offline {
+        None => Attached::attach(config, object, workers, mirrored_device.is_some())?,
+        Some(files) => resource(
+            "make rings from the reader of files",
+            Attached::files(
+                files,
+                file_bytes,
+                Arc::clone(&transfers),
+                config.clients.as_ref().map(session::AddressPool::is_v4),
+                budget.buffer_bytes,
+                &handles,
+            ),
+        )?,
+    };
     let mut ports: Vec<Ports> = (0..workers).map(|w| attached.take_ports(w)).collect();
+    if let Some(recorder) = &mut recorder {
+        let all = ports.iter().map(|p| p.sources.len()).sum();
+        for p in &mut ports {
+            recorder.tee(&mut p.sources, all);
+        }
+    }
     let mut egresses: Vec<Vec<(u32, Box<dyn Transmit>)>> =
         (0..workers).map(|_| Vec::new()).collect();
     for (&ifindex, ifname) in &ways.devices {
@@ -137,7 +184,6 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
     }
     let raw = egress::raw_all(workers)?;
 
-    let transfers = Arc::new(TransferTable::new(&config.transfers));
     let control = Arc::new(Control::new(workers));
     let live: Vec<Arc<LiveStats>> = (0..workers).map(|_| Arc::default()).collect();
     let mut parts = Vec::with_capacity(workers);
@@ -179,14 +225,16 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         control,
         live,
         attached,
+        recorder,
     })
 }
 
-fn workers(config: &Config, iface: &Interface) -> usize {
+fn workers(config: &Config, iface: Option<&Interface>) -> usize {
+    let queues = iface.map_or(1, |iface| iface.rx_queues as usize);
     let n = match (&config.cores, config.capture) {
         (Some(cores), _) => cores.len(),
         (None, CaptureKind::Tap) => 1,
-        (None, CaptureKind::Mirror) => (iface.rx_queues as usize).min(MIRROR_WORKERS),
+        (None, CaptureKind::Mirror) => queues.min(MIRROR_WORKERS),
     };
     n.clamp(1, MAX_WORKERS)
 }

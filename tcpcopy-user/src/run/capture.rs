@@ -1,16 +1,29 @@
-//! The attached capture program, whichever it is.
+//! The attached capture program, whichever it is, or the files that stand for one.
 
-use crate::cli::{CaptureKind, Config};
+use crate::cli::{CaptureKind, Config, Offline, Speed};
+use crate::offline::Replayer;
+use crate::transfers::TransferTable;
 use crate::worker::Counter;
 use dataplane::Capture;
 use dataplane::afxdp::AfXdpTx;
 use dataplane::bpf::BpfError;
 use dataplane::bpf::mirror::{Mirror, MirrorConfig};
 use dataplane::bpf::tap::{Tap, TapConfig};
+use dataplane::feed::{self, Pace};
+use dataplane::wake::WakerHandle;
+use std::sync::Arc;
 
 /// All ring buffers of a tap together (design 3.1): at 1400-byte packets and a million a second, two
 /// workers' rings hold 50 ms of traffic.
 pub(super) const RING_BYTES_TOTAL: usize = 64 << 20;
+
+/// The ring from the reader of files to one worker: how far it reads ahead. Four of the largest packets
+/// that are read (1 MiB), so that each fits.
+pub(super) const FEED_BYTES: usize = 4 << 20;
+/// With `--topspeed`, captured bytes that a worker's engine holds before it leaves the rest in the ring:
+/// a thousand requests under way, in blocks of 256 bytes. More would wait for their turn, or for a place in
+/// the target's accept queue.
+const TOP_SPEED_BYTES: usize = 256 << 10;
 
 /// What one worker gets.
 #[derive(Default)]
@@ -27,6 +40,13 @@ pub enum Attached {
     Tap(Tap),
     /// Takes away.
     Mirror(Mirror),
+    /// Captures nothing.
+    Files {
+        /// Reads them.
+        replayer: Replayer,
+        /// By worker, until they are taken.
+        feeds: Vec<Option<Box<dyn Capture>>>,
+    },
 }
 
 impl Attached {
@@ -69,11 +89,50 @@ impl Attached {
         })
     }
 
+    /// The same for files of `total` bytes, for a worker each of `wakers`.
+    pub fn files(
+        offline: &Offline,
+        total: Option<u64>,
+        transfers: Arc<TransferTable>,
+        pool_is_v4: Option<bool>,
+        buffer_bytes: usize,
+        wakers: &[WakerHandle],
+    ) -> Result<Self, rustix::io::Errno> {
+        let (pace, waits_at) = match offline.speed {
+            Speed::Paced { .. } => (Pace::Due, buffer_bytes / 2),
+            Speed::Top => (Pace::AtOnce, TOP_SPEED_BYTES.min(buffer_bytes / 2)),
+        };
+        let (mut senders, mut feeds) = (Vec::new(), Vec::new());
+        for waker in wakers {
+            let (sender, feed) = feed::feed(FEED_BYTES, pace, waits_at, waker.clone())?;
+            senders.push(sender);
+            feeds.push(Some(Box::new(feed) as Box<dyn Capture>));
+        }
+        Ok(Self::Files {
+            replayer: Replayer::new(offline, total, transfers, pool_is_v4, senders),
+            feeds,
+        })
+    }
+
+    /// The reader of files, if there is one.
+    pub fn replayer(&mut self) -> Option<&mut Replayer> {
+        match self {
+            Self::Files { replayer, .. } => Some(replayer),
+            Self::Tap(_) | Self::Mirror(_) => None,
+        }
+    }
+
     /// The ports of a worker; each can be taken once.
     pub fn take_ports(&mut self, worker: usize) -> Ports {
-        let worker = worker as u32;
         let mut ports = Ports::default();
+        if let Self::Files { feeds, .. } = self {
+            ports
+                .sources
+                .extend(feeds.get_mut(worker).and_then(Option::take));
+        }
+        let worker = worker as u32;
         match self {
+            Self::Files { .. } => {}
             Self::Tap(tap) => {
                 let reader = tap
                     .take_reader(worker)
@@ -95,6 +154,7 @@ impl Attached {
         let counters = match self {
             Self::Tap(tap) => tap.counters(),
             Self::Mirror(mirror) => mirror.counters(),
+            Self::Files { replayer, .. } => return replayer.counters(),
         };
         counters
             .into_iter()
@@ -110,8 +170,10 @@ impl Attached {
     /// rings can still be read. The mirror stays: its sockets, by which workers may transmit, must be
     /// closed before the program goes.
     pub fn stop(&mut self) {
-        if let Self::Tap(tap) = self {
-            tap.detach();
+        match self {
+            Self::Tap(tap) => tap.detach(),
+            Self::Mirror(_) => {}
+            Self::Files { replayer, .. } => replayer.stop(),
         }
     }
 
@@ -120,6 +182,7 @@ impl Attached {
         match self {
             Self::Tap(tap) => tap.detach(),
             Self::Mirror(mirror) => mirror.detach(),
+            Self::Files { replayer, .. } => replayer.stop(),
         }
     }
 }

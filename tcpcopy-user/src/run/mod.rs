@@ -8,10 +8,12 @@
 //!                            the rest is cut off, sockets closed, detached ◀─┘
 //!                            report
 //! ```
+//! With `--read` the end of the files is the end of the capture; sessions go on as long as something moves.
 //! This thread supervises: it waits for signals, writes the statistics line and notices dead workers.
 
 mod assemble;
 mod capture;
+mod ending;
 mod memory;
 mod supervise;
 
@@ -37,6 +39,12 @@ pub enum RunError {
     /// `--cores`.
     #[error("--cores: {0}")]
     Cores(#[from] CoreError),
+    /// `--read`.
+    #[error(transparent)]
+    File(#[from] crate::offline::FileError),
+    /// `--write`.
+    #[error(transparent)]
+    Record(#[from] crate::record::RecordError),
     /// `-m`.
     #[error(transparent)]
     Memory(#[from] memory::TooSmall),

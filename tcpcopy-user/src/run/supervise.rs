@@ -3,7 +3,9 @@
 use super::RunError;
 use super::assemble::Assembled;
 use super::capture::Attached;
+use super::ending::{Ending, ReadingShown};
 use crate::cli::Config;
+use crate::record::{Recorder, WriteReport};
 use crate::report::{Report, Setting};
 use crate::worker::{Control, LiveFigures, LiveStats, Worker, WorkerParts, WorkerReport};
 use common::flow::Nanos;
@@ -30,6 +32,7 @@ pub fn supervise(
         control,
         live,
         attached,
+        recorder,
     } = assembled;
     let started = clock::now();
     let workers = parts.len();
@@ -51,8 +54,8 @@ pub fn supervise(
         }
     }
     tracing::info!(
-        iface = config.iface,
-        capture = config.capture.name(),
+        iface = config.source_name(),
+        capture = config.capture_name(),
         workers,
         transfers = %list(&config.transfers),
         intercepts = %list(&config.intercepts),
@@ -64,8 +67,19 @@ pub fn supervise(
         wakers,
         live,
         attached,
+        recorder,
         drain: nanos(config.drain),
+        ending: Ending::new(nanos(config.drain), nanos(config.turn_limit)),
     };
+    if let Err(error) = run.begin() {
+        run.drain = Nanos(0);
+        run.stop(clock::now());
+        for thread in threads {
+            drop(thread.join());
+        }
+        return Err(error);
+    }
+    let shown = ReadingShown::new(run.attached.replayer());
     let end = config.duration.map(|d| started + nanos(d));
     let interval = nanos(config.stats_interval);
     let mut stats_at = started + interval;
@@ -83,9 +97,17 @@ pub fn supervise(
             );
             run.stop(now);
         }
+        if let Some(replayer) = run.attached.replayer() {
+            shown.show(replayer);
+            let done = replayer.is_done();
+            run.end_of_files(done, now);
+        }
         if now >= stats_at {
             stats_at = now + interval;
             run.log_stats();
+            if let Some(replayer) = run.attached.replayer() {
+                shown.log(replayer, now.since(started));
+            }
         }
         let ended = threads.iter().filter(|t| t.is_finished()).count();
         if ended == threads.len() {
@@ -105,8 +127,10 @@ pub fn supervise(
             Err(_) => died = Some(id),
         }
     }
+    drop(shown);
     // The workers are gone, and with them every socket and mapped ring.
     run.attached.detach();
+    let written = run.finish_recording();
     if let Some(worker) = died {
         return Err(RunError::WorkerDied { worker });
     }
@@ -116,13 +140,18 @@ pub fn supervise(
         .unwrap_or_else(clock::now)
         .since(started);
     let setting = Setting {
-        capture: config.capture.name(),
-        iface: config.iface.clone(),
+        capture: config.capture_name(),
+        iface: config.source_name(),
         workers,
         duration,
         clock_resolution: clock::resolution(),
     };
-    Ok(Report::new(setting, &reports, &run.attached.counters()))
+    let mut counters = run.attached.counters();
+    counters.extend(written.iter().flat_map(WriteReport::counters));
+    let mut report = Report::new(setting, &reports, &counters);
+    report.read = run.attached.replayer().map(|r| r.report());
+    report.written = written;
+    Ok(report)
 }
 
 struct Run {
@@ -130,10 +159,61 @@ struct Run {
     wakers: Vec<WakerHandle>,
     live: Vec<Arc<LiveStats>>,
     attached: Attached,
+    recorder: Option<Recorder>,
     drain: Nanos,
+    ending: Ending,
 }
 
 impl Run {
+    /// Now that the workers run: the reader of files, and the writer.
+    fn begin(&mut self) -> Result<(), RunError> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder
+                .start()
+                .map_err(RunError::system("start the thread that records"))?;
+        }
+        if let Some(replayer) = self.attached.replayer() {
+            replayer
+                .start()
+                .map_err(RunError::system("start the thread that reads"))?;
+        }
+        Ok(())
+    }
+
+    /// The files are at their end: the capture is, and sessions go on while something moves.
+    fn end_of_files(&mut self, done: bool, now: Nanos) {
+        if done && self.control.stop_at().is_none() {
+            tracing::info!("all files are read, open sessions go on while something moves");
+            self.control.stop(now, Nanos(u64::MAX));
+            wake(&self.wakers);
+            self.ending.begin(now);
+        }
+        if self.ending.is_over(self.figures(), now) {
+            self.control.stop(now, now);
+            wake(&self.wakers);
+        }
+    }
+
+    fn finish_recording(&mut self) -> Option<WriteReport> {
+        let lost = self.lost_in_capture();
+        let recorder = self.recorder.as_mut()?;
+        recorder.set_lost_in_capture(lost);
+        recorder.finish()
+    }
+
+    fn lost_in_capture(&self) -> u64 {
+        let counters = self.attached.counters();
+        let full = counters.iter().filter(|c| c.name == "ring_full");
+        full.map(|c| c.value).sum()
+    }
+
+    fn figures(&self) -> LiveFigures {
+        self.live
+            .iter()
+            .map(|l| l.read())
+            .fold(LiveFigures::default(), LiveFigures::plus)
+    }
+
     /// First request: drain. Second: at once.
     fn end_requested(&mut self, now: Nanos) {
         if self.control.stop_at().is_none() {
@@ -162,17 +242,11 @@ impl Run {
     }
 
     fn log_stats(&self) {
-        let f = self
-            .live
-            .iter()
-            .map(|l| l.read())
-            .fold(LiveFigures::default(), LiveFigures::plus);
-        let counters = self.attached.counters();
-        let lost: u64 = counters
-            .iter()
-            .filter(|c| c.name == "ring_full")
-            .map(|c| c.value)
-            .sum();
+        let f = self.figures();
+        let lost = self.lost_in_capture();
+        if let Some(recorder) = &self.recorder {
+            recorder.set_lost_in_capture(lost);
+        }
         tracing::info!(
             open = f.open,
             sessions = f.sessions,

@@ -15,6 +15,7 @@
 //! clock is read once per loop. No packet costs an allocation, a lock or a system call, and nothing is
 //! shared with other workers but the hand-over rings.
 
+mod backlog;
 mod control;
 mod egress;
 mod intake;
@@ -31,13 +32,14 @@ pub use sender::SendCounters;
 
 use crate::transfers::TransferTable;
 use arrayvec::ArrayVec;
+use backlog::Backlog;
 use common::flow::{ClientSegment, Nanos, ResponseHeader, flow_hash, owner};
 use dataplane::handover::Handover;
 use dataplane::idle::{self, Idle, Rest, nap};
 use dataplane::poll::PollSet;
 use dataplane::wake::Waker;
 use dataplane::{BATCH, Capture};
-use intake::{Intake, Rejected};
+pub(crate) use intake::{Intake, Rejected};
 use sender::Sender;
 use session::{Engine, Outcome};
 use std::sync::Arc;
@@ -71,6 +73,7 @@ pub struct Worker {
     publish_at: Nanos,
     capturing: bool,
     rounds_without_old: u32,
+    backlog: Backlog,
 }
 
 impl Worker {
@@ -99,6 +102,7 @@ impl Worker {
             publish_at: Nanos(0),
             capturing: true,
             rounds_without_old: 0,
+            backlog: Backlog::default(),
         }
     }
 
@@ -166,6 +170,12 @@ impl Worker {
 
     /// Takes one batch from a source (`None`: from other workers) through the engine.
     fn take(&mut self, source: Option<usize>, now: Nanos, stop_at: Option<Nanos>) -> usize {
+        let waits_at = source
+            .and_then(|at| self.sources.get(at))
+            .and_then(|source| source.waits_at());
+        if waits_at.is_some_and(|bytes| self.backlog.holds(bytes, &self.engine, now)) {
+            return 0;
+        }
         let Self {
             sources,
             handover,
@@ -315,17 +325,27 @@ impl Worker {
     }
 
     /// Asks everything that can bring work for a wake-up, looks once more, and sleeps.
-    fn sleep(&mut self, at_most: Nanos) {
+    fn sleep(&mut self, mut at_most: Nanos) {
+        // Sources that are held back have frames, which is no reason to stay awake.
+        let held = self.backlog.is_holding();
+        if held {
+            at_most = at_most.min(backlog::LOOK_AGAIN);
+        }
+        let listens = |source: &dyn Capture| !(held && source.waits_at().is_some());
         let armed = self.waker.prepare_sleep()
             && self.handover.arm()
-            && self.sources.iter_mut().all(|source| source.arm());
+            && self
+                .sources
+                .iter_mut()
+                .all(|source| !listens(source.as_ref()) || source.arm());
         if armed {
             self.poll.clear();
             self.poll.add(self.waker.fd(), false);
             for fd in self.handover.fds() {
                 self.poll.add(fd, false);
             }
-            for fd in self.sources.iter().flat_map(|source| source.fds()) {
+            let sources = self.sources.iter().filter(|s| listens(s.as_ref()));
+            for fd in sources.flat_map(|source| source.fds()) {
                 self.poll.add(fd, false);
             }
             let poll = &mut self.poll;
