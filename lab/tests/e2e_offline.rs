@@ -574,3 +574,42 @@ fn what_is_no_capture_is_refused_before_anything_is_sent() {
     assert_eq!(world.lines(Host::Target).len(), 0);
     world.finish();
 }
+
+/// Two workers and one transmit queue: one worker sends through the other's, which has to stay until both are done.
+/// Ports that hash to the other worker are chosen from the same few in each run, so that from the second run on some
+/// SYNs meet the target's TIME-WAIT and come again after a second, when the other worker has nothing to do any more.
+#[test]
+fn a_worker_that_lends_its_queue_stays_to_the_end() {
+    let mut world = World::up();
+    world.record(&[("eth.pcap", &["-i", "eth0"])], curls);
+    let file = world.file("eth.pcap");
+    for _ in 0..6 {
+        let run = world.replay_all(&["--read", &file, "--topspeed", "--cores", "0,1"], 1);
+        let outcomes = run.report.outcomes();
+        assert_eq!(outcomes.get("shutdown"), None, "{outcomes:?}");
+    }
+    world.finish();
+}
+
+/// More than the engine is to hold at a time goes through it: nothing is shed, and memory stays bounded.
+#[test]
+fn top_speed_waits_for_the_target() {
+    const REQUESTS: u64 = 6000;
+    let mut world = World::up();
+    world.record(&[("eth.pcap", &["-i", "eth0"])], |lab| {
+        let running: Vec<Process> = (0..6)
+            .map(|n| {
+                Curl::short(&format!("many-{n}"), REQUESTS / 6)
+                    .start(lab)
+                    .unwrap()
+            })
+            .collect();
+        for mut curl in running {
+            curl.wait_success(LIMIT).unwrap();
+        }
+    });
+    let run = world.replay_all(&["--read", &world.file("eth.pcap"), "--topspeed"], 1);
+    let outcomes = run.report.outcomes();
+    assert_eq!(outcomes.get("completed"), Some(&REQUESTS), "{outcomes:?}");
+    world.finish();
+}

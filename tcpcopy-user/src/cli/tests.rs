@@ -1,4 +1,4 @@
-use crate::cli::{CaptureKind, Config, Parsed, Transfer, parse, parse_transfers};
+use crate::cli::{CaptureKind, Config, Parsed, Speed, Transfer, parse, parse_transfers};
 use common::flow::Nanos;
 use common::packet::{Addr, Endpoint};
 use operator::log::LogLevel;
@@ -286,4 +286,143 @@ fn help_is_no_error() {
         parse(["tcpcopy-user", "--version"]),
         Ok(Parsed::Text(_))
     ));
+}
+
+/// A command line that reads `t.pcap`, with more flags.
+fn reading(more: &[&str]) -> Result<Config, String> {
+    let start = [
+        "--read",
+        "t.pcap",
+        "-x",
+        "80-10.0.0.30:8080",
+        "-s",
+        "10.0.0.40",
+    ];
+    run(&[&start, more].concat())
+}
+
+#[test]
+fn files_in_place_of_an_interface() {
+    let plain = reading(&[]).unwrap();
+    let files = plain.offline.as_ref().unwrap();
+    assert_eq!(files.files, [std::path::PathBuf::from("t.pcap")]);
+    assert_eq!(files.rounds, 1);
+    let speed = |millionths, gap_limit| Speed::Paced {
+        millionths,
+        gap_limit,
+    };
+    assert_eq!(files.speed, speed(1_000_000, None));
+    assert_eq!(
+        (plain.capture_name(), plain.source_name().as_str()),
+        ("read", "t.pcap")
+    );
+    assert_eq!(plain.rtt, Rtt::Measured);
+    assert_eq!(run(&MINIMAL).unwrap().offline, None);
+
+    let speed_of = |more: &[&str]| reading(more).unwrap().offline.unwrap().speed;
+    assert_eq!(speed_of(&["-a", "2"]), speed(2_000_000, None));
+    assert_eq!(speed_of(&["--accelerate", "0.5"]), speed(500_000, None));
+    // As in the C program, a bare number is in milliseconds.
+    assert_eq!(
+        speed_of(&["-I", "300"]),
+        speed(1_000_000, Some(Nanos::from_millis(300)))
+    );
+    assert_eq!(
+        speed_of(&["--gap-limit", "2s"]),
+        speed(1_000_000, Some(Nanos::from_secs(2)))
+    );
+    let top = reading(&["--topspeed", "-T", "3"]).unwrap();
+    assert_eq!((top.rtt, top.offline.unwrap().rounds), (Rtt::None, 3));
+    let two = reading(&["--read", "-"]).unwrap();
+    assert_eq!(two.source_name(), "t.pcap,-");
+    let fixed = reading(&["--topspeed", "--rtt", "20"]).unwrap();
+    assert_eq!(fixed.rtt, Rtt::Fixed(Nanos::from_millis(20)));
+}
+
+#[test]
+fn a_recording_and_its_files() {
+    let of = |more: &[&str]| run(&[&MINIMAL, more].concat()).map(|c| c.record);
+    assert_eq!(of(&[]).unwrap(), None);
+    let all = [
+        "--write",
+        "/var/t.pcapng",
+        "--write-size",
+        "64",
+        "--write-time",
+        "1h",
+    ];
+    let record = of(&all).unwrap().unwrap();
+    assert_eq!(record.path, std::path::Path::new("/var/t.pcapng"));
+    assert_eq!(record.rotation.max_bytes, Some(64 << 20));
+    assert_eq!(record.rotation.max_age_ns, Some(3_600_000_000_000));
+    for (more, words) in [
+        (&["--write-size", "64"][..], "--write"),
+        (&["--write-time", "1h"], "--write"),
+        (&["--write", "/"], "--write: '/' names no file"),
+        (
+            &["--write", "t", "--write-size", "0"],
+            "--write-size: got '0', expected 1 to",
+        ),
+        (
+            &["--write", "t", "--write-time", "0s"],
+            "--write-time: '0s' is zero",
+        ),
+    ] {
+        let error = of(more).unwrap_err();
+        assert!(
+            error.contains(words) && error.lines().count() == 1,
+            "{more:?}: {error}"
+        );
+    }
+}
+
+#[test]
+fn what_does_not_go_with_files_is_refused() {
+    for (more, words) in [
+        (&["-i", "eth0"][..], "cannot be used with"),
+        (&["--capture", "tap"], "cannot be used with"),
+        (&["--capture", "mirror", "--force"], "cannot be used with"),
+        (&["--force"], "cannot be used with"),
+        (
+            &["-a", "0"],
+            "-a, --accelerate: got '0', expected a number above 0",
+        ),
+        (&["-a", "fast"], "-a, --accelerate: got 'fast'"),
+        (&["-a", "1001"], "-a, --accelerate: got '1001'"),
+        (
+            &["-I", "0"],
+            "-I, --gap-limit: '0' is zero, expected more than 0; --topspeed",
+        ),
+        (&["-I", "long"], "-I, --gap-limit: 'long' is no time"),
+        (&["-T", "0"], "-T, --rounds: got '0', expected 1 to 1000000"),
+        (&["-T", "1.5"], "-T, --rounds: got '1.5'"),
+        (&["--topspeed", "-a", "2"], "cannot be used with"),
+        (&["--topspeed", "-I", "10ms"], "cannot be used with"),
+        (&["--read", ""], "--read: empty name"),
+        (
+            &["--read", "-", "-T", "2"],
+            "--read: standard input (-) can be read only once",
+        ),
+        (
+            &["--read", "-", "--read", "-"],
+            "--read: standard input (-) can be read only once",
+        ),
+    ] {
+        let error = reading(more).unwrap_err();
+        assert!(
+            error.contains(words) && error.lines().count() == 1,
+            "{more:?}: {error}"
+        );
+    }
+    for more in [
+        &["-a", "2"][..],
+        &["-I", "5"],
+        &["-T", "2"],
+        &["--topspeed"],
+    ] {
+        let error = run(&[&MINIMAL, more].concat()).unwrap_err();
+        assert!(error.contains("--read"), "{more:?}: {error}");
+    }
+    let neither = run(&["-x", "80-10.0.0.30:8080", "-s", "10.0.0.40"]).unwrap_err();
+    assert!(neither.contains("--iface"), "{neither}");
 }

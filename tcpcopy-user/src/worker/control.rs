@@ -15,6 +15,8 @@ pub struct Control {
     give_up_at_ns: AtomicU64,
     /// Workers that still capture. Frames may come from them by hand-over.
     capturing: AtomicUsize,
+    /// Workers that still have sessions. They may send through the queue of one that has none.
+    working: AtomicUsize,
 }
 
 impl Control {
@@ -24,6 +26,7 @@ impl Control {
             stop_at_ns: AtomicU64::new(0),
             give_up_at_ns: AtomicU64::new(u64::MAX),
             capturing: AtomicUsize::new(workers),
+            working: AtomicUsize::new(workers),
         }
     }
 
@@ -52,6 +55,16 @@ impl Control {
     /// A worker has taken the last frame from its own sources.
     pub fn capture_done(&self) {
         self.capturing.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// A worker has ended its last session and will get no other.
+    pub fn work_done(&self) {
+        self.working.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Workers that still have sessions.
+    pub fn working(&self) -> usize {
+        self.working.load(Ordering::Acquire)
     }
 
     /// Workers that still capture.
@@ -171,6 +184,16 @@ mod tests {
         assert_eq!(c.give_up_at(), Nanos(200));
         c.stop(Nanos(300), Nanos(900));
         assert_eq!(c.give_up_at(), Nanos(200));
+    }
+
+    #[test]
+    fn workers_are_counted_off() {
+        let c = Control::new(2);
+        c.capture_done();
+        c.work_done();
+        assert_eq!((c.capturing(), c.working()), (1, 1));
+        c.work_done();
+        assert_eq!(c.working(), 0);
     }
 
     #[test]

@@ -72,6 +72,7 @@ pub struct Worker {
     idle: Idle,
     publish_at: Nanos,
     capturing: bool,
+    working: bool,
     rounds_without_old: u32,
     backlog: Backlog,
 }
@@ -101,6 +102,7 @@ impl Worker {
             idle: Idle::default(),
             publish_at: Nanos(0),
             capturing: true,
+            working: true,
             rounds_without_old: 0,
             backlog: Backlog::default(),
         }
@@ -251,7 +253,8 @@ impl Worker {
         self.control.capture_done();
     }
 
-    fn finished(&self, now: Nanos, round: Round) -> bool {
+    /// All workers end together: those without an own transmit queue send through another's.
+    fn finished(&mut self, now: Nanos, round: Round) -> bool {
         if self.control.stop_at().is_none() {
             return false;
         }
@@ -259,7 +262,11 @@ impl Worker {
             && self.control.capturing() == 0
             && round.handed_over == 0
             && self.engine.open_sessions() == 0;
-        quiet || now >= self.control.give_up_at()
+        if quiet && self.working {
+            self.working = false;
+            self.control.work_done();
+        }
+        (quiet && self.control.working() == 0) || now >= self.control.give_up_at()
     }
 
     fn finish(mut self, clock: &impl Fn() -> Nanos) -> WorkerReport {
