@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What the tests use beside what the build needs: real servers and clients, and tools to look with.
-const TEST_PACKAGES: [&str; 14] = [
+const TEST_PACKAGES: [&str; 15] = [
     "apache2-utils",
     "bpftool",
     "clang",
@@ -25,6 +25,7 @@ const TEST_PACKAGES: [&str; 14] = [
     "util-linux",
     "valgrind",
     "wrk",
+    "zstd",
 ];
 /// Tests that need root, namespaces and BPF fail without it, naming `cargo xtask test`.
 const ROOT_TESTS: &str = "REPLAY_ROOT_TESTS";

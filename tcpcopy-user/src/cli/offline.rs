@@ -24,21 +24,41 @@ pub struct OfflineArgs {
     pub read: Vec<PathBuf>,
 
     /// Replay the file this many times as fast; 0.5 takes twice the time
-    #[arg(short = 'a', long, value_name = "FACTOR", requires = "read")]
+    #[arg(short = 'a', long, value_name = "FACTOR")]
     pub accelerate: Option<String>,
 
     /// Longest pause between packets, by the file's clock; longer ones are cut to it (a bare number is
     /// in milliseconds)
-    #[arg(short = 'I', long, value_name = "TIME", requires = "read")]
+    #[arg(short = 'I', long, value_name = "TIME")]
     pub gap_limit: Option<String>,
 
     /// How often the file is replayed: each time as new sessions, from other ports
-    #[arg(short = 'T', long, value_name = "N", requires = "read")]
+    #[arg(short = 'T', long, value_name = "N")]
     pub rounds: Option<String>,
 
     /// Replay the file as fast as the target answers, without its pauses
-    #[arg(long, requires = "read", conflicts_with_all = ["accelerate", "gap_limit"])]
+    #[arg(long, conflicts_with_all = ["accelerate", "gap_limit"])]
     pub topspeed: bool,
+}
+
+impl OfflineArgs {
+    /// clap does not require `--read` for these flags when `--iface`, which excludes it, is there.
+    fn refuse_without_file(&self) -> Result<(), UsageError> {
+        for (given, flag) in [
+            (self.accelerate.is_some(), "-a, --accelerate"),
+            (self.gap_limit.is_some(), "-I, --gap-limit"),
+            (self.rounds.is_some(), "-T, --rounds"),
+            (self.topspeed, "--topspeed"),
+        ] {
+            if given {
+                return Err(UsageError::new(
+                    flag,
+                    "given without a file to replay, expected --read FILE",
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How fast files are replayed.
@@ -70,13 +90,7 @@ impl Offline {
     pub(super) fn from_args(args: &OfflineArgs) -> Result<Option<Self>, UsageError> {
         const READ: &str = "--read";
         if args.read.is_empty() {
-            return Ok(None);
-        }
-        if args.read.iter().any(|file| file.as_os_str().is_empty()) {
-            return Err(UsageError::new(
-                READ,
-                "empty name, expected a file such as traffic.pcap",
-            ));
+            return args.refuse_without_file().map(|()| None);
         }
         let millionths = match &args.accelerate {
             None => PARTS,

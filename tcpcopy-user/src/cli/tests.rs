@@ -398,7 +398,7 @@ fn what_does_not_go_with_files_is_refused() {
         (&["-T", "1.5"], "-T, --rounds: got '1.5'"),
         (&["--topspeed", "-a", "2"], "cannot be used with"),
         (&["--topspeed", "-I", "10ms"], "cannot be used with"),
-        (&["--read", ""], "--read: empty name"),
+        (&["--read", ""], "a value is required for '--read <FILE>'"),
         (
             &["--read", "-", "-T", "2"],
             "--read: standard input (-) can be read only once",
@@ -421,7 +421,8 @@ fn what_does_not_go_with_files_is_refused() {
         &["--topspeed"],
     ] {
         let error = run(&[&MINIMAL, more].concat()).unwrap_err();
-        assert!(error.contains("--read"), "{more:?}: {error}");
+        let words = "given without a file to replay, expected --read FILE";
+        assert!(error.contains(words), "{more:?}: {error}");
     }
     let neither = run(&["-x", "80-10.0.0.30:8080", "-s", "10.0.0.40"]).unwrap_err();
     assert!(neither.contains("--iface"), "{neither}");
