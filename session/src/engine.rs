@@ -214,7 +214,11 @@ impl Engine {
         let took = expected(id, session, all, &mut self.wheel, out, |s, cx| {
             s.captured_as_expected(cx, seg)
         });
-        if took { Likely::Done } else { Likely::Declined(id) }
+        if took {
+            Likely::Done
+        } else {
+            Likely::Declined(id)
+        }
     }
 
     /// A packet for one copy of its connection.
@@ -370,7 +374,11 @@ impl Engine {
         if h.payload_len > 0 && !owed && session.has(Flags::ACK_DUE) {
             self.acks.push(id);
         }
-        if took { Likely::Done } else { Likely::Declined(id) }
+        if took {
+            Likely::Done
+        } else {
+            Likely::Declined(id)
+        }
     }
 
     #[cold]

@@ -116,7 +116,11 @@ impl Index {
     /// stands under the endpoint on the wire alone.
     #[inline(always)]
     pub(crate) fn likely<const ANY: bool>(&self, hash: Hash) -> Option<Entry> {
-        let bits = if ANY { TAG_MASK } else { TAG_MASK | Entry::WIRE };
+        let bits = if ANY {
+            TAG_MASK
+        } else {
+            TAG_MASK | Entry::WIRE
+        };
         let mut at = hash.0 as usize & self.mask();
         loop {
             let slot = *self.slots.get(at)?;
