@@ -1,5 +1,8 @@
 //! The books: every session has one outcome, every captured byte is delivered or has a cause.
 
+use common::packet::Endpoint;
+use std::collections::BTreeMap;
+
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -110,6 +113,38 @@ pub struct Totals {
     pub not_sampled: u64,
     /// SYNs that could not be announced on any channel when they were due.
     pub announce_failed: u64,
+    /// The same books by target.
+    pub by_target: BTreeMap<Endpoint, TargetTotals>,
+}
+
+/// What became of the sessions that were meant for one target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TargetTotals {
+    /// Sessions, whatever became of them.
+    pub sessions: u64,
+    /// Ended sessions by [`Outcome`] (indexed by its value).
+    pub outcomes: [u64; Outcome::ALL.len()],
+    /// Payload bytes of ended sessions that the target acknowledged.
+    pub bytes_delivered: u64,
+    /// Payload bytes of ended sessions that it did not.
+    pub bytes_undelivered: u64,
+}
+
+impl TargetTotals {
+    /// Adds another engine's.
+    pub fn merge(&mut self, other: &Self) {
+        for (a, b) in self.outcomes.iter_mut().zip(other.outcomes) {
+            *a += b;
+        }
+        self.sessions += other.sessions;
+        self.bytes_delivered += other.bytes_delivered;
+        self.bytes_undelivered += other.bytes_undelivered;
+    }
+
+    /// Count of one outcome.
+    pub fn outcome(&self, outcome: Outcome) -> u64 {
+        self.outcomes.get(outcome as usize).copied().unwrap_or(0)
+    }
 }
 
 impl Totals {
@@ -143,6 +178,9 @@ impl Totals {
         self.fins_inferred += other.fins_inferred;
         self.reopened += other.reopened;
         self.not_sampled += other.not_sampled;
+        for (target, totals) in &other.by_target {
+            self.by_target.entry(*target).or_default().merge(totals);
+        }
     }
 
     /// What happened beside outcomes and bytes, by its names in reports.
@@ -161,24 +199,51 @@ impl Totals {
         ]
     }
 
-    /// Books the end of a session.
-    pub(crate) fn end(&mut self, outcome: Outcome, undelivered: u64) {
-        if let Some(n) = self.outcomes.get_mut(outcome as usize) {
-            *n += 1;
+    /// Books the beginning of a session.
+    pub(crate) fn begin(&mut self, target: Endpoint) {
+        self.sessions += 1;
+        self.by_target.entry(target).or_default().sessions += 1;
+    }
+
+    /// Books the end of a session. What was delivered is in the books already, but not in those of the
+    /// target.
+    pub(crate) fn end(
+        &mut self,
+        target: Endpoint,
+        outcome: Outcome,
+        delivered: u64,
+        undelivered: u64,
+    ) {
+        let of_target = self.by_target.entry(target).or_default();
+        of_target.bytes_delivered += delivered;
+        for outcomes in [&mut self.outcomes, &mut of_target.outcomes] {
+            if let Some(n) = outcomes.get_mut(outcome as usize) {
+                *n += 1;
+            }
         }
-        self.lose(outcome, undelivered);
+        self.lose(target, outcome, undelivered);
     }
 
     /// Takes a session back out of the books: it gets another outcome after all.
-    pub(crate) fn unbook(&mut self, outcome: Outcome) {
-        self.sessions -= self.sessions.min(1);
-        if let Some(n) = self.outcomes.get_mut(outcome as usize) {
-            *n -= (*n).min(1);
+    pub(crate) fn unbook(&mut self, target: Endpoint, outcome: Outcome) {
+        let of_target = self.by_target.entry(target).or_default();
+        for (sessions, outcomes) in [
+            (&mut self.sessions, &mut self.outcomes),
+            (&mut of_target.sessions, &mut of_target.outcomes),
+        ] {
+            *sessions -= (*sessions).min(1);
+            if let Some(n) = outcomes.get_mut(outcome as usize) {
+                *n -= (*n).min(1);
+            }
         }
     }
 
     /// Books captured bytes that will not be delivered.
-    pub(crate) fn lose(&mut self, outcome: Outcome, bytes: u64) {
+    pub(crate) fn lose(&mut self, target: Endpoint, outcome: Outcome, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        self.by_target.entry(target).or_default().bytes_undelivered += bytes;
         if let Some(n) = self.bytes_undelivered.get_mut(outcome as usize) {
             *n += bytes;
         }
@@ -198,10 +263,18 @@ impl Totals {
     }
 
     /// True if the books balance once no session is open: each session has an outcome, and bytes
-    /// captured = delivered + undelivered.
+    /// captured = delivered + undelivered. And if those of all targets make up the whole.
     pub fn balanced(&self) -> bool {
+        let mut sum = TargetTotals::default();
+        self.by_target.values().for_each(|t| sum.merge(t));
+        let whole = TargetTotals {
+            sessions: self.sessions,
+            outcomes: self.outcomes,
+            bytes_delivered: self.bytes_delivered,
+            bytes_undelivered: self.bytes_undelivered.iter().sum(),
+        };
         self.sessions == self.outcomes.iter().sum::<u64>()
-            && self.bytes_captured
-                == self.bytes_delivered + self.bytes_undelivered.iter().sum::<u64>()
+            && self.bytes_captured == whole.bytes_delivered + whole.bytes_undelivered
+            && sum == whole
     }
 }

@@ -48,6 +48,6 @@ mod wire_tuple;
 
 pub use config::{EngineConfig, Rtt};
 pub use engine::Engine;
-pub use ledger::{Outcome, Totals};
+pub use ledger::{Outcome, TargetTotals, Totals};
 pub use output::{Metric, Output, SessionEnd, Waiting};
 pub use pool::{AddressPool, AddressPoolError};

@@ -1,5 +1,6 @@
 //! What the programs match.
 
+use crate::flow::{Block, Shard, Share};
 use crate::packet::{Addr, Endpoint};
 use bytemuck::{Pod, Zeroable};
 
@@ -9,6 +10,36 @@ pub const MAX_ENDPOINTS: u32 = 65_536;
 
 /// Capacity of the map `LOCAL`: addresses of one host.
 pub const MAX_LOCAL_ADDRESSES: u32 = 4096;
+
+/// Words of the map `PORTS`: a bit for each port that a transfer names.
+pub const PORT_WORDS: u32 = 1024;
+
+/// Capacity of the map `DENY`: blocks of clients. Entries cost about 100 bytes of kernel memory each
+/// and are not preallocated.
+pub const MAX_DENIED: u32 = 1 << 20;
+
+/// Key of the map `DENY`, a trie of the longest prefix: number of leading bits, then the address. The
+/// kernel's layout (`struct bpf_lpm_trie_key_u8`, include/uapi/linux/bpf.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct DenyKey {
+    /// Leading bits of `addr` that count, 0 to 128; host byte order.
+    pub bits: u32,
+    /// Address.
+    pub addr: Addr,
+}
+
+const _: () = assert!(size_of::<DenyKey>() == 20);
+
+impl DenyKey {
+    /// Key of a block.
+    pub const fn new(block: Block) -> Self {
+        Self {
+            bits: block.bits() as u32,
+            addr: block.addr(),
+        }
+    }
+}
 
 /// Key of the maps `TRANSFERS`, `TARGETS` (tcpcopy) and `RESPONSES` (intercept): an address and a port,
 /// the address [`Addr::ANY`] in rules that name only a port. Programs look up the exact key first.
@@ -61,6 +92,10 @@ pub mod config_flags {
     /// Rules come from peers, not from the operator: packets to this host's own addresses (map
     /// `LOCAL`) are left alone, so that no peer can cut the host off from anybody.
     pub const LEARNED_RULES: u32 = 16;
+    /// The map `DENY` is looked at; without it the lookup is compiled out.
+    pub const DENY: u32 = 32;
+    /// Some key of `TRANSFERS` has an address; without it the lookup of exact keys is compiled out.
+    pub const EXACT_RULES: u32 = 64;
 }
 
 /// The global `CONFIG` of every program, set before load and constant afterwards, so that the verifier
@@ -76,6 +111,25 @@ pub struct ProgramConfig {
     pub cookie: u32,
     /// Number of CPU slots in the ring array.
     pub cpus: u32,
+    /// Number of this instance's shard, less than `shards`.
+    pub shard: u32,
+    /// Number of shards, at least 1.
+    pub shards: u32,
+    /// Share of sessions that is taken, in thousandths of a percent.
+    pub share: u32,
 }
 
-const _: () = assert!(size_of::<ProgramConfig>() == 16);
+const _: () = assert!(size_of::<ProgramConfig>() == 28);
+
+impl ProgramConfig {
+    /// Takes only sessions of `shard`, and of these `share`.
+    #[must_use]
+    pub const fn selecting(self, shard: Shard, share: Share) -> Self {
+        Self {
+            shard: shard.index(),
+            shards: shard.count(),
+            share: share.as_thousandths(),
+            ..self
+        }
+    }
+}

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::{Ebpf, EbpfLoader};
 use common::abi::{EndpointKey, MAX_ENDPOINTS, ProgramConfig, config_flags};
+use common::flow::Share;
 use common::packet::Endpoint;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -54,6 +55,10 @@ pub(super) fn config(
     for (on, bit) in [
         (log_packets, config_flags::LOG_PACKETS),
         (any(rules), config_flags::ANY_RULES),
+        (
+            rules.iter().any(|e| !e.addr.is_any()),
+            config_flags::EXACT_RULES,
+        ),
         (any(targets), config_flags::ANY_TARGETS),
     ] {
         if on {
@@ -67,6 +72,9 @@ pub(super) fn config(
         flags,
         cookie,
         cpus,
+        shard: 0,
+        shards: 1,
+        share: Share::ALL.as_thousandths(),
     }
 }
 

@@ -116,6 +116,7 @@ impl Rig {
             client: CLIENT,
             online: ONLINE,
             target: TARGET,
+            lane: 0,
             seq: ISS + seq,
             ack: if flags.has(ACK) {
                 PROD + 1 + read
