@@ -86,7 +86,12 @@ fn client(rng: &mut Rng) -> Endpoint {
     let port = (bits >> 48) as u16;
     if bits & 1 == 0 {
         v4(
-            [10, (bits >> 8) as u8 & 3, (bits >> 16) as u8, (bits >> 24) as u8],
+            [
+                10,
+                (bits >> 8) as u8 & 3,
+                (bits >> 16) as u8,
+                (bits >> 24) as u8,
+            ],
             port,
         )
     } else {
@@ -117,7 +122,11 @@ fn compare(choice: &Choice<'_>, seed: u64) -> [usize; 4] {
             let refused = choice.refuses(client);
             let to = online(client);
             let got = moved(&mut loaded, program, &syn(client, to));
-            assert_eq!(got, [refused.unwrap_or(takes)], "{program}: SYN of {client}");
+            assert_eq!(
+                got,
+                [refused.unwrap_or(takes)],
+                "{program}: SYN of {client}"
+            );
             // Later packets get the same answer, and are not counted again.
             let got = moved(&mut loaded, program, &tcp(client, to, b"x"));
             let want = refused.map_or_else(|| vec![takes], |_| Vec::new());
@@ -189,7 +198,10 @@ fn a_whole_address_space_can_be_denied() {
         deny: Some(&deny),
     };
     let [taken, denied, ..] = compare(&choice, 77);
-    assert!(taken > TUPLES / 2 && denied > TUPLES / 2, "{taken} {denied}");
+    assert!(
+        taken > TUPLES / 2 && denied > TUPLES / 2,
+        "{taken} {denied}"
+    );
 }
 
 #[test]
@@ -228,7 +240,12 @@ fn cost() {
     for (what, shard, share, deny) in [
         ("all", Shard::WHOLE, Share::ALL, None),
         ("share", Shard::WHOLE, Share::NONE, None),
-        ("deny list of 256 blocks", Shard::WHOLE, Share::NONE, Some(&deny[..])),
+        (
+            "deny list of 256 blocks",
+            Shard::WHOLE,
+            Share::NONE,
+            Some(&deny[..]),
+        ),
     ] {
         let choice = Choice { shard, share, deny };
         let mut loaded = choice.load("mirror");
@@ -236,6 +253,9 @@ fn cost() {
             .map(|_| loaded.nanoseconds("mirror", &frame, 100_000))
             .min();
         println!("mirror, {what}: {} ns", best.unwrap());
-        assert_eq!(moved(&mut loaded, "mirror", &frame).is_empty(), !share.is_all());
+        assert_eq!(
+            moved(&mut loaded, "mirror", &frame).is_empty(),
+            !share.is_all()
+        );
     }
 }

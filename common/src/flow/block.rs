@@ -76,17 +76,41 @@ mod tests {
     fn blocks_hold_what_their_prefix_says() {
         let block = |text: &str, prefix| Block::new(addr(text), prefix).unwrap();
         for (block, text, inside, outside) in [
-            (block("10.1.2.3", 24), "10.1.2.0/24", "10.1.2.255", "10.1.3.0"),
+            (
+                block("10.1.2.3", 24),
+                "10.1.2.0/24",
+                "10.1.2.255",
+                "10.1.3.0",
+            ),
             (block("10.1.2.3", 32), "10.1.2.3/32", "10.1.2.3", "10.1.2.2"),
-            (block("10.1.2.3", 0), "0.0.0.0/0", "255.1.1.1", "2001:db8::1"),
-            (block("2001:db8::1", 32), "2001:db8::/32", "2001:db8:f::", "2001:db9::"),
-            (block("2001:db8::1", 128), "2001:db8::1/128", "2001:db8::1", "10.1.2.3"),
+            (
+                block("10.1.2.3", 0),
+                "0.0.0.0/0",
+                "255.1.1.1",
+                "2001:db8::1",
+            ),
+            (
+                block("2001:db8::1", 32),
+                "2001:db8::/32",
+                "2001:db8:f::",
+                "2001:db9::",
+            ),
+            (
+                block("2001:db8::1", 128),
+                "2001:db8::1/128",
+                "2001:db8::1",
+                "10.1.2.3",
+            ),
         ] {
             assert_eq!(block.to_string(), text);
             assert!(block.contains(addr(inside)), "{text} and {inside}");
             assert!(!block.contains(addr(outside)), "{text} and {outside}");
         }
-        assert!(Block::new(Addr::ANY, 0).unwrap().contains(addr("2001:db8::1")));
+        assert!(
+            Block::new(Addr::ANY, 0)
+                .unwrap()
+                .contains(addr("2001:db8::1"))
+        );
         assert_eq!(Block::new(addr("10.1.2.3"), 33), None);
         assert_eq!(Block::new(addr("::1"), 129), None);
         assert_eq!(Block::new(addr("10.1.2.3"), 255), None);

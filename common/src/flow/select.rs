@@ -165,13 +165,22 @@ mod tests {
         }
         let mean = clients().count() as u32 / 32;
         for cell in count.as_flattened().as_flattened() {
-            assert!(cell.abs_diff(mean) < mean / 8, "{cell} of {mean}: {count:?}");
+            assert!(
+                cell.abs_diff(mean) < mean / 8,
+                "{cell} of {mean}: {count:?}"
+            );
         }
     }
 
     #[test]
     fn shares_are_written_as_people_do() {
-        for (thousandths, text) in [(500, "0.5"), (12_500, "12.5"), (1, "0.001"), (100_000, "100"), (7050, "7.05")] {
+        for (thousandths, text) in [
+            (500, "0.5"),
+            (12_500, "12.5"),
+            (1, "0.001"),
+            (100_000, "100"),
+            (7050, "7.05"),
+        ] {
             assert_eq!(Share::thousandths(thousandths).to_string(), text);
         }
     }

@@ -71,9 +71,9 @@ impl Mirror {
         Ok(Self { queues, deny })
     }
 
-    /// The list of denied clients, once, if there is to be one.
-    pub fn take_deny_list(&mut self) -> Option<DenyList> {
-        self.deny.take()
+    /// The list of denied clients, if there is one.
+    pub fn deny_list(&mut self) -> Option<&mut DenyList> {
+        self.deny.as_mut()
     }
 
     /// The sockets of a worker's queues, once.

@@ -48,11 +48,7 @@ impl Sessions<'_> {
 
     /// Fills the program's maps: the ports of `transfers`, and the denied clients. Before the program is
     /// attached, so that it never runs without.
-    pub(super) fn put_maps(
-        &self,
-        ebpf: &mut Ebpf,
-        transfers: &[Endpoint],
-    ) -> Result<(), BpfError> {
+    pub(super) fn put_maps(&self, ebpf: &mut Ebpf, transfers: &[Endpoint]) -> Result<(), BpfError> {
         put_ports(ebpf, transfers)?;
         let mut map: DenyMap<&mut MapData> = load::borrow(ebpf, DENY)?;
         let blocks: HashSet<Block> = self.deny.iter().copied().flatten().copied().collect();

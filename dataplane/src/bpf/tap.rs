@@ -121,9 +121,9 @@ impl Tap {
             .collect()
     }
 
-    /// The list of denied clients, once, if there is to be one.
-    pub fn take_deny_list(&mut self) -> Option<DenyList> {
-        self.deny.take()
+    /// The list of denied clients, if there is one.
+    pub fn deny_list(&mut self) -> Option<&mut DenyList> {
+        self.deny.as_mut()
     }
 
     /// Stops capturing, keeps the counters readable. Done once, further calls do nothing.

@@ -134,9 +134,7 @@ impl Engine {
         let wire = beginning.wire.endpoint(&self.all.config, beginning.client);
         let id = self.sessions.insert(session);
         self.open += 1;
-        self.all
-            .totals
-            .begin(self.all.paths.target(beginning.path));
+        self.all.totals.begin(self.all.paths.target(beginning.path));
         self.index_insert(beginning.client, Entry::captured(id));
         if wire != beginning.client {
             self.index_insert(wire, Entry::wire(id));

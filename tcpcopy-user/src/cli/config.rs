@@ -3,8 +3,9 @@
 use super::UsageError;
 use super::args::{Args, CaptureKind};
 use super::endpoint::{parse_item, parse_port};
+use super::select::{Deny, parse_shard, parse_share};
 use super::transfer::{Transfer, parse_transfers};
-use common::flow::Nanos;
+use common::flow::{Nanos, Shard, Share};
 use common::packet::Endpoint;
 use dataplane::cores::CoreList;
 use operator::duration::parse_duration;
@@ -59,10 +60,14 @@ pub struct Config {
     pub replicas: u16,
     /// Steps of 2048 that clients' ports are moved by.
     pub port_shift: u8,
-    /// Share of sessions in percent, 1 to 100.
-    pub percent: u8,
+    /// Share of sessions, not none.
+    pub share: Share,
     /// Share grows by 1 % per second.
     pub ramp: bool,
+    /// This instance's shard.
+    pub shard: Shard,
+    /// Clients that are not replayed.
+    pub deny: Option<Deny>,
     /// Sessions without captured SYN are skipped.
     pub only_whole: bool,
     /// Emulated part of the clients in round trips.
@@ -164,8 +169,10 @@ impl Config {
             clients,
             replicas: number("-n, --replicas", &args.replicas, 1..=MAX_REPLICAS)?,
             port_shift: number("-f, --port-shift", &args.port_shift, 0..=MAX_PORT_SHIFT)?,
-            percent: number("-r, --percent", &args.percent, 1..=100)?,
+            share: parse_share(&args.percent).map_err(|e| UsageError::new("-r, --percent", e))?,
             ramp: args.ramp,
+            shard: parse_shard(&args.shard).map_err(|e| UsageError::new("--shard", e))?,
+            deny: Deny::new(&args.deny, args.deny_file)?,
             only_whole: args.only_whole,
             rtt: parse_rtt(&args.rtt).map_err(|e| UsageError::new("--rtt", e))?,
             mss: number("-D, --mss", &args.mss, MIN_MSS_BYTES..=MAX_MSS_BYTES)?,
@@ -201,9 +208,12 @@ impl Config {
         targets
     }
 
-    /// The online endpoints.
+    /// The online endpoints, each once, sorted.
     pub fn online(&self) -> Vec<Endpoint> {
-        self.transfers.iter().map(|t| t.online).collect()
+        let mut online: Vec<Endpoint> = self.transfers.iter().map(|t| t.online).collect();
+        online.sort_unstable();
+        online.dedup();
+        online
     }
 }
 

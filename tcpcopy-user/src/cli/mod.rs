@@ -11,11 +11,13 @@ mod args;
 mod config;
 mod endpoint;
 mod error;
+mod select;
 mod transfer;
 
 pub use args::{Args, CaptureKind};
 pub use config::{Config, MAX_WORKERS};
 pub use error::UsageError;
+pub use select::Deny;
 pub use transfer::{Transfer, parse_transfers};
 
 use clap::Parser;

@@ -1,12 +1,13 @@
 //! The attached capture program, whichever it is.
 
-use crate::cli::{CaptureKind, Config};
+use crate::cli::{CaptureKind, Config, Deny};
 use crate::worker::Counter;
+use common::flow::Block;
 use dataplane::Capture;
 use dataplane::afxdp::AfXdpTx;
-use dataplane::bpf::BpfError;
 use dataplane::bpf::mirror::{Mirror, MirrorConfig};
 use dataplane::bpf::tap::{Tap, TapConfig};
+use dataplane::bpf::{BpfError, Sessions};
 
 /// All ring buffers of a tap together (design 3.1): at 1400-byte packets and a million a second, two
 /// workers' rings hold 50 ms of traffic.
@@ -40,6 +41,13 @@ impl Attached {
         let (transfers, targets) = (config.online(), config.targets());
         let (transfers, targets) = (transfers.as_slice(), targets.as_slice());
         let ifname = config.iface.as_str();
+        // With a ramp too: what is beyond the final share is never replayed. What is within it and not
+        // yet the engine leaves out, since only it knows which sessions it has opened.
+        let sessions = Sessions {
+            shard: config.shard,
+            share: config.share,
+            deny: config.deny.as_ref().map(Deny::blocks),
+        };
         let workers = workers as u32;
         // Off unless asked for: each packet would cost a record.
         let log_packets = config.log_level >= operator::log::LogLevel::Debug;
@@ -51,6 +59,7 @@ impl Attached {
                     workers,
                     transfers,
                     targets,
+                    sessions,
                     ring_bytes_total: RING_BYTES_TOTAL,
                     log_packets,
                 },
@@ -62,6 +71,7 @@ impl Attached {
                     workers,
                     transfers,
                     targets,
+                    sessions,
                     also_tx,
                     log_packets,
                 },
@@ -88,6 +98,15 @@ impl Attached {
             }
         }
         ports
+    }
+
+    /// Denies `blocks` and nobody else from now on, if there is a list.
+    pub fn replace_denied(&mut self, blocks: &[Block]) -> Result<(), BpfError> {
+        let list = match self {
+            Self::Tap(tap) => tap.deny_list(),
+            Self::Mirror(mirror) => mirror.deny_list(),
+        };
+        list.map_or(Ok(()), |list| list.replace(blocks))
     }
 
     /// What the program counted.

@@ -29,6 +29,7 @@ pub use latency::{Latencies, Latency};
 pub use parts::{Counter, WorkerParts, WorkerReport};
 pub use sender::SendCounters;
 
+use crate::selection::{Selection, Unselected};
 use crate::transfers::TransferTable;
 use arrayvec::ArrayVec;
 use common::flow::{ClientSegment, Nanos, ResponseHeader, flow_hash, owner};
@@ -57,6 +58,7 @@ pub struct Worker {
     sources: Vec<Box<dyn Capture>>,
     handover: Handover,
     transfers: Arc<TransferTable>,
+    selection: Option<Arc<Selection>>,
     pool_is_v4: Option<bool>,
     engine: Engine,
     sender: Sender,
@@ -83,6 +85,7 @@ impl Worker {
             sources: parts.sources,
             handover: parts.handover,
             transfers: parts.transfers,
+            selection: parts.selection,
             pool_is_v4,
             engine: Engine::new(parts.engine),
             sender: Sender::new(parts.egress, parts.channel),
@@ -170,6 +173,7 @@ impl Worker {
             sources,
             handover,
             transfers,
+            selection,
             engine,
             sender,
             intake,
@@ -179,19 +183,20 @@ impl Worker {
             transfers,
             pool_is_v4: self.pool_is_v4,
             stop_at,
+            selection: selection.as_deref(),
         };
         let (id, workers) = (self.id, self.workers);
         let act = &mut |batch: &[common::flow::Captured<'_>], mut others: Option<&mut Handover>| {
             let mut segments: ArrayVec<ClientSegment<'_>, BATCH> = ArrayVec::new();
             for frame in batch {
-                let segment = match rules.segment(frame) {
-                    Ok(segment) => segment,
+                let taken = match rules.take(frame) {
+                    Ok(taken) => taken,
                     Err(why) => {
                         reject(intake, why);
                         continue;
                     }
                 };
-                let owner = owner(flow_hash(segment.client), workers);
+                let owner = owner(flow_hash(taken.segment.client), workers);
                 match &mut others {
                     Some(others) if owner != id => {
                         if !others.send(owner as usize, frame) {
@@ -199,11 +204,13 @@ impl Worker {
                         }
                     }
                     _ => {
-                        if let Err(full) = segments.try_push(segment) {
-                            // Sources keep to BATCH; should one not, order is kept all the same.
-                            engine.captured_batch(now, &segments, sender);
-                            segments.clear();
-                            segments.push(full.element());
+                        for segment in taken.each() {
+                            if let Err(full) = segments.try_push(segment) {
+                                // Sources keep to BATCH, but each frame may have several targets.
+                                engine.captured_batch(now, &segments, sender);
+                                segments.clear();
+                                segments.push(full.element());
+                            }
                         }
                     }
                 }
@@ -352,6 +359,15 @@ fn reject(counters: &mut IntakeCounters, why: Rejected) {
         Rejected::ToTarget => counters.to_target += 1,
         Rejected::NoTransfer => counters.no_transfer += 1,
         Rejected::OtherFamily => counters.other_family += 1,
+        Rejected::Unselected { opens: false, .. } => {}
+        Rejected::Unselected {
+            why: Unselected::Denied,
+            ..
+        } => counters.denied += 1,
+        Rejected::Unselected {
+            why: Unselected::OtherShard,
+            ..
+        } => counters.other_shard += 1,
     }
 }
 

@@ -104,6 +104,7 @@ impl Replay {
                 sources: vec![Box::new(source) as Box<dyn Capture>],
                 handover,
                 transfers: Arc::clone(&transfers),
+                selection: None,
                 engine: EngineConfig {
                     worker: id as u32,
                     workers: workers as u32,

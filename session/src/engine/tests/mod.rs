@@ -5,6 +5,7 @@ mod closing;
 mod gaps;
 mod opening;
 mod sending;
+mod targets;
 
 use super::*;
 use crate::{Metric, Rtt};
