@@ -384,6 +384,7 @@ fn cost() {
     };
     let mut tap = load(&rules, 0);
     let miss = tcp(v4(CLIENT, 40000), v4(ONLINE, 81), b"");
+    let neighbour = tcp(v4(CLIENT, 40000), v4([10, 77, 0, 21], 80), b"");
     let udp = changed(&miss, 23, 17);
     let hit = tcp(v4(CLIENT, 40000), v4(ONLINE, 80), &[7; 1400]);
     // Rounds that fit the ring, emptied in between: a full ring would measure the loss, a fresh one
@@ -401,9 +402,10 @@ fn cost() {
     let ack = best(&tcp(v4(CLIENT, 40000), v4(ONLINE, 80), b""));
     let large = best(&hit);
     println!(
-        "tap: not TCP {} ns, no match {} ns, match of 54 bytes {ack} ns, of 1454 bytes {large} ns",
+        "tap: not TCP {} ns, other port {} ns, other address {} ns, match of 54 bytes {ack} ns, of 1454 bytes {large} ns",
         tap.nanoseconds("tap", &udp, 1_000_000),
         tap.nanoseconds("tap", &miss, 1_000_000),
+        tap.nanoseconds("tap", &neighbour, 1_000_000),
     );
     assert_eq!(
         tap.counter(TapCounter::RingFull.index()),

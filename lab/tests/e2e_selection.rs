@@ -242,7 +242,7 @@ fn one_source_to_three_targets(capture: Capture) {
         .enumerate()
     {
         let target = &report.json["targets"][at];
-        assert_eq!(target["target"], format!("{address}:{port}"));
+        assert_eq!(target["address"], format!("{address}:{port}"));
         assert_eq!(target["sessions"], SESSIONS, "{target}");
         assert_eq!(target["by_outcome"][outcome], SESSIONS, "{target}");
     }

@@ -1,8 +1,8 @@
 //! Which packets are captured.
 //!
 //! ```text
-//!  port of a transfer? ─▶ transfer? ─▶ not to a target? ─▶ selection.rs
-//!   (one array look)       (hash)          (hash)
+//!  port of a transfer? ─▶ transfer? ─▶ not to a target?            ─▶ selection.rs
+//!   (one array look)       (hash)      (hash, if a transfer covers one)
 //! ```
 //! Most packets of a production host are of no transfer: they end at the first or second step.
 
@@ -47,8 +47,9 @@ pub fn matches(decoded: &Result<TcpPacket, DecodeError>) -> bool {
     if !transferred {
         return false;
     }
-    if TARGETS.get_ptr(key).is_some()
-        || (flags & config_flags::ANY_TARGETS != 0 && TARGETS.get_ptr(any).is_some())
+    if flags & config_flags::COVERED_TARGETS != 0
+        && (TARGETS.get_ptr(key).is_some()
+            || (flags & config_flags::ANY_TARGETS != 0 && TARGETS.get_ptr(any).is_some()))
     {
         count(TapCounter::ToTarget);
         return false;

@@ -96,6 +96,8 @@ pub mod config_flags {
     pub const DENY: u32 = 32;
     /// Some key of `TRANSFERS` has an address; without it the lookup of exact keys is compiled out.
     pub const EXACT_RULES: u32 = 64;
+    /// Some key of `TRANSFERS` matches what goes to a target; without it `TARGETS` is not looked at.
+    pub const COVERED_TARGETS: u32 = 128;
 }
 
 /// The global `CONFIG` of every program, set before load and constant afterwards, so that the verifier

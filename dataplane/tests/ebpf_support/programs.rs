@@ -60,6 +60,15 @@ impl Default for Setup<'_> {
     }
 }
 
+/// Some target is on a port that a transfer names.
+fn covered(setup: &Setup<'_>) -> bool {
+    let of = |wanted| {
+        let lists = setup.maps.iter().filter(move |(name, _)| *name == wanted);
+        lists.flat_map(|(_, list)| *list)
+    };
+    of("TARGETS").any(|t| of("TRANSFERS").any(|r| r.port == t.port))
+}
+
 /// A loaded object with its maps filled.
 pub struct Loaded {
     pub ebpf: Ebpf,
@@ -81,6 +90,7 @@ impl Loaded {
                 config_flags::EXACT_RULES,
             ),
             (setup.deny.is_some(), config_flags::DENY),
+            (covered(setup), config_flags::COVERED_TARGETS),
         ] {
             if on {
                 flags |= bits;

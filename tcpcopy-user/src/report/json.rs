@@ -41,7 +41,7 @@ struct Bytes {
 
 #[derive(Serialize)]
 struct Target {
-    target: String,
+    address: String,
     sessions: u64,
     by_outcome: BTreeMap<&'static str, u64>,
     bytes_delivered: u64,
@@ -103,7 +103,7 @@ pub fn to_json(report: &Report) -> serde_json::Result<String> {
             .by_target
             .iter()
             .map(|(target, t)| Target {
-                target: target.to_string(),
+                address: target.to_string(),
                 sessions: t.sessions,
                 by_outcome: Outcome::ALL
                     .iter()

@@ -132,7 +132,7 @@ fn json_has_the_agreed_fields() {
         ("/counters/engine/sessions_not_sampled", 42.into()),
         ("/counters/engine/sessions_denied", 5.into()),
         ("/counters/engine/sessions_other_shard", 0.into()),
-        ("/targets/0/target", "10.0.0.30:8080".into()),
+        ("/targets/0/address", "10.0.0.30:8080".into()),
         ("/targets/0/by_outcome/completed", 4.into()),
         ("/targets/0/bytes_delivered", 180.into()),
         ("/targets/1/sessions", 2.into()),
