@@ -12,7 +12,7 @@ use ebpf_support::{Rng, privileged};
 
 const ONLINE: [u8; 4] = [10, 77, 0, 20];
 const ONLINE6: &str = "2001:db8::20";
-const TUPLES: usize = 2000;
+const TUPLES: usize = 1000;
 
 /// A program, and the counter of what it takes: without a socket, that is a failed redirect.
 const PROGRAMS: [(&str, TapCounter); 2] = [

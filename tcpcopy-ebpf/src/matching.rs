@@ -1,12 +1,12 @@
 //! Which packets are captured.
 //!
 //! ```text
-//!  port of a transfer? ─▶ transfer? ─▶ not to a target?            ─▶ selection.rs
-//!   (one array look)       (hash)      (hash, if a transfer covers one)
+//!  port of a transfer? ─▶ its address?                ─▶ not to a target?                 ─▶ selection.rs
+//!   (one array look)       (hash, unless any will do)     (hash, if a transfer covers one)
 //! ```
 //! Most packets of a production host are of no transfer: they end at the first or second step.
 
-use common::abi::{EndpointKey, TapCounter, config_flags};
+use common::abi::{EndpointKey, PortWord, TapCounter, config_flags};
 use common::packet::{DecodeError, Endpoint, TcpPacket};
 use ebpf_kit::{config, counters};
 
@@ -35,18 +35,20 @@ pub fn matches(decoded: &Result<TcpPacket, DecodeError>) -> bool {
         }
     };
     let port = packet.tcp.dport;
-    let listed = PORTS.get(u32::from(port >> 6)).copied().unwrap_or(0);
-    if listed >> (port & 63) & 1 == 0 {
+    let Some(listed) = PORTS.get(PortWord::index(port)) else {
         return false;
-    }
+    };
+    let bit = PortWord::bit(port);
     let flags = config::flags();
     let key = EndpointKey::new(Endpoint::new(packet.ip.dst, port));
-    let any = EndpointKey::any(port);
-    let transferred = (flags & config_flags::EXACT_RULES != 0 && TRANSFERS.get_ptr(key).is_some())
-        || (flags & config_flags::ANY_RULES != 0 && TRANSFERS.get_ptr(any).is_some());
+    let transferred = (flags & config_flags::ANY_RULES != 0 && listed.any & bit != 0)
+        || (flags & config_flags::EXACT_RULES != 0
+            && listed.exact & bit != 0
+            && TRANSFERS.get_ptr(key).is_some());
     if !transferred {
         return false;
     }
+    let any = EndpointKey::any(port);
     if flags & config_flags::COVERED_TARGETS != 0
         && (TARGETS.get_ptr(key).is_some()
             || (flags & config_flags::ANY_TARGETS != 0 && TARGETS.get_ptr(any).is_some()))

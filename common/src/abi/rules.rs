@@ -11,8 +11,34 @@ pub const MAX_ENDPOINTS: u32 = 65_536;
 /// Capacity of the map `LOCAL`: addresses of one host.
 pub const MAX_LOCAL_ADDRESSES: u32 = 4096;
 
-/// Words of the map `PORTS`: a bit for each port that a transfer names.
+/// Words of the map `PORTS`, each for 64 ports.
 pub const PORT_WORDS: u32 = 1024;
+
+/// Value of the map `PORTS`: bit `p % 64` of word `p / 64` is set if a transfer names port `p`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct PortWord {
+    /// With an address: `TRANSFERS` says which.
+    pub exact: u64,
+    /// On any address.
+    pub any: u64,
+}
+
+const _: () = assert!(size_of::<PortWord>() == 16);
+
+impl PortWord {
+    /// Index of a port's word.
+    #[inline(always)]
+    pub const fn index(port: u16) -> u32 {
+        port as u32 / u64::BITS
+    }
+
+    /// A port's bit in its word.
+    #[inline(always)]
+    pub const fn bit(port: u16) -> u64 {
+        1 << (port as u32 % u64::BITS)
+    }
+}
 
 /// Capacity of the map `DENY`: blocks of clients. Entries cost about 100 bytes of kernel memory each
 /// and are not preallocated.
@@ -42,7 +68,7 @@ impl DenyKey {
 }
 
 /// Key of the maps `TRANSFERS`, `TARGETS` (tcpcopy) and `RESPONSES` (intercept): an address and a port,
-/// the address [`Addr::ANY`] in rules that name only a port. Programs look up the exact key first.
+/// the address [`Addr::ANY`] in rules that name only a port (in `TRANSFERS` these are bits of `PORTS`). Programs look up the exact key first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(C)]
 pub struct EndpointKey {
@@ -84,8 +110,8 @@ pub mod config_flags {
     pub const LOG_PACKETS: u32 = 1;
     /// Write [`super::super::XdpMeta`] in front of redirected frames.
     pub const XDP_META: u32 = 2;
-    /// Some key of `TRANSFERS` or `RESPONSES` has the address [`super::Addr::ANY`]; without it the
-    /// second lookup is compiled out.
+    /// Some transfer names only a port, or some key of `RESPONSES` has the address
+    /// [`super::Addr::ANY`]; without it that look is compiled out.
     pub const ANY_RULES: u32 = 4;
     /// The same for `TARGETS`.
     pub const ANY_TARGETS: u32 = 8;
@@ -94,7 +120,7 @@ pub mod config_flags {
     pub const LEARNED_RULES: u32 = 16;
     /// The map `DENY` is looked at; without it the lookup is compiled out.
     pub const DENY: u32 = 32;
-    /// Some key of `TRANSFERS` has an address; without it the lookup of exact keys is compiled out.
+    /// Some transfer has an address; without it the lookup in `TRANSFERS` is compiled out.
     pub const EXACT_RULES: u32 = 64;
     /// Some key of `TRANSFERS` matches what goes to a target; without it `TARGETS` is not looked at.
     pub const COVERED_TARGETS: u32 = 128;

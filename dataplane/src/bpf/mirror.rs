@@ -54,7 +54,6 @@ impl Mirror {
             program,
             load::log_size(config.log_packets).as_slice(),
         )?;
-        load::put_endpoints(&mut ebpf, "TRANSFERS", config.transfers)?;
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
         config.sessions.put_maps(&mut ebpf, config.transfers)?;
         let setup = QueueSetup {

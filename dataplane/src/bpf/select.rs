@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, MapData};
-use common::abi::{DenyKey, MAX_DENIED, PORT_WORDS, ProgramConfig, config_flags};
+use common::abi::{DenyKey, MAX_DENIED, PORT_WORDS, PortWord, ProgramConfig, config_flags};
 use common::flow::{Block, Shard, Share};
 use common::packet::Endpoint;
 
@@ -46,10 +46,16 @@ impl Sessions<'_> {
         config.selecting(self.shard, self.share)
     }
 
-    /// Fills the program's maps: the ports of `transfers`, and the denied clients. Before the program is
+    /// Fills the program's maps: `transfers`, their ports, and the denied clients. Before the program is
     /// attached, so that it never runs without.
     pub(super) fn put_maps(&self, ebpf: &mut Ebpf, transfers: &[Endpoint]) -> Result<(), BpfError> {
         put_ports(ebpf, transfers)?;
+        let exact: Vec<Endpoint> = transfers
+            .iter()
+            .filter(|t| !t.addr.is_any())
+            .copied()
+            .collect();
+        load::put_endpoints(ebpf, "TRANSFERS", &exact)?;
         let mut map: DenyMap<&mut MapData> = load::borrow(ebpf, DENY)?;
         let blocks: HashSet<Block> = self.deny.iter().copied().flatten().copied().collect();
         check_size(&blocks)?;
@@ -141,14 +147,23 @@ fn key(block: Block) -> Key<[u8; 16]> {
 
 /// Marks the ports of transfers.
 fn put_ports(ebpf: &mut Ebpf, transfers: &[Endpoint]) -> Result<(), BpfError> {
-    let mut words = [0u64; PORT_WORDS as usize];
-    for port in transfers.iter().map(|e| e.port) {
-        if let Some(word) = words.get_mut(usize::from(port >> 6)) {
-            *word |= 1 << (port & 63);
+    let mut words = [PortWord::default(); PORT_WORDS as usize];
+    for transfer in transfers {
+        if let Some(word) = words.get_mut(PortWord::index(transfer.port) as usize) {
+            let bits = if transfer.addr.is_any() {
+                &mut word.any
+            } else {
+                &mut word.exact
+            };
+            *bits |= PortWord::bit(transfer.port);
         }
     }
-    let mut map: Array<_, u64> = load::borrow(ebpf, "PORTS")?;
-    for (index, word) in (0u32..).zip(words).filter(|(_, word)| *word != 0) {
+    let mut map: Array<_, [u64; 2]> = load::borrow(ebpf, "PORTS")?;
+    for (index, word) in (0u32..).zip(words) {
+        if word == PortWord::default() {
+            continue;
+        }
+        let word: [u64; 2] = bytemuck::cast(word);
         map.set(index, word, 0).map_err(|e| BpfError::Map {
             map: "PORTS",
             action: "mark a port",

@@ -74,7 +74,6 @@ impl Tap {
         );
         let program = config.sessions.put_into(program);
         let mut ebpf = load::load(object, program, &sizes)?;
-        load::put_endpoints(&mut ebpf, "TRANSFERS", config.transfers)?;
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
         config.sessions.put_maps(&mut ebpf, config.transfers)?;
 

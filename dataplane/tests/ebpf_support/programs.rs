@@ -6,7 +6,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, RingBuf, XskMap};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use common::abi::{DenyKey, EndpointKey, ProgramConfig, RecordHeader, config_flags};
+use common::abi::{DenyKey, EndpointKey, PortWord, ProgramConfig, RecordHeader, config_flags};
 use common::flow::{Block, Shard, Share};
 use common::packet::Endpoint;
 
@@ -117,7 +117,9 @@ impl Loaded {
         for (name, endpoints) in setup.maps {
             let map = ebpf.map_mut(name).unwrap();
             let mut map = HashMap::<_, [u8; size_of::<EndpointKey>()], u32>::try_from(map).unwrap();
-            for endpoint in *endpoints {
+            // Transfers without an address are bits of PORTS.
+            let any = |e: &&Endpoint| *name == "TRANSFERS" && e.addr.is_any();
+            for endpoint in endpoints.iter().filter(|e| !any(e)) {
                 map.insert(
                     bytemuck::cast::<_, [u8; 20]>(EndpointKey::new(*endpoint)),
                     0,
@@ -127,12 +129,21 @@ impl Loaded {
             }
         }
         if tap {
-            let mut ports = Array::<_, u64>::try_from(ebpf.map_mut("PORTS").unwrap()).unwrap();
+            let map = ebpf.map_mut("PORTS").unwrap();
+            let mut ports = Array::<_, [u64; 2]>::try_from(map).unwrap();
             let transfers = setup.maps.iter().filter(|(name, _)| *name == "TRANSFERS");
             for endpoint in transfers.flat_map(|(_, list)| *list) {
-                let word = u32::from(endpoint.port / 64);
-                let bits = ports.get(&word, 0).unwrap() | 1 << (endpoint.port % 64);
-                ports.set(word, bits, 0).unwrap();
+                let index = PortWord::index(endpoint.port);
+                let mut word: PortWord = bytemuck::cast(ports.get(&index, 0).unwrap());
+                let bits = if endpoint.addr.is_any() {
+                    &mut word.any
+                } else {
+                    &mut word.exact
+                };
+                *bits |= PortWord::bit(endpoint.port);
+                ports
+                    .set(index, bytemuck::cast::<_, [u64; 2]>(word), 0)
+                    .unwrap();
             }
         }
         for block in setup.deny.iter().copied().flatten() {
