@@ -8,7 +8,7 @@ use std::thread;
 
 use common::abi::{InterceptCounter, TapCounter};
 use common::flow::CaptureMeta;
-use common::packet::{Endpoint, decode_frame};
+use common::packet::{Addr, Endpoint, decode_frame};
 use dataplane::Capture;
 use dataplane::bpf::responses::Sources;
 use dataplane::bpf::{
@@ -122,7 +122,9 @@ fn mirror_takes_what_matches_and_passes_the_rest() {
     privileged();
     let pair = Pair::new(2);
     let wire = wire(&pair);
-    let mut mirror = mirror("vb", &[v4(HERE, 80)]).unwrap();
+    // The second covers the target, too.
+    let online = [v4(HERE, 80), Endpoint::new(Addr::ANY, 8080)];
+    let mut mirror = mirror("vb", &online).unwrap();
     assert!(mirror.native(), "veth has native XDP");
     let mut ports = mirror.take_ports(0);
     ports.extend(mirror.take_ports(1));

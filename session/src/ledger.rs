@@ -1,7 +1,7 @@
 //! The books: every session has one outcome, every captured byte is delivered or has a cause.
 
+use crate::targets::{TargetBooks, TargetTotals};
 use common::packet::Endpoint;
-use std::collections::BTreeMap;
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,37 +114,7 @@ pub struct Totals {
     /// SYNs that could not be announced on any channel when they were due.
     pub announce_failed: u64,
     /// The same books by target.
-    pub by_target: BTreeMap<Endpoint, TargetTotals>,
-}
-
-/// What became of the sessions that were meant for one target.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TargetTotals {
-    /// Sessions, whatever became of them.
-    pub sessions: u64,
-    /// Ended sessions by [`Outcome`] (indexed by its value).
-    pub outcomes: [u64; Outcome::ALL.len()],
-    /// Payload bytes of ended sessions that the target acknowledged.
-    pub bytes_delivered: u64,
-    /// Payload bytes of ended sessions that it did not.
-    pub bytes_undelivered: u64,
-}
-
-impl TargetTotals {
-    /// Adds another engine's.
-    pub fn merge(&mut self, other: &Self) {
-        for (a, b) in self.outcomes.iter_mut().zip(other.outcomes) {
-            *a += b;
-        }
-        self.sessions += other.sessions;
-        self.bytes_delivered += other.bytes_delivered;
-        self.bytes_undelivered += other.bytes_undelivered;
-    }
-
-    /// Count of one outcome.
-    pub fn outcome(&self, outcome: Outcome) -> u64 {
-        self.outcomes.get(outcome as usize).copied().unwrap_or(0)
-    }
+    pub by_target: TargetBooks,
 }
 
 impl Totals {
@@ -178,9 +148,7 @@ impl Totals {
         self.fins_inferred += other.fins_inferred;
         self.reopened += other.reopened;
         self.not_sampled += other.not_sampled;
-        for (target, totals) in &other.by_target {
-            self.by_target.entry(*target).or_default().merge(totals);
-        }
+        self.by_target.merge(&other.by_target);
     }
 
     /// What happened beside outcomes and bytes, by its names in reports.
@@ -202,7 +170,7 @@ impl Totals {
     /// Books the beginning of a session.
     pub(crate) fn begin(&mut self, target: Endpoint) {
         self.sessions += 1;
-        self.by_target.entry(target).or_default().sessions += 1;
+        self.by_target.book(target, |t| t.sessions += 1);
     }
 
     /// Books the end of a session. What was delivered is in the books already, but not in those of the
@@ -214,28 +182,30 @@ impl Totals {
         delivered: u64,
         undelivered: u64,
     ) {
-        let of_target = self.by_target.entry(target).or_default();
-        of_target.bytes_delivered += delivered;
-        for outcomes in [&mut self.outcomes, &mut of_target.outcomes] {
-            if let Some(n) = outcomes.get_mut(outcome as usize) {
+        let at = outcome as usize;
+        if let Some(n) = self.outcomes.get_mut(at) {
+            *n += 1;
+        }
+        self.by_target.book(target, |t| {
+            t.bytes_delivered += delivered;
+            if let Some(n) = t.outcomes.get_mut(at) {
                 *n += 1;
             }
-        }
+        });
         self.lose(target, outcome, undelivered);
     }
 
     /// Takes a session back out of the books: it gets another outcome after all.
     pub(crate) fn unbook(&mut self, target: Endpoint, outcome: Outcome) {
-        let of_target = self.by_target.entry(target).or_default();
-        for (sessions, outcomes) in [
-            (&mut self.sessions, &mut self.outcomes),
-            (&mut of_target.sessions, &mut of_target.outcomes),
-        ] {
+        let take = |sessions: &mut u64, outcomes: &mut [u64; Outcome::ALL.len()]| {
             *sessions -= (*sessions).min(1);
             if let Some(n) = outcomes.get_mut(outcome as usize) {
                 *n -= (*n).min(1);
             }
-        }
+        };
+        take(&mut self.sessions, &mut self.outcomes);
+        self.by_target
+            .book(target, |t| take(&mut t.sessions, &mut t.outcomes));
     }
 
     /// Books captured bytes that will not be delivered.
@@ -243,7 +213,8 @@ impl Totals {
         if bytes == 0 {
             return;
         }
-        self.by_target.entry(target).or_default().bytes_undelivered += bytes;
+        self.by_target
+            .book(target, |t| t.bytes_undelivered += bytes);
         if let Some(n) = self.bytes_undelivered.get_mut(outcome as usize) {
             *n += bytes;
         }
@@ -266,7 +237,7 @@ impl Totals {
     /// captured = delivered + undelivered. And if those of all targets make up the whole.
     pub fn balanced(&self) -> bool {
         let mut sum = TargetTotals::default();
-        self.by_target.values().for_each(|t| sum.merge(t));
+        self.by_target.iter().for_each(|(_, t)| sum.merge(t));
         let whole = TargetTotals {
             sessions: self.sessions,
             outcomes: self.outcomes,

@@ -41,6 +41,7 @@ mod state;
 mod strangers;
 mod stream;
 mod table;
+mod targets;
 mod time;
 mod timer;
 mod turn;
@@ -48,6 +49,7 @@ mod wire_tuple;
 
 pub use config::{EngineConfig, Rtt};
 pub use engine::Engine;
-pub use ledger::{Outcome, TargetTotals, Totals};
+pub use ledger::{Outcome, Totals};
 pub use output::{Metric, Output, SessionEnd, Waiting};
 pub use pool::{AddressPool, AddressPoolError};
+pub use targets::{TargetBooks, TargetTotals};

@@ -28,7 +28,7 @@ fn worker(n: u64) -> WorkerReport {
             ..session::TargetTotals::default()
         };
         target.outcomes[outcome as usize] = sessions;
-        totals.by_target.insert(target_at(port), target);
+        totals.by_target.book(target_at(port), |t| *t = target);
     }
     let mut latencies = Latencies::default();
     for us in 1..=1000 {

@@ -33,7 +33,7 @@ fn render(report: &Report, out: &mut String) -> std::fmt::Result {
         }
     }
 
-    if t.by_target.len() > 1 {
+    if t.by_target.iter().len() > 1 {
         targets(t, out)?;
     }
 
@@ -107,7 +107,7 @@ fn render(report: &Report, out: &mut String) -> std::fmt::Result {
 
 /// What became of the sessions of each target.
 fn targets(totals: &Totals, out: &mut String) -> std::fmt::Result {
-    for (target, t) in &totals.by_target {
+    for (target, t) in totals.by_target.iter() {
         writeln!(
             out,
             "\nto {target} {:>width$}",

@@ -116,7 +116,7 @@ impl Rig2 {
     }
 
     fn of(&self, target: Endpoint) -> TargetTotals {
-        let of = self.engine.totals().by_target.get(&target);
+        let of = self.engine.totals().by_target.get(target);
         of.cloned().unwrap_or_default()
     }
 }
