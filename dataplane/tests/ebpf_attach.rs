@@ -8,10 +8,12 @@ use std::thread;
 
 use common::abi::{InterceptCounter, TapCounter};
 use common::flow::CaptureMeta;
-use common::packet::{Endpoint, decode_frame};
+use common::packet::{Addr, Endpoint, decode_frame};
 use dataplane::Capture;
 use dataplane::bpf::responses::Sources;
-use dataplane::bpf::{BpfError, Mirror, MirrorConfig, QueuePort, Responses, ResponsesConfig};
+use dataplane::bpf::{
+    BpfError, Mirror, MirrorConfig, QueuePort, Responses, ResponsesConfig, Sessions,
+};
 use dataplane::iface::Interface;
 use ebpf_support::foreign::{Foreign, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 use ebpf_support::frames::*;
@@ -35,6 +37,7 @@ fn mirror(ifname: &str, transfers: &[Endpoint]) -> Result<Mirror, BpfError> {
         workers: 2,
         transfers,
         targets: &[v4(HERE, 8080)],
+        sessions: Sessions::default(),
         also_tx: true,
         log_packets: false,
     };
@@ -119,7 +122,9 @@ fn mirror_takes_what_matches_and_passes_the_rest() {
     privileged();
     let pair = Pair::new(2);
     let wire = wire(&pair);
-    let mut mirror = mirror("vb", &[v4(HERE, 80)]).unwrap();
+    // The second covers the target, too.
+    let online = [v4(HERE, 80), Endpoint::new(Addr::ANY, 8080)];
+    let mut mirror = mirror("vb", &online).unwrap();
     assert!(mirror.native(), "veth has native XDP");
     let mut ports = mirror.take_ports(0);
     ports.extend(mirror.take_ports(1));

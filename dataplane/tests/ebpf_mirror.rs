@@ -297,11 +297,13 @@ fn cost() {
     mirror.xdp("mirror");
     let _sink = Sink::new(&mut mirror);
     let miss = tcp(v4(CLIENT, 40000), v4(ONLINE, 81), b"");
+    let neighbour = tcp(v4(CLIENT, 40000), v4([10, 77, 0, 21], 80), b"");
     let hit = tcp(v4(CLIENT, 40000), v4(ONLINE, 80), b"");
     println!(
-        "mirror: not TCP {} ns, no match {} ns, match {} ns",
+        "mirror: not TCP {} ns, other port {} ns, other address {} ns, match {} ns",
         mirror.nanoseconds("mirror", &changed(&miss, 23, 17), 1_000_000),
         mirror.nanoseconds("mirror", &miss, 1_000_000),
+        mirror.nanoseconds("mirror", &neighbour, 1_000_000),
         mirror.nanoseconds("mirror", &hit, 1_000_000),
     );
     assert_eq!(

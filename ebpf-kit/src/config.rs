@@ -4,6 +4,7 @@
 //! constant and removes the branches that are off.
 
 use common::abi::{ProgramConfig, config_flags};
+use common::flow::{Shard, Share};
 
 /// Overridden by the loader, by this name.
 #[unsafe(no_mangle)]
@@ -12,6 +13,9 @@ static CONFIG: ProgramConfig = ProgramConfig {
     flags: 0,
     cookie: 0,
     cpus: 1,
+    shard: 0,
+    shards: 1,
+    share: Share::ALL.as_thousandths(),
 };
 
 macro_rules! field {
@@ -43,6 +47,37 @@ field!(
     /// Bits of [`config_flags`].
     flags
 );
+
+field!(
+    /// Number of this instance's shard.
+    shard
+);
+field!(
+    /// Number of shards.
+    shards
+);
+field!(
+    /// Share of sessions, in thousandths of a percent.
+    share
+);
+
+/// The shard whose sessions are taken.
+#[inline(always)]
+#[must_use]
+pub fn own_shard() -> Shard {
+    // The loader writes no other: it has it from a `Shard`.
+    match Shard::new(shard(), shards()) {
+        Some(own) => own,
+        None => Shard::WHOLE,
+    }
+}
+
+/// The share of sessions that is taken.
+#[inline(always)]
+#[must_use]
+pub fn own_share() -> Share {
+    Share::thousandths(share())
+}
 
 /// True if a log record per packet is wanted.
 #[inline(always)]

@@ -21,7 +21,7 @@ use dataplane::iface::{IfaceError, Interface};
 use dataplane::{Capture, clock};
 use operator::log::LogLevel;
 use operator::privileges::{MissingCapability, check_privileges};
-use operator::signals::Signals;
+use operator::signals::{Hangup, Signals};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -78,7 +78,7 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
              cannot carry them to tcpcopy"
         );
     }
-    let mut signals = Signals::install().map_err(RunError::Signals)?;
+    let mut signals = Signals::install(Hangup::Ends).map_err(RunError::Signals)?;
 
     // Without --cores one worker serves all queues; with it one per queue, as many as there are cores.
     let cores = args

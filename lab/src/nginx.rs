@@ -33,8 +33,19 @@ impl Nginx {
         port: u16,
         directives: &str,
     ) -> Result<Self, LabError> {
-        let name = format!("nginx-{}", host.name());
-        let folder = lab.file(&name);
+        let name = name_on(host);
+        Self::start_named(lab, &name, host, port, directives)
+    }
+
+    /// The same under a name of its own, for several on one host.
+    pub fn start_named(
+        lab: &Lab,
+        name: &str,
+        host: Host,
+        port: u16,
+        directives: &str,
+    ) -> Result<Self, LabError> {
+        let folder = lab.file(name);
         std::fs::create_dir_all(&folder).map_err(LabError::file(&folder))?;
         let config = folder.join("nginx.conf");
         std::fs::write(&config, configuration(&folder, host, port, directives))
@@ -47,7 +58,7 @@ impl Nginx {
             .arg(folder.join("error.log"))
             .arg("-c")
             .arg(&config);
-        let mut process = Process::start(&name, &mut command, lab.folder())?;
+        let mut process = Process::start(name, &mut command, lab.folder())?;
         let pid_file = folder.join("pid");
         // nginx writes its pid file once its sockets listen.
         process.wait_until("listening", READY_LIMIT, |_| pid_file.exists())?;
@@ -61,11 +72,17 @@ impl Nginx {
 
     /// The log so far of the nginx that runs, or ran, on `host`.
     pub fn log_of(lab: &Lab, host: Host) -> Result<AccessLog, LabError> {
-        read_log(
-            &lab.file(&format!("nginx-{}", host.name()))
-                .join("access.log"),
-        )
+        Self::log_named(lab, &name_on(host))
     }
+
+    /// The same of the nginx of that name.
+    pub fn log_named(lab: &Lab, name: &str) -> Result<AccessLog, LabError> {
+        read_log(&lab.file(name).join("access.log"))
+    }
+}
+
+fn name_on(host: Host) -> String {
+    format!("nginx-{}", host.name())
 }
 
 /// The id is the argument `id`, the content everything that the client chose.

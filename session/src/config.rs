@@ -1,7 +1,8 @@
 //! Settings and limits of one engine.
 
 use crate::AddressPool;
-use common::flow::Nanos;
+use common::flow::{Nanos, Shard, Share};
+use std::ops::Range;
 
 /// How long replayed clients take to answer the target: the third packet of the handshake and all
 /// acknowledgements come that much later, so that the target holds connections and measures round
@@ -30,10 +31,15 @@ pub struct EngineConfig {
     /// Clients' ports are moved up by this times 2048 where that port is free (`-f`), so that several
     /// instances with one client population keep apart.
     pub port_shift: u8,
-    /// Share of sessions that is replayed, in percent (`-r`). The choice depends on the client's
-    /// address and port alone.
-    pub percent: u8,
-    /// Start at 1 % of the sessions and add 1 % per second (`-g`).
+    /// Share of sessions that is replayed (`-r`). The choice depends on the client's address and port
+    /// alone. All of them where the kernel makes the choice.
+    pub share: Share,
+    /// The shard that this instance replays (`--shard`): wire tuples are chosen so that they are of it,
+    /// too, and no two instances ever choose the same. Whose sessions come in is decided before.
+    pub shard: Shard,
+    /// Start at 1 % of the sessions and add 1 % per second (`-g`), up to the share. Decided here, not in
+    /// the kernel: whether a packet of a connection from before its turn is let in depends on whether
+    /// its SYN was.
     pub ramp: bool,
     /// Sessions whose SYN was not seen join at their next request, with a handshake of our own;
     /// false: they are skipped (`-O`).
@@ -72,6 +78,26 @@ pub struct EngineConfig {
     pub mtu: u16,
 }
 
+impl EngineConfig {
+    /// Numbers of the copies of a session towards one of its targets: each target has replicas of its
+    /// own, and without several targets there is only lane 0.
+    pub(crate) fn copies(&self, lane: u16) -> Range<u16> {
+        let first = self.first_copy(lane);
+        first..first.saturating_add(self.replicas.max(1))
+    }
+
+    /// The first of them.
+    #[inline(always)]
+    pub(crate) fn first_copy(&self, lane: u16) -> u16 {
+        lane.saturating_mul(self.replicas.max(1))
+    }
+
+    /// Which replica a copy is, whatever its target.
+    pub(crate) fn replica_of(&self, copy: u16) -> u16 {
+        copy % self.replicas.max(1)
+    }
+}
+
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
@@ -80,7 +106,8 @@ impl Default for EngineConfig {
             pool: None,
             replicas: 1,
             port_shift: 0,
-            percent: 100,
+            share: Share::ALL,
+            shard: Shard::WHOLE,
             ramp: false,
             adopt: true,
             rtt: Rtt::Measured,

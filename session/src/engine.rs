@@ -103,7 +103,7 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Self {
         Self {
             index: Index::new(config.max_sessions),
-            sampling: config.percent < 100 || config.ramp,
+            sampling: !config.share.is_all() || config.ramp,
             all: Shared {
                 limits: Limits::new(&config),
                 now: Clock::at(Nanos(0)),
@@ -172,13 +172,15 @@ impl Engine {
         self.all.totals.segments_captured += 1;
         if self.sampling && !self.selected(seg) {
             let opens = seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK);
-            self.all.totals.not_sampled += u64::from(opens);
+            // Once for all targets.
+            self.all.totals.not_sampled += u64::from(opens && seg.lane == 0);
             return;
         }
-        match self.captured_by_likely(hash, seg, out) {
+        let first = self.all.config.first_copy(seg.lane);
+        match self.captured_by_likely(hash, first, seg, out) {
             Likely::Done => {}
-            Likely::Declined(id) => self.captured_in_full(Some(id), 0, seg, out),
-            Likely::Another => self.captured_by(hash, 0, seg, out),
+            Likely::Declined(id) => self.captured_in_full(Some(id), first, seg, out),
+            Likely::Another => self.captured_by(hash, first, seg, out),
         }
         if self.all.config.replicas > 1 {
             self.captured_by_copies(hash, seg, out);
@@ -188,7 +190,7 @@ impl Engine {
     #[cold]
     #[inline(never)]
     fn captured_by_copies<O: Output>(&mut self, hash: Hash, seg: &ClientSegment<'_>, out: &mut O) {
-        for replica in 1..self.all.config.replicas {
+        for replica in self.all.config.copies(seg.lane).skip(1) {
             self.captured_by(hash, replica, seg, out);
         }
     }
@@ -199,6 +201,7 @@ impl Engine {
     fn captured_by_likely<O: Output>(
         &mut self,
         hash: Hash,
+        replica: u16,
         seg: &ClientSegment<'_>,
         out: &mut O,
     ) -> Likely {
@@ -207,7 +210,7 @@ impl Engine {
         };
         let id = entry.id();
         let session = match self.sessions.get_mut(id) {
-            Some(s) if s.is_of(&self.all.paths, seg, 0) => s,
+            Some(s) if s.is_of(&self.all.paths, seg, replica) => s,
             _ => return Likely::Another,
         };
         let all = &mut self.all;
@@ -322,7 +325,7 @@ impl Engine {
             self.all.totals.segments_duplicate += 1;
             return;
         }
-        self.strangers.forget(&mut self.all.totals, &key, seg.seq);
+        self.strangers.forget(&mut self.all.totals, &key, seg);
         self.open(key, seg, out);
     }
 

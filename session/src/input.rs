@@ -120,7 +120,7 @@ impl Session {
         let seq = seg.seq + u32::from(seg.flags.has(TcpFlags::SYN));
         let new = u64::from(self.stream.skip(seq, seg.payload_len));
         cx.all.totals.bytes_captured += new;
-        cx.all.totals.lose(outcome, new);
+        cx.all.totals.lose(seg.target, outcome, new);
     }
 
     /// Sees what the client acknowledges; true if that told its round trip.
@@ -197,7 +197,7 @@ impl Session {
                 // Of another connection on this tuple; its SYN was not captured.
                 let len = u64::from(seg.payload_len);
                 cx.all.totals.bytes_captured += len;
-                cx.all.totals.lose(Outcome::CaptureGap, len);
+                cx.all.totals.lose(seg.target, Outcome::CaptureGap, len);
             }
             Inserted::Full { bytes } => {
                 cx.all.totals.bytes_captured += u64::from(bytes);
@@ -205,7 +205,7 @@ impl Session {
                 // What of it was not known before, and is not counted again when the client repeats it.
                 let lost = u64::from(self.stream.skip(seq, seg.payload_len));
                 cx.all.totals.bytes_captured += lost;
-                cx.all.totals.lose(Outcome::Shed, lost);
+                cx.all.totals.lose(seg.target, Outcome::Shed, lost);
             }
         }
     }

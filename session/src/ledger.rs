@@ -1,5 +1,8 @@
 //! The books: every session has one outcome, every captured byte is delivered or has a cause.
 
+use crate::targets::{TargetBooks, TargetTotals};
+use common::packet::Endpoint;
+
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -110,6 +113,8 @@ pub struct Totals {
     pub not_sampled: u64,
     /// SYNs that could not be announced on any channel when they were due.
     pub announce_failed: u64,
+    /// The same books by target.
+    pub by_target: TargetBooks,
 }
 
 impl Totals {
@@ -143,6 +148,7 @@ impl Totals {
         self.fins_inferred += other.fins_inferred;
         self.reopened += other.reopened;
         self.not_sampled += other.not_sampled;
+        self.by_target.merge(&other.by_target);
     }
 
     /// What happened beside outcomes and bytes, by its names in reports.
@@ -161,24 +167,54 @@ impl Totals {
         ]
     }
 
-    /// Books the end of a session.
-    pub(crate) fn end(&mut self, outcome: Outcome, undelivered: u64) {
-        if let Some(n) = self.outcomes.get_mut(outcome as usize) {
+    /// Books the beginning of a session.
+    pub(crate) fn begin(&mut self, target: Endpoint) {
+        self.sessions += 1;
+        self.by_target.book(target, |t| t.sessions += 1);
+    }
+
+    /// Books the end of a session. What was delivered is in the books already, but not in those of the
+    /// target.
+    pub(crate) fn end(
+        &mut self,
+        target: Endpoint,
+        outcome: Outcome,
+        delivered: u64,
+        undelivered: u64,
+    ) {
+        let at = outcome as usize;
+        if let Some(n) = self.outcomes.get_mut(at) {
             *n += 1;
         }
-        self.lose(outcome, undelivered);
+        self.by_target.book(target, |t| {
+            t.bytes_delivered += delivered;
+            if let Some(n) = t.outcomes.get_mut(at) {
+                *n += 1;
+            }
+        });
+        self.lose(target, outcome, undelivered);
     }
 
     /// Takes a session back out of the books: it gets another outcome after all.
-    pub(crate) fn unbook(&mut self, outcome: Outcome) {
-        self.sessions -= self.sessions.min(1);
-        if let Some(n) = self.outcomes.get_mut(outcome as usize) {
-            *n -= (*n).min(1);
-        }
+    pub(crate) fn unbook(&mut self, target: Endpoint, outcome: Outcome) {
+        let take = |sessions: &mut u64, outcomes: &mut [u64; Outcome::ALL.len()]| {
+            *sessions -= (*sessions).min(1);
+            if let Some(n) = outcomes.get_mut(outcome as usize) {
+                *n -= (*n).min(1);
+            }
+        };
+        take(&mut self.sessions, &mut self.outcomes);
+        self.by_target
+            .book(target, |t| take(&mut t.sessions, &mut t.outcomes));
     }
 
     /// Books captured bytes that will not be delivered.
-    pub(crate) fn lose(&mut self, outcome: Outcome, bytes: u64) {
+    pub(crate) fn lose(&mut self, target: Endpoint, outcome: Outcome, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        self.by_target
+            .book(target, |t| t.bytes_undelivered += bytes);
         if let Some(n) = self.bytes_undelivered.get_mut(outcome as usize) {
             *n += bytes;
         }
@@ -198,10 +234,18 @@ impl Totals {
     }
 
     /// True if the books balance once no session is open: each session has an outcome, and bytes
-    /// captured = delivered + undelivered.
+    /// captured = delivered + undelivered. And if those of all targets make up the whole.
     pub fn balanced(&self) -> bool {
+        let mut sum = TargetTotals::default();
+        self.by_target.iter().for_each(|(_, t)| sum.merge(t));
+        let whole = TargetTotals {
+            sessions: self.sessions,
+            outcomes: self.outcomes,
+            bytes_delivered: self.bytes_delivered,
+            bytes_undelivered: self.bytes_undelivered.iter().sum(),
+        };
         self.sessions == self.outcomes.iter().sum::<u64>()
-            && self.bytes_captured
-                == self.bytes_delivered + self.bytes_undelivered.iter().sum::<u64>()
+            && self.bytes_captured == whole.bytes_delivered + whole.bytes_undelivered
+            && sum == whole
     }
 }

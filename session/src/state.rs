@@ -187,7 +187,7 @@ impl Flags {
 pub(crate) struct Session {
     /// The captured client.
     pub(crate) client: Endpoint,
-    /// Which copy of it.
+    /// Which copy of it, over all its targets.
     pub(crate) replica: u16,
     /// Whom it talked to, and the target.
     pub(crate) path: PathId,
@@ -468,7 +468,9 @@ impl Session {
             delivered: self.delivered,
             lasted: Nanos::from_millis(cx.all.now.tick.since(self.begun_at).max(0) as u64),
         });
-        cx.all.totals.end(outcome, pending);
+        cx.all
+            .totals
+            .end(wire.server, outcome, self.delivered, pending);
         self.stream.clear(&mut cx.all.arena, &mut self.rare);
         self.receiver.catch_up(&mut self.rare);
         self.rare.clear(&mut cx.all.pool);

@@ -68,7 +68,7 @@ impl Strangers {
             return false;
         }
         if s.booked && !s.failed {
-            totals.unbook(s.outcome);
+            totals.unbook(seg.target, s.outcome);
         }
         self.known.remove(key);
         true
@@ -101,15 +101,15 @@ impl Strangers {
         });
         let says_something = seg.payload_len > 0 || opens;
         if says_something && !s.booked {
-            totals.sessions += 1;
-            totals.end(s.outcome, 0);
+            totals.begin(seg.target);
+            totals.end(seg.target, s.outcome, 0, 0);
             s.booked = true;
         }
         let end = seq + seg.payload_len;
         // A capture file may claim any length.
         let new = u64::from((end.since(s.nxt).max(0) as u32).min(seg.payload_len));
         totals.bytes_captured += new;
-        totals.lose(s.outcome, new);
+        totals.lose(seg.target, s.outcome, new);
         s.nxt = s.nxt.max(end);
         if seg.payload_len > 0 {
             // The highest: what comes late had less read.
@@ -171,16 +171,21 @@ impl Strangers {
     /// A SYN: from now on the key is that of a new connection, unless the same SYN was seen before; it
     /// may have better luck now, and leaves the books to enter them once.
     #[inline]
-    pub(crate) fn forget(&mut self, totals: &mut Totals, key: &CaptureKey, syn: SeqNumber) {
+    pub(crate) fn forget(
+        &mut self,
+        totals: &mut Totals,
+        key: &CaptureKey,
+        syn: &ClientSegment<'_>,
+    ) {
         if self.known.is_empty() {
             return;
         }
         if let Some(s) = self.known.remove(key)
             && s.booked
             && !s.failed
-            && s.nxt == syn + 1
+            && s.nxt == syn.seq + 1
         {
-            totals.unbook(s.outcome);
+            totals.unbook(syn.target, s.outcome);
         }
     }
 }

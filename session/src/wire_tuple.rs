@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!  client ──(pool address, or its own)──▶ candidate ──▶ free on this (candidate, target)?
-//!                                                       owner(hash) == this worker?     ──▶ taken
+//!                                                       owner(hash) == this worker?
+//!                                                       shard(hash) == this instance's? ──▶ taken
 //! ```
 //! Every candidate must hash to this worker, so that responses find it by their destination alone and no
-//! two workers can ever choose the same tuple.
+//! two workers can ever choose the same tuple; and to this instance's shard, so that no two instances can.
 
 use crate::EngineConfig;
 use crate::table::Pair;
@@ -72,8 +73,9 @@ impl TupleAllocator {
                 client: Endpoint::new(addr, port),
                 server: target,
             };
-            (owner(flow_hash(pair.client), config.workers) == config.worker && !used(&pair))
-                .then_some(Wire { pool_slot, port })
+            let hash = flow_hash(pair.client);
+            let own = owner(hash, config.workers) == config.worker && config.shard.holds(hash);
+            (own && !used(&pair)).then_some(Wire { pool_slot, port })
         };
         let shifted = u32::from(client.port) + u32::from(config.port_shift) * 2048;
         let preferred = if u16::try_from(shifted).is_ok() {
@@ -164,6 +166,31 @@ mod tests {
             total += rig.used.len();
         }
         assert_eq!(total, PORTS as usize);
+    }
+
+    #[test]
+    fn instances_with_one_pool_never_share_a_tuple() {
+        let mut all = HashSet::new();
+        for (index, worker) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let mut rig = Rig {
+                config: EngineConfig {
+                    worker,
+                    workers: 2,
+                    shard: common::flow::Shard::new(index, 2).unwrap(),
+                    pool: Some("10.1.0.1".parse().unwrap()),
+                    ..EngineConfig::default()
+                },
+                ..Rig::default()
+            };
+            let mut taken = 0;
+            while rig.take(CLIENT).is_some() {
+                taken += 1;
+            }
+            assert!(taken > PORTS / 5, "{taken} of {PORTS}");
+            assert!(all.is_disjoint(&rig.used));
+            all.extend(rig.used);
+        }
+        assert_eq!(all.len(), PORTS as usize);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //!  tap     tcx ingress ─ match ─▶ ring [cpu][worker]      always TCX_NEXT     (production host)
 //!  mirror  XDP         ─ match ─▶ AF_XDP socket of queue  XDP_PASS on a miss  (mirror port)
 //! ```
-//! Both decode with `common::packet` and match with [`matching`].
+//! Both decode with `common::packet`, match with [`matching`] and choose sessions with [`selection`].
 #![no_std]
 #![no_main]
 
@@ -12,6 +12,7 @@ mod maps;
 mod matching;
 mod mirror;
 mod record;
+mod selection;
 mod tap;
 
 /// No helper in use demands a GPL-compatible license.

@@ -1,9 +1,9 @@
 //! Maps; user space finds them by name.
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf, XskMap};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, XskMap};
 use aya_ebpf::macros::btf_map;
-use common::abi::{EndpointKey, MAX_ENDPOINTS, TAP_COUNTERS};
+use common::abi::{EndpointKey, MAX_DENIED, MAX_ENDPOINTS, PORT_WORDS, PortWord, TAP_COUNTERS};
 
 /// Sizes that the loader replaces: rings, workers.
 const SET_BY_LOADER: usize = 1;
@@ -12,7 +12,16 @@ const TEMPLATE_RING_BYTES: usize = 65_536;
 /// Receive queues that can have a socket; no NIC has more. An unused entry costs 8 bytes.
 const MAX_QUEUES: usize = 4096;
 
-/// Online endpoints that are captured; the value is the index of the transfer.
+/// Ports of transfers: what goes to another port, or to one that any address will do for, costs no more
+/// than this look, which the kernel compiles into the program.
+#[btf_map]
+pub static PORTS: Array<PortWord, { PORT_WORDS as usize }> = Array::new();
+
+/// Clients that are left alone, as a trie of the longest prefix.
+#[btf_map]
+pub static DENY: LpmTrie<[u8; 16], u32, { MAX_DENIED as usize }> = LpmTrie::new();
+
+/// Online addresses and ports that are captured; the value is the index of the transfer.
 #[btf_map]
 pub static TRANSFERS: HashMap<
     EndpointKey,

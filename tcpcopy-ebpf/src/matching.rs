@@ -1,10 +1,16 @@
 //! Which packets are captured.
+//!
+//! ```text
+//!  port of a transfer? ─▶ its address?                ─▶ not to a target?                 ─▶ selection.rs
+//!   (one array look)       (hash, unless any will do)     (hash, if a transfer covers one)
+//! ```
+//! Most packets of a production host are of no transfer: they end at the first or second step.
 
-use common::abi::{EndpointKey, TapCounter, config_flags};
-use common::packet::{Addr, DecodeError, Endpoint, TcpPacket};
+use common::abi::{EndpointKey, PortWord, TapCounter, config_flags};
+use common::packet::{DecodeError, Endpoint, TcpPacket};
 use ebpf_kit::{config, counters};
 
-use crate::maps::{COUNTERS, TARGETS, TRANSFERS};
+use crate::maps::{COUNTERS, PORTS, TARGETS, TRANSFERS};
 
 /// Counts.
 #[inline(always)]
@@ -14,8 +20,9 @@ pub fn count(counter: TapCounter) {
 
 /// True if the packet is to be captured. Everything else that is worth a figure is counted here.
 ///
-/// Targets come first: a transfer that names only a port may cover its own target, and what we send
-/// there must not be captured again.
+/// A transfer that names only a port may cover its own target, and what we send there must not be
+/// captured again: so what matches a transfer must not go to a target. What goes to a target and
+/// matches no transfer would not be captured anyway.
 #[inline(always)]
 pub fn matches(decoded: &Result<TcpPacket, DecodeError>) -> bool {
     let packet = match decoded {
@@ -27,21 +34,27 @@ pub fn matches(decoded: &Result<TcpPacket, DecodeError>) -> bool {
             return false;
         }
     };
-    let mut key = EndpointKey::new(Endpoint::new(packet.ip.dst, packet.tcp.dport));
-    let any = EndpointKey::any(packet.tcp.dport);
+    let port = packet.tcp.dport;
+    let Some(listed) = PORTS.get(PortWord::index(port)) else {
+        return false;
+    };
+    let bit = PortWord::bit(port);
     let flags = config::flags();
-    if TARGETS.get_ptr(key).is_some()
-        || (flags & config_flags::ANY_TARGETS != 0 && TARGETS.get_ptr(any).is_some())
+    let key = EndpointKey::new(Endpoint::new(packet.ip.dst, port));
+    let transferred = (flags & config_flags::ANY_RULES != 0 && listed.any & bit != 0)
+        || (flags & config_flags::EXACT_RULES != 0
+            && listed.exact & bit != 0
+            && TRANSFERS.get_ptr(key).is_some());
+    if !transferred {
+        return false;
+    }
+    let any = EndpointKey::any(port);
+    if flags & config_flags::COVERED_TARGETS != 0
+        && (TARGETS.get_ptr(key).is_some()
+            || (flags & config_flags::ANY_TARGETS != 0 && TARGETS.get_ptr(any).is_some()))
     {
         count(TapCounter::ToTarget);
         return false;
     }
-    if TRANSFERS.get_ptr(key).is_some() {
-        return true;
-    }
-    if flags & config_flags::ANY_RULES == 0 {
-        return false;
-    }
-    key.addr = Addr::ANY;
-    TRANSFERS.get_ptr(key).is_some()
+    true
 }

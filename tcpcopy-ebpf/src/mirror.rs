@@ -5,12 +5,14 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use common::abi::TapCounter;
-use common::packet::decode_frame;
+use common::flow::flow_hash;
+use common::packet::{Endpoint, decode_frame};
 use ebpf_kit::linear::Linear;
 use ebpf_kit::{config, xdp};
 
 use crate::maps::XSKS;
 use crate::matching::{count, matches};
+use crate::selection::takes;
 
 #[xdp(frags)]
 #[expect(
@@ -20,6 +22,11 @@ use crate::matching::{count, matches};
 fn mirror(ctx: XdpContext) -> u32 {
     let decoded = decode_frame(&Linear::of_xdp(&ctx));
     if !matches(&decoded) {
+        return XDP_PASS;
+    }
+    if let Ok(p) = &decoded
+        && !takes(p, flow_hash(Endpoint::new(p.ip.src, p.tcp.sport)))
+    {
         return XDP_PASS;
     }
     let queue = ctx.rx_queue_index();

@@ -11,6 +11,7 @@ use ebpf_kit::{config, skb};
 
 use crate::matching::matches;
 use crate::record::copy_packet;
+use crate::selection::takes;
 
 #[classifier]
 #[expect(
@@ -29,8 +30,11 @@ fn tap(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn capture(ctx: &TcContext, p: &TcpPacket) {
-    let client = Endpoint::new(p.ip.src, p.tcp.sport);
-    let worker = owner(flow_hash(client), config::workers());
+    let hash = flow_hash(Endpoint::new(p.ip.src, p.tcp.sport));
+    if !takes(p, hash) {
+        return;
+    }
+    let worker = owner(hash, config::workers());
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
     if config::log_packets() {

@@ -8,6 +8,7 @@
 //!
 //! * [`cli`]: command line to validated settings.
 //! * [`checks`]: what is refused on this host.
+//! * [`selection`]: which sessions are replayed, where the kernel has not chosen them.
 //! * [`transfers`]: the transfer list as a table.
 //! * [`worker`]: the packet loop; knows captures and ports only by their traits.
 //! * [`offline`]: capture files instead of a capture; [`record`]: a capture into files.
@@ -23,5 +24,6 @@ pub mod offline;
 pub mod record;
 pub mod report;
 pub mod run;
+pub mod selection;
 pub mod transfers;
 pub mod worker;

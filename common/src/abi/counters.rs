@@ -33,7 +33,8 @@ counters! {
     TapCounter, TAP_COUNTERS {
         /// Packets that matched a transfer and were handed over.
         Captured => "captured",
-        /// Packets to a target, skipped so that our own output is never captured again.
+        /// Packets that matched a transfer but go to a target, skipped so that our own output is never
+        /// captured again. What goes to a target and matches no transfer is not counted.
         ToTarget => "to_target",
         /// IP fragments, passed on untouched (they carry no or partial TCP headers).
         Fragment => "fragment",
@@ -51,6 +52,13 @@ counters! {
         TooLarge => "too_large",
         /// Redirects refused (no socket on the queue: the packet goes to the stack).
         RedirectFailed => "redirect_failed",
+        /// SYNs of clients that are denied; like the two below, all packets of such a session are left
+        /// alone, and its SYN stands for it in the report.
+        Denied => "denied",
+        /// SYNs of sessions that another instance replays.
+        OtherShard => "other_shard",
+        /// SYNs of sessions outside the share that is replayed.
+        NotSampled => "not_sampled",
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the programs match.
 
+use crate::flow::{Block, Shard, Share};
 use crate::packet::{Addr, Endpoint};
 use bytemuck::{Pod, Zeroable};
 
@@ -10,8 +11,64 @@ pub const MAX_ENDPOINTS: u32 = 65_536;
 /// Capacity of the map `LOCAL`: addresses of one host.
 pub const MAX_LOCAL_ADDRESSES: u32 = 4096;
 
+/// Words of the map `PORTS`, each for 64 ports.
+pub const PORT_WORDS: u32 = 1024;
+
+/// Value of the map `PORTS`: bit `p % 64` of word `p / 64` is set if a transfer names port `p`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct PortWord {
+    /// With an address: `TRANSFERS` says which.
+    pub exact: u64,
+    /// On any address.
+    pub any: u64,
+}
+
+const _: () = assert!(size_of::<PortWord>() == 16);
+
+impl PortWord {
+    /// Index of a port's word.
+    #[inline(always)]
+    pub const fn index(port: u16) -> u32 {
+        port as u32 / u64::BITS
+    }
+
+    /// A port's bit in its word.
+    #[inline(always)]
+    pub const fn bit(port: u16) -> u64 {
+        1 << (port as u32 % u64::BITS)
+    }
+}
+
+/// Capacity of the map `DENY`: blocks of clients. Entries cost about 100 bytes of kernel memory each
+/// and are not preallocated.
+pub const MAX_DENIED: u32 = 1 << 20;
+
+/// Key of the map `DENY`, a trie of the longest prefix: number of leading bits, then the address. The
+/// kernel's layout (`struct bpf_lpm_trie_key_u8`, include/uapi/linux/bpf.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct DenyKey {
+    /// Leading bits of `addr` that count, 0 to 128; host byte order.
+    pub bits: u32,
+    /// Address.
+    pub addr: Addr,
+}
+
+const _: () = assert!(size_of::<DenyKey>() == 20);
+
+impl DenyKey {
+    /// Key of a block.
+    pub const fn new(block: Block) -> Self {
+        Self {
+            bits: block.bits() as u32,
+            addr: block.addr(),
+        }
+    }
+}
+
 /// Key of the maps `TRANSFERS`, `TARGETS` (tcpcopy) and `RESPONSES` (intercept): an address and a port,
-/// the address [`Addr::ANY`] in rules that name only a port. Programs look up the exact key first.
+/// the address [`Addr::ANY`] in rules that name only a port (in `TRANSFERS` these are bits of `PORTS`). Programs look up the exact key first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(C)]
 pub struct EndpointKey {
@@ -53,14 +110,20 @@ pub mod config_flags {
     pub const LOG_PACKETS: u32 = 1;
     /// Write [`super::super::XdpMeta`] in front of redirected frames.
     pub const XDP_META: u32 = 2;
-    /// Some key of `TRANSFERS` or `RESPONSES` has the address [`super::Addr::ANY`]; without it the
-    /// second lookup is compiled out.
+    /// Some transfer names only a port, or some key of `RESPONSES` has the address
+    /// [`super::Addr::ANY`]; without it that look is compiled out.
     pub const ANY_RULES: u32 = 4;
     /// The same for `TARGETS`.
     pub const ANY_TARGETS: u32 = 8;
     /// Rules come from peers, not from the operator: packets to this host's own addresses (map
     /// `LOCAL`) are left alone, so that no peer can cut the host off from anybody.
     pub const LEARNED_RULES: u32 = 16;
+    /// The map `DENY` is looked at; without it the lookup is compiled out.
+    pub const DENY: u32 = 32;
+    /// Some transfer has an address; without it the lookup in `TRANSFERS` is compiled out.
+    pub const EXACT_RULES: u32 = 64;
+    /// Some key of `TRANSFERS` matches what goes to a target; without it `TARGETS` is not looked at.
+    pub const COVERED_TARGETS: u32 = 128;
 }
 
 /// The global `CONFIG` of every program, set before load and constant afterwards, so that the verifier
@@ -76,6 +139,25 @@ pub struct ProgramConfig {
     pub cookie: u32,
     /// Number of CPU slots in the ring array.
     pub cpus: u32,
+    /// Number of this instance's shard, less than `shards`.
+    pub shard: u32,
+    /// Number of shards, at least 1.
+    pub shards: u32,
+    /// Share of sessions that is taken, in thousandths of a percent.
+    pub share: u32,
 }
 
-const _: () = assert!(size_of::<ProgramConfig>() == 16);
+const _: () = assert!(size_of::<ProgramConfig>() == 28);
+
+impl ProgramConfig {
+    /// Takes only sessions of `shard`, and of these `share`.
+    #[must_use]
+    pub const fn selecting(self, shard: Shard, share: Share) -> Self {
+        Self {
+            shard: shard.index(),
+            shards: shard.count(),
+            share: share.as_thousandths(),
+            ..self
+        }
+    }
+}

@@ -34,6 +34,9 @@ pub struct ClientSegment<'a> {
     pub online: Endpoint,
     /// Where the transfer list sends it.
     pub target: Endpoint,
+    /// Which of the targets that is to which the transfer list sends what goes to `online`, from 0.
+    /// The packet comes once for each.
+    pub lane: u16,
     /// Sequence number.
     pub seq: SeqNumber,
     /// Acknowledgement number, meaningful with ACK: how far the client has read production's answer.

@@ -6,14 +6,18 @@
 //!                          └── owner() says which     └──ResponseHeader── channel
 //! ```
 
+mod block;
 mod captured;
 mod owner;
 mod response;
 mod segment;
+mod select;
 mod time;
 
+pub use block::Block;
 pub use captured::{CaptureMeta, Captured, ClientSegment};
 pub use owner::{flow_hash, owner, shard};
 pub use response::ResponseHeader;
 pub use segment::{Cause, Segment};
+pub use select::{Shard, Share};
 pub use time::Nanos;

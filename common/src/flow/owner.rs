@@ -9,7 +9,7 @@ use crate::packet::Endpoint;
 /// 32-bit finaliser of MurmurHash3 (public domain, Austin Appleby): every input bit changes every
 /// output bit with probability near 1/2, three multiplications, no table, BPF-friendly.
 #[inline(always)]
-const fn mix(mut h: u32) -> u32 {
+pub(super) const fn mix(mut h: u32) -> u32 {
     h ^= h >> 16;
     h = h.wrapping_mul(0x85eb_ca6b);
     h ^= h >> 13;

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::{Ebpf, EbpfLoader};
 use common::abi::{EndpointKey, MAX_ENDPOINTS, ProgramConfig, config_flags};
+use common::flow::Share;
 use common::packet::Endpoint;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -54,7 +55,12 @@ pub(super) fn config(
     for (on, bit) in [
         (log_packets, config_flags::LOG_PACKETS),
         (any(rules), config_flags::ANY_RULES),
+        (
+            rules.iter().any(|e| !e.addr.is_any()),
+            config_flags::EXACT_RULES,
+        ),
         (any(targets), config_flags::ANY_TARGETS),
+        (covered(rules, targets), config_flags::COVERED_TARGETS),
     ] {
         if on {
             flags |= bit;
@@ -67,7 +73,19 @@ pub(super) fn config(
         flags,
         cookie,
         cpus,
+        shard: 0,
+        shards: 1,
+        share: Share::ALL.as_thousandths(),
     }
+}
+
+/// Something that goes to a target matches a rule. An address that is any meets all others.
+fn covered(rules: &[Endpoint], targets: &[Endpoint]) -> bool {
+    targets.iter().any(|t| {
+        rules
+            .iter()
+            .any(|r| r.port == t.port && (r.addr == t.addr || r.addr.is_any() || t.addr.is_any()))
+    })
 }
 
 /// The size that turns the log ring off, as far as that goes.
@@ -139,5 +157,34 @@ fn wrong_map(name: &str, error: &MapError) -> BpfError {
 fn no_map(name: &str) -> BpfError {
     BpfError::Object {
         reason: format!("it has no map {name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::packet::Addr;
+
+    #[test]
+    fn targets_are_looked_at_where_a_transfer_covers_one() {
+        let at = |n, port| Endpoint::new(Addr::v4([10, 0, 0, n]), port);
+        let any = |port| Endpoint::new(Addr::ANY, port);
+        for (rules, targets, expected) in [
+            (vec![any(80)], vec![at(30, 8080)], false),
+            (vec![any(80)], vec![at(30, 80)], true),
+            (vec![at(20, 80)], vec![at(30, 80)], false),
+            (
+                vec![at(20, 80), any(81)],
+                vec![at(30, 80), at(31, 81)],
+                true,
+            ),
+            (vec![at(20, 80)], vec![any(80)], true),
+            (vec![at(20, 80)], vec![at(20, 80)], true),
+            (vec![any(80)], vec![], false),
+        ] {
+            let flags = config(1, 1, false, &rules, &targets).flags;
+            let got = flags & config_flags::COVERED_TARGETS != 0;
+            assert_eq!(got, expected, "{rules:?} {targets:?}");
+        }
     }
 }

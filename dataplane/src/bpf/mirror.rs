@@ -7,6 +7,7 @@ use common::abi::TapCounter;
 use common::packet::Endpoint;
 
 use super::queues::{QueueCapture, QueueSetup};
+use super::select::{DenyList, Sessions};
 use super::{BpfError, QueuePort, load};
 use crate::iface::Interface;
 
@@ -21,6 +22,8 @@ pub struct MirrorConfig<'a> {
     pub transfers: &'a [Endpoint],
     /// Endpoints whose packets are never captured.
     pub targets: &'a [Endpoint],
+    /// Which sessions are captured.
+    pub sessions: Sessions<'a>,
     /// Transmit halves wanted on the same sockets.
     pub also_tx: bool,
     /// A log record per matching packet, at debug level. Slow.
@@ -28,7 +31,10 @@ pub struct MirrorConfig<'a> {
 }
 
 /// The attached program and its sockets.
-pub struct Mirror(QueueCapture);
+pub struct Mirror {
+    queues: QueueCapture,
+    deny: Option<DenyList>,
+}
 
 impl Mirror {
     /// Loads `object`, attaches its program `mirror` (native, else generic, said in the log) and opens
@@ -42,13 +48,14 @@ impl Mirror {
             config.transfers,
             config.targets,
         );
+        let program = config.sessions.put_into(program);
         let mut ebpf = load::load(
             object,
             program,
             load::log_size(config.log_packets).as_slice(),
         )?;
-        load::put_endpoints(&mut ebpf, "TRANSFERS", config.transfers)?;
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
+        config.sessions.put_maps(&mut ebpf, config.transfers)?;
         let setup = QueueSetup {
             program: "mirror",
             interface,
@@ -58,24 +65,31 @@ impl Mirror {
             log_packets: config.log_packets,
             object_name: "tcpcopy-ebpf",
         };
-        QueueCapture::start(ebpf, &setup).map(Self)
+        let mut queues = QueueCapture::start(ebpf, &setup)?;
+        let deny = config.sessions.deny_list(|name| queues.take_map(name))?;
+        Ok(Self { queues, deny })
+    }
+
+    /// The list of denied clients, if there is one.
+    pub fn deny_list(&mut self) -> Option<&mut DenyList> {
+        self.deny.as_mut()
     }
 
     /// The sockets of a worker's queues, once.
     pub fn take_ports(&mut self, worker: u32) -> Vec<QueuePort> {
-        self.0.take_ports(worker)
+        self.queues.take_ports(worker)
     }
 
     /// True if the driver runs the program, false in generic mode.
     pub fn native(&self) -> bool {
-        self.0.native()
+        self.queues.native()
     }
 
     /// The program's counters, summed over CPUs.
     pub fn counters(&self) -> Vec<(TapCounter, u64)> {
         TapCounter::ALL
             .iter()
-            .map(|c| (*c, self.0.counters.get(c.index())))
+            .map(|c| (*c, self.queues.counters.get(c.index())))
             .collect()
     }
 
@@ -83,12 +97,12 @@ impl Mirror {
     /// sockets close, then this waits until the driver has given up their memory (zero-copy only),
     /// then the program goes. Counters stay readable; further calls do nothing.
     pub fn detach(&mut self) {
-        self.0.detach();
+        self.queues.detach();
     }
 }
 
 impl Drop for Mirror {
     fn drop(&mut self) {
-        self.0.detach();
+        self.queues.detach();
     }
 }

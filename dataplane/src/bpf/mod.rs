@@ -20,6 +20,7 @@ mod online;
 mod queues;
 mod reader;
 mod ring;
+mod select;
 mod sleep;
 mod xdp;
 
@@ -32,4 +33,5 @@ pub use mirror::{Mirror, MirrorConfig};
 pub use queues::QueuePort;
 pub use reader::TapReader;
 pub use responses::{Responses, ResponsesConfig};
+pub use select::{DenyList, Sessions};
 pub use tap::{Tap, TapConfig};

@@ -16,6 +16,7 @@ use super::counters::Counters;
 use super::error::{chain, errno, is_permission, kernel_release};
 use super::log::LogThread;
 use super::ring::Ring;
+use super::select::{DenyList, Sessions};
 use super::{BpfError, TapReader, load, online, sleep};
 use crate::iface::Interface;
 
@@ -36,6 +37,8 @@ pub struct TapConfig<'a> {
     pub transfers: &'a [Endpoint],
     /// Endpoints whose packets are never captured.
     pub targets: &'a [Endpoint],
+    /// Which sessions are captured.
+    pub sessions: Sessions<'a>,
     /// Memory for all rings together in bytes.
     pub ring_bytes_total: usize,
     /// A log record per captured packet, at debug level. Slow.
@@ -48,6 +51,7 @@ pub struct Tap {
     link: Option<FdLink>,
     readers: Vec<Option<TapReader>>,
     counters: Counters,
+    deny: Option<DenyList>,
     _log: Option<LogThread>,
     // The program and its maps.
     _ebpf: Ebpf,
@@ -68,9 +72,10 @@ impl Tap {
             config.transfers,
             config.targets,
         );
+        let program = config.sessions.put_into(program);
         let mut ebpf = load::load(object, program, &sizes)?;
-        load::put_endpoints(&mut ebpf, "TRANSFERS", config.transfers)?;
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
+        config.sessions.put_maps(&mut ebpf, config.transfers)?;
 
         let bytes = ring_bytes(config.ring_bytes_total, online.len() * workers as usize);
         let readers = readers(&mut ebpf, workers, cpus, &online, bytes)?;
@@ -80,6 +85,10 @@ impl Tap {
             None
         };
         let counters = Counters::take(&mut ebpf)?;
+        load_program(&mut ebpf)?;
+        let deny = config
+            .sessions
+            .deny_list(|name| load::take(&mut ebpf, name))?;
         let link = attach(&mut ebpf, &interface.name)?;
         tracing::info!(
             interface = interface.name,
@@ -92,6 +101,7 @@ impl Tap {
             link: Some(link),
             readers: readers.into_iter().map(Some).collect(),
             counters,
+            deny,
             _log: log,
             _ebpf: ebpf,
         })
@@ -108,6 +118,11 @@ impl Tap {
             .iter()
             .map(|c| (*c, self.counters.get(c.index())))
             .collect()
+    }
+
+    /// The list of denied clients, if there is one.
+    pub fn deny_list(&mut self) -> Option<&mut DenyList> {
+        self.deny.as_mut()
     }
 
     /// Stops capturing, keeps the counters readable. Done once, further calls do nothing.
@@ -167,16 +182,25 @@ fn readers(
     Ok(readers)
 }
 
-fn attach(ebpf: &mut Ebpf, ifname: &str) -> Result<FdLink, BpfError> {
-    let object = |reason: String| BpfError::Object { reason };
-    let program: &mut SchedClassifier = ebpf
-        .program_mut(PROGRAM)
+fn object(reason: String) -> BpfError {
+    BpfError::Object { reason }
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, BpfError> {
+    ebpf.program_mut(PROGRAM)
         .ok_or_else(|| object(format!("it has no program {PROGRAM}")))?
         .try_into()
-        .map_err(|e| object(format!("program {PROGRAM}: {}", chain(&e))))?;
-    program
+        .map_err(|e| object(format!("program {PROGRAM}: {}", chain(&e))))
+}
+
+fn load_program(ebpf: &mut Ebpf) -> Result<(), BpfError> {
+    program(ebpf)?
         .load()
-        .map_err(|e| BpfError::from_program(PROGRAM, e))?;
+        .map_err(|e| BpfError::from_program(PROGRAM, e))
+}
+
+fn attach(ebpf: &mut Ebpf, ifname: &str) -> Result<FdLink, BpfError> {
+    let program = program(ebpf)?;
     let attached = program.attach_with_options(
         ifname,
         TcAttachType::Ingress,

@@ -34,6 +34,15 @@ pub fn tcp_timestamps(src: Endpoint, dst: Endpoint, payload: &[u8]) -> Vec<u8> {
     tcp_with(src, dst, options, payload)
 }
 
+/// The first segment of a connection.
+pub fn syn(src: Endpoint, dst: Endpoint) -> Vec<u8> {
+    let mut frame = tcp(src, dst, b"");
+    // The flags, in the byte behind the data offset; sums are not looked at.
+    let at = if src.addr.is_v4() { 47 } else { 67 };
+    frame[at] = 2;
+    frame
+}
+
 fn tcp_with(src: Endpoint, dst: Endpoint, options: TcpOptions, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; 200 + payload.len()];
     let mac = FrameAddresses {

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, RingBuf, XskMap};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use common::abi::{EndpointKey, ProgramConfig, RecordHeader, config_flags};
+use common::abi::{DenyKey, EndpointKey, PortWord, ProgramConfig, RecordHeader, config_flags};
+use common::flow::{Block, Shard, Share};
 use common::packet::Endpoint;
 
 /// Marks our metadata in these tests.
@@ -37,6 +39,11 @@ pub struct Setup<'a> {
     /// Endpoint maps to fill.
     pub maps: &'a [(&'static str, &'a [Endpoint])],
     pub ring_bytes: u32,
+    /// Which sessions are taken.
+    pub shard: Shard,
+    pub share: Share,
+    /// Clients that are not.
+    pub deny: Option<&'a [Block]>,
 }
 
 impl Default for Setup<'_> {
@@ -46,8 +53,20 @@ impl Default for Setup<'_> {
             flags: config_flags::XDP_META,
             maps: &[],
             ring_bytes: 1 << 20,
+            shard: Shard::WHOLE,
+            share: Share::ALL,
+            deny: None,
         }
     }
+}
+
+/// Some target is on a port that a transfer names.
+fn covered(setup: &Setup<'_>) -> bool {
+    let of = |wanted| {
+        let lists = setup.maps.iter().filter(move |(name, _)| *name == wanted);
+        lists.flat_map(|(_, list)| *list)
+    };
+    of("TARGETS").any(|t| of("TRANSFERS").any(|r| r.port == t.port))
 }
 
 /// A loaded object with its maps filled.
@@ -59,23 +78,33 @@ pub struct Loaded {
 
 impl Loaded {
     pub fn new(setup: &Setup<'_>) -> Self {
-        let any = setup
-            .maps
-            .iter()
-            .flat_map(|(_, list)| *list)
-            .any(|e| e.addr.is_any());
-        let flags = setup.flags
-            | if any {
-                config_flags::ANY_RULES | config_flags::ANY_TARGETS
-            } else {
-                0
-            };
+        let endpoints = || setup.maps.iter().flat_map(|(_, list)| *list);
+        let mut flags = setup.flags;
+        for (on, bits) in [
+            (
+                endpoints().any(|e| e.addr.is_any()),
+                config_flags::ANY_RULES | config_flags::ANY_TARGETS,
+            ),
+            (
+                endpoints().any(|e| !e.addr.is_any()),
+                config_flags::EXACT_RULES,
+            ),
+            (setup.deny.is_some(), config_flags::DENY),
+            (covered(setup), config_flags::COVERED_TARGETS),
+        ] {
+            if on {
+                flags |= bits;
+            }
+        }
         let cpus = 256;
         let config = ProgramConfig {
             workers: 1,
             flags,
             cookie: COOKIE,
             cpus,
+            shard: setup.shard.index(),
+            shards: setup.shard.count(),
+            share: setup.share.as_thousandths(),
         };
         let config: [u8; size_of::<ProgramConfig>()] = bytemuck::cast(config);
         let tap = setup.object == "tcpcopy-ebpf";
@@ -88,7 +117,9 @@ impl Loaded {
         for (name, endpoints) in setup.maps {
             let map = ebpf.map_mut(name).unwrap();
             let mut map = HashMap::<_, [u8; size_of::<EndpointKey>()], u32>::try_from(map).unwrap();
-            for endpoint in *endpoints {
+            // Transfers without an address are bits of PORTS.
+            let any = |e: &&Endpoint| *name == "TRANSFERS" && e.addr.is_any();
+            for endpoint in endpoints.iter().filter(|e| !any(e)) {
                 map.insert(
                     bytemuck::cast::<_, [u8; 20]>(EndpointKey::new(*endpoint)),
                     0,
@@ -96,6 +127,30 @@ impl Loaded {
                 )
                 .unwrap();
             }
+        }
+        if tap {
+            let map = ebpf.map_mut("PORTS").unwrap();
+            let mut ports = Array::<_, [u64; 2]>::try_from(map).unwrap();
+            let transfers = setup.maps.iter().filter(|(name, _)| *name == "TRANSFERS");
+            for endpoint in transfers.flat_map(|(_, list)| *list) {
+                let index = PortWord::index(endpoint.port);
+                let mut word: PortWord = bytemuck::cast(ports.get(&index, 0).unwrap());
+                let bits = if endpoint.addr.is_any() {
+                    &mut word.any
+                } else {
+                    &mut word.exact
+                };
+                *bits |= PortWord::bit(endpoint.port);
+                ports
+                    .set(index, bytemuck::cast::<_, [u64; 2]>(word), 0)
+                    .unwrap();
+            }
+        }
+        for block in setup.deny.iter().copied().flatten() {
+            let map = ebpf.map_mut("DENY").unwrap();
+            let mut map = LpmTrie::<_, [u8; 16], u32>::try_from(map).unwrap();
+            let DenyKey { bits, addr } = DenyKey::new(*block);
+            map.insert(&Key::new(bits, addr.0), 0, 0).unwrap();
         }
         let counters = PerCpuArray::try_from(ebpf.take_map("COUNTERS").unwrap()).unwrap();
         let ring = tap.then(|| ring(&mut ebpf, cpus, setup.ring_bytes));

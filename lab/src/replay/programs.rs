@@ -79,6 +79,8 @@ impl Capture {
 /// How tcpcopy is called; the defaults are the demo's.
 #[derive(Clone, Debug)]
 pub struct Copy {
+    /// Of its log, and of the process in messages: several may run in one lab.
+    pub name: String,
     /// Where it runs.
     pub host: Host,
     /// Interface to capture on.
@@ -99,6 +101,7 @@ impl Copy {
     /// The demo's call.
     pub fn new(capture: Capture) -> Self {
         Self {
+            name: "tcpcopy-user".to_owned(),
             host: capture.host(),
             interface: capture.interface().to_owned(),
             capture,
@@ -146,11 +149,7 @@ impl Copy {
         programs: &Programs,
         report: &Path,
     ) -> Result<Process, LabError> {
-        start(
-            "tcpcopy-user",
-            &mut self.command(lab, programs, report),
-            lab,
-        )
+        start(&self.name, &mut self.command(lab, programs, report), lab)
     }
 }
 

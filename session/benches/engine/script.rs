@@ -136,6 +136,7 @@ impl Script {
             client: self.client,
             online: ONLINE,
             target: TARGET,
+            lane: 0,
             seq: self.seq,
             ack: PROD + self.read,
             flags,

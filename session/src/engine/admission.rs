@@ -9,7 +9,7 @@ use crate::state::{Beginning, Flags, Offered, Session};
 use crate::table::{CaptureKey, Pair};
 use crate::wire_tuple::Wire;
 use crate::{EngineConfig, Outcome, Output};
-use common::flow::{ClientSegment, Nanos, flow_hash, shard};
+use common::flow::{ClientSegment, Nanos, Share, flow_hash};
 use common::packet::{Endpoint, TcpFlags, TcpOptions};
 
 /// Under what an entry of the index stands.
@@ -28,13 +28,13 @@ fn hash_of(index: &Index, sessions: &Slab<Session>, config: &EngineConfig, e: En
 const RAMP_STEP: Nanos = Nanos::from_secs(1);
 
 impl Engine {
-    /// Percentage of sessions that is replayed at this time.
-    fn percent(&self) -> u32 {
-        let wanted = u32::from(self.all.config.percent);
+    /// Share of sessions that is replayed at this time.
+    fn share(&self) -> Share {
+        let wanted = self.all.config.share;
         match self.started_at {
             Some(start) if self.all.config.ramp => {
                 let steps = self.all.now.at.since(start).0 / RAMP_STEP.0;
-                wanted.min(steps.min(100) as u32 + 1)
+                wanted.min(Share::percent(steps.min(100) as u32 + 1))
             }
             _ => wanted,
         }
@@ -46,11 +46,11 @@ impl Engine {
     #[cold]
     pub(super) fn selected(&mut self, seg: &ClientSegment<'_>) -> bool {
         self.started_at.get_or_insert(self.all.now.at);
-        let percent = self.percent();
-        if percent >= 100 {
+        let share = self.share();
+        if share.is_all() {
             return true;
         }
-        if shard(flow_hash(seg.client), 100) >= percent {
+        if !share.takes(flow_hash(seg.client)) {
             return false;
         }
         !self.ramping() || seg.flags.has(TcpFlags::SYN) || self.takes_part(seg)
@@ -63,14 +63,14 @@ impl Engine {
             server: seg.online,
         };
         let hash = self.index.hash(seg.client);
-        (0..self.all.config.replicas.max(1)).any(|replica| {
+        self.all.config.copies(seg.lane).any(|replica| {
             self.find(hash, seg, replica).is_some()
                 || self.strangers.knows(&CaptureKey { pair, replica })
         })
     }
 
     fn ramping(&self) -> bool {
-        self.all.config.ramp && self.percent() < u32::from(self.all.config.percent.min(100))
+        self.all.config.ramp && self.share() < self.all.config.share
     }
 
     pub(super) fn may_adopt(&self) -> bool {
@@ -90,6 +90,7 @@ impl Engine {
             let hash = self.index.hash(pair.client);
             self.find_wire(hash, pair).is_some() || self.reserve.holds(pair)
         };
+        let replica = self.all.config.replica_of(replica);
         let wire = tuples.choose(&self.all.config, used, client, target, replica);
         self.tuples = tuples;
         wire
@@ -134,7 +135,7 @@ impl Engine {
         let wire = beginning.wire.endpoint(&self.all.config, beginning.client);
         let id = self.sessions.insert(session);
         self.open += 1;
-        self.all.totals.sessions += 1;
+        self.all.totals.begin(self.all.paths.target(beginning.path));
         self.index_insert(beginning.client, Entry::captured(id));
         if wire != beginning.client {
             self.index_insert(wire, Entry::wire(id));
@@ -201,7 +202,7 @@ impl Engine {
         let Some(wire) = wire else {
             self.all.paths.leave(path);
             let bytes = u64::from(left.ahead.bytes());
-            self.all.totals.lose(Outcome::CaptureGap, bytes);
+            self.all.totals.lose(target, Outcome::CaptureGap, bytes);
             left.ahead.release(&mut self.all.arena);
             return;
         };

@@ -102,6 +102,7 @@ impl Rig {
             client: CLIENT,
             online: ONLINE,
             target: TARGET,
+            lane: 0,
             seq: ISS + offset,
             ack: if syn { SeqNumber(0) } else { PROD + 1 + read },
             flags,

@@ -3,7 +3,7 @@
 use crate::faults::Faults;
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
-use common::flow::Nanos;
+use common::flow::{Nanos, Share};
 use session::{EngineConfig, Rtt};
 
 /// How much a run may demand.
@@ -280,7 +280,7 @@ fn limits(rng: &mut Rng, class: Class, v6: bool, e: &mut EngineConfig) {
         0
     };
     if rng.chance(120) {
-        e.percent = rng.pick(0..100) as u8;
+        e.share = Share::percent(rng.pick(0..100) as u32);
         e.ramp = rng.chance(400);
     }
     if class == Class::Gentle {

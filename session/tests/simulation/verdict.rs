@@ -157,8 +157,7 @@ fn arrivals(w: &mut Watch, engine: &Engine) {
                 ));
             }
         }
-        let selected =
-            common::flow::shard(common::flow::flow_hash(s.client), 100) < u32::from(e.percent);
+        let selected = e.share.takes(common::flow::flow_hash(s.client));
         let expected = if selected { usize::from(e.replicas) } else { 0 };
         if must_arrive(s, &w.setting) && ends != expected && !(e.ramp && ends == 0) {
             found.push(format!(

@@ -19,7 +19,7 @@ pub use rules::{Rule, Violation};
 use crate::client::{Packet, Script};
 use crate::sabotage::Sabotage;
 use crate::setting::{Class, Setting};
-use common::flow::{Cause, Nanos, ResponseHeader, Segment, flow_hash, owner, shard};
+use common::flow::{Cause, Nanos, ResponseHeader, Segment, Share, flow_hash, owner};
 use common::packet::{Endpoint, SeqNumber, TcpFlags};
 use conn::Conn;
 use given::Given;
@@ -230,11 +230,11 @@ impl Watch {
             self.report(Rule::Tuple, format!("{} for {client}", s.src));
         }
         let selected = if self.sabotaged(Sabotage::SelectNone) {
-            0
+            Share::NONE
         } else {
-            self.setting.engine.percent
+            self.setting.engine.share
         };
-        if shard(flow_hash(client), 100) >= u32::from(selected) && exact {
+        if !selected.takes(flow_hash(client)) && exact {
             self.report(Rule::Selection, format!("{client} was not selected"));
         }
         let rest = self.setting.engine.tuple_reuse;

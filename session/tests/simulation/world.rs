@@ -121,6 +121,7 @@ fn replay(setting: &Setting) -> Report {
                         client: scripts[script].client,
                         online,
                         target: at,
+                        lane: 0,
                         seq: p.seq,
                         ack: p.ack,
                         flags: p.flags,

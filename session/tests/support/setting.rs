@@ -1,7 +1,7 @@
 //! Engine settings from fuzz input: mostly small, so that limits are met.
 
 use super::reader::Reader;
-use common::flow::Nanos;
+use common::flow::{Nanos, Shard, Share};
 use session::{EngineConfig, Rtt};
 
 /// Reads settings; eight bytes.
@@ -21,10 +21,11 @@ pub fn config(r: &mut Reader<'_>) -> EngineConfig {
         pool: (bits & 8 != 0).then(|| "10.9.0.1-10.9.0.3".parse().expect("a pool")),
         replicas: u16::from(copies & 3),
         port_shift: (copies >> 2) & 7,
-        percent: match sampling {
+        share: Share::percent(match sampling {
             0..=127 => 100,
-            n => n - 128,
-        },
+            n => u32::from(n - 128),
+        }),
+        shard: Shard::WHOLE,
         max_sessions: [1 << 20, 0, 1, 3][usize::from(copies >> 6)],
         // From one block up; the default at last.
         buffer_bytes: [512 << 20, 256, 1536, 4096, 20_000, 100_000, 0, 3 * 256]

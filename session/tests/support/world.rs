@@ -83,6 +83,7 @@ impl World {
             client,
             online,
             target,
+            lane: 0,
             seq: p.seq,
             ack: p.ack,
             flags: p.flags,

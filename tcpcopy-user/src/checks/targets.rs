@@ -17,9 +17,15 @@ pub fn check_targets(
 ) -> Result<(), CheckError> {
     for t in transfers {
         let target = t.target;
+        let is_target_of = |online| {
+            let mut own = transfers.iter().filter(|o| o.target == target);
+            own.any(|o| o.online == online)
+        };
         let captures = |o: &&Transfer| {
             o.online == target
-                || (o.online.addr.is_any() && o.online.port == target.port && o.target != target)
+                || (o.online.addr.is_any()
+                    && o.online.port == target.port
+                    && !is_target_of(o.online))
         };
         if let Some(by) = transfers.iter().find(captures) {
             return Err(CheckError::TargetCaptured { target, by: *by });
@@ -72,6 +78,11 @@ mod tests {
             ("80-10.77.0.30:8080", "accepted"),
             ("80-10.77.0.30:80", "accepted"),
             ("80-10.77.0.30:80,8080-10.77.0.30:8080", "accepted"),
+            ("80-10.77.0.30:80,80-10.77.0.40:80", "accepted"),
+            (
+                "80-10.77.0.30:8080,80-10.77.0.40:81,81-10.77.0.30:80",
+                "target 10.77.0.40:81 would be captured again by the transfer 81-10.77.0.30:80",
+            ),
             (
                 "80-10.77.0.30:8080,8080-10.77.0.40:9090",
                 "target 10.77.0.30:8080 would be captured again by the transfer 8080-10.77.0.40:9090",

@@ -16,7 +16,8 @@ use std::path::PathBuf;
 )]
 pub struct Args {
     /// What is replayed where: comma list of PORT-TARGET:PORT or ADDRESS:PORT-TARGET:PORT. Without an address any
-    /// address matches. IPv6 addresses stand in brackets
+    /// address matches. IPv6 addresses stand in brackets. A source that is given several times has several
+    /// targets, and every session goes to each of them
     #[arg(short = 'x', long = "transfer", value_name = "LIST", required = true)]
     pub transfers: Vec<String>,
 
@@ -64,13 +65,26 @@ pub struct Args {
     #[arg(short = 'f', long, value_name = "N", default_value = "0")]
     pub port_shift: String,
 
-    /// Share of the sessions that is replayed, in percent
+    /// Share of the sessions that is replayed, in percent, such as 10 or 0.5
     #[arg(short = 'r', long, value_name = "PERCENT", default_value = "100")]
     pub percent: String,
 
     /// Begin with 1 % of the sessions and add 1 % each second
     #[arg(short = 'g', long)]
     pub ramp: bool,
+
+    /// Replay only the sessions of shard K of N, K from 0 to N - 1: N instances that see the same stream, one
+    /// for each K, replay every session once
+    #[arg(long, value_name = "K/N", default_value = "0/1")]
+    pub shard: String,
+
+    /// Clients whose sessions are not replayed: comma list of addresses and blocks such as 192.0.2.0/24
+    #[arg(long, value_name = "LIST")]
+    pub deny: Vec<String>,
+
+    /// The same from a file, separated by blanks, commas or lines, # begins a comment. SIGHUP reads it again
+    #[arg(long, value_name = "FILE")]
+    pub deny_file: Option<PathBuf>,
 
     /// Replay only sessions whose beginning was captured; others join at their next request otherwise
     #[arg(short = 'O', long)]

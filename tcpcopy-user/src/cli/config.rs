@@ -5,8 +5,9 @@ use super::args::{Args, CaptureKind};
 use super::endpoint::{parse_item, parse_port};
 use super::offline::{Offline, Speed};
 use super::record::Recording;
+use super::select::{Deny, parse_shard, parse_share};
 use super::transfer::{Transfer, parse_transfers};
-use common::flow::Nanos;
+use common::flow::{Nanos, Shard, Share};
 use common::packet::Endpoint;
 use dataplane::cores::CoreList;
 use operator::duration::parse_duration;
@@ -65,10 +66,14 @@ pub struct Config {
     pub replicas: u16,
     /// Steps of 2048 that clients' ports are moved by.
     pub port_shift: u8,
-    /// Share of sessions in percent, 1 to 100.
-    pub percent: u8,
+    /// Share of sessions, not none.
+    pub share: Share,
     /// Share grows by 1 % per second.
     pub ramp: bool,
+    /// This instance's shard.
+    pub shard: Shard,
+    /// Clients that are not replayed.
+    pub deny: Option<Deny>,
     /// Sessions without captured SYN are skipped.
     pub only_whole: bool,
     /// Emulated part of the clients in round trips.
@@ -179,8 +184,10 @@ impl Config {
             clients,
             replicas: number("-n, --replicas", &args.replicas, 1..=MAX_REPLICAS)?,
             port_shift: number("-f, --port-shift", &args.port_shift, 0..=MAX_PORT_SHIFT)?,
-            percent: number("-r, --percent", &args.percent, 1..=100)?,
+            share: parse_share(&args.percent).map_err(|e| UsageError::new("-r, --percent", e))?,
             ramp: args.ramp,
+            shard: parse_shard(&args.shard).map_err(|e| UsageError::new("--shard", e))?,
+            deny: Deny::new(&args.deny, args.deny_file)?,
             only_whole: args.only_whole,
             rtt,
             mss: number("-D, --mss", &args.mss, MIN_MSS_BYTES..=MAX_MSS_BYTES)?,
@@ -231,9 +238,12 @@ impl Config {
             .map_or_else(|| self.iface.clone(), Offline::names)
     }
 
-    /// The online endpoints.
+    /// The online endpoints, each once, sorted.
     pub fn online(&self) -> Vec<Endpoint> {
-        self.transfers.iter().map(|t| t.online).collect()
+        let mut online: Vec<Endpoint> = self.transfers.iter().map(|t| t.online).collect();
+        online.sort_unstable();
+        online.dedup();
+        online
     }
 }
 

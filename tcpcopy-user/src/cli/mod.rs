@@ -13,6 +13,7 @@ mod endpoint;
 mod error;
 mod offline;
 mod record;
+mod select;
 mod transfer;
 
 pub use args::{Args, CaptureKind};
@@ -20,6 +21,7 @@ pub use config::{Config, MAX_WORKERS};
 pub use error::UsageError;
 pub use offline::{Offline, Speed, is_stdin};
 pub use record::Recording;
+pub use select::Deny;
 pub use transfer::{Transfer, parse_transfers};
 
 use clap::Parser;

@@ -1,5 +1,5 @@
 use crate::cli::{CaptureKind, Config, Parsed, Speed, Transfer, parse, parse_transfers};
-use common::flow::Nanos;
+use common::flow::{Nanos, Shard, Share};
 use common::packet::{Addr, Endpoint};
 use operator::log::LogLevel;
 use session::Rtt;
@@ -76,6 +76,10 @@ fn the_transfer_grammar() {
         (
             "80-10.0.0.30:8080, 81-10.0.0.31:8081",
             vec![(any(80), "10.0.0.30:8080"), (any(81), "10.0.0.31:8081")],
+        ),
+        (
+            "80-10.0.0.30:8080,80-10.0.0.31:8080",
+            vec![(any(80), "10.0.0.30:8080"), (any(80), "10.0.0.31:8080")],
         ),
     ] {
         let want: Vec<_> = want
@@ -158,10 +162,10 @@ fn every_error_is_one_line_with_culprit_and_expectation() {
         ("-x", "80-10.0.0.30:80,", &["empty item"]),
         (
             "-x",
-            "80-10.0.0.30:80,80-10.0.0.31:80",
+            "80-10.0.0.30:80,80-10.0.0.31:80,80-10.0.0.30:80",
             &[
-                "transfer the same packets",
-                "each online address and port once",
+                "'80-10.0.0.30:80' is given twice",
+                "expected each source and target once",
             ],
         ),
         (
@@ -221,7 +225,23 @@ fn every_error_is_one_line_with_culprit_and_expectation() {
         (
             "-r",
             "101",
-            &["-r, --percent: got '101', expected 1 to 100"],
+            &["-r, --percent: got '101', expected 0.001 to 100"],
+        ),
+        ("-r", "0", &["-r, --percent: got '0'"]),
+        (
+            "--shard",
+            "2/2",
+            &["--shard: got '2/2', expected K/N such as 0/2"],
+        ),
+        (
+            "--deny",
+            "10.0.0.0/33",
+            &["--deny: prefix length of '10.0.0.0/33' out of range"],
+        ),
+        (
+            "--deny-file",
+            "/no/such/file",
+            &["--deny-file: cannot read /no/such/file: No such file"],
         ),
         ("-D", "9", &["-D, --mss: got '9', expected 88 to 1460"]),
         (
@@ -253,6 +273,29 @@ fn every_error_is_one_line_with_culprit_and_expectation() {
     let error = run(&["-x", "80-10.0.0.30:80"]).expect_err("accepted");
     assert!(
         error.contains("--intercept <LIST>") && error.contains("--iface <NAME>"),
+        "{error}"
+    );
+}
+
+#[test]
+fn which_sessions() {
+    let c = run(&MINIMAL).unwrap();
+    assert_eq!((c.share, c.shard, c.deny), (Share::ALL, Shard::WHOLE, None));
+    assert_eq!(with("-r", "0.5").unwrap().share, Share::thousandths(500));
+    assert_eq!(
+        with("--shard", "1/2").unwrap().shard,
+        Shard::new(1, 2).unwrap()
+    );
+    let deny = with("--deny", "192.0.2.0/24,2001:db8::/32")
+        .unwrap()
+        .deny
+        .unwrap();
+    assert_eq!(deny.blocks().len(), 2);
+    let many: Vec<String> = (1..=65).map(|n| format!("80-10.0.0.{n}:80")).collect();
+    assert!(with("-x", &many[..64].join(",")).is_ok());
+    let error = with("-x", &many.join(",")).unwrap_err();
+    assert!(
+        error.contains("'80-10.0.0.65:80' is target number 65"),
         "{error}"
     );
 }

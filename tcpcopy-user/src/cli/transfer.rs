@@ -4,15 +4,21 @@
 //!  list     := transfer ("," transfer)*
 //!  transfer := [address ":"] port "-" address ":" port
 //! ```
-//! No address, `0.0.0.0` and `[::]` mean any address.
+//! No address, `0.0.0.0` and `[::]` mean any address. A source may stand several times, with different
+//! targets.
 
 use super::endpoint::{Item, parse_item};
 use common::packet::{Addr, Endpoint};
+use hashbrown::{HashMap, HashSet};
 
 const EXPECTED: &str = "expected [address:]port-target:port such as 80-10.0.0.30:8080";
 
+/// Most targets of one source. Together with the most replicas (1023) they number the copies of a session,
+/// in 16 bits.
+const MAX_TARGETS: usize = 64;
+
 /// One item of the list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Transfer {
     /// Where clients send their requests; the address is [`Addr::ANY`] if any will do.
     pub online: Endpoint,
@@ -35,11 +41,20 @@ pub fn parse_transfers<'a>(
     lists: impl IntoIterator<Item = &'a str>,
 ) -> Result<Vec<Transfer>, String> {
     let mut out: Vec<Transfer> = Vec::new();
+    let mut known = HashSet::new();
+    let mut lanes: HashMap<Endpoint, usize> = HashMap::new();
     for text in lists.into_iter().flat_map(|l| l.split(',')).map(str::trim) {
         let transfer = parse_transfer(text)?;
-        if let Some(other) = out.iter().find(|t| t.online == transfer.online) {
+        if !known.insert(transfer) {
             return Err(format!(
-                "'{text}' and '{other}' transfer the same packets, expected each online address and port once"
+                "'{text}' is given twice, expected each source and target once"
+            ));
+        }
+        let targets = lanes.entry(transfer.online).or_default();
+        *targets += 1;
+        if *targets > MAX_TARGETS {
+            return Err(format!(
+                "'{text}' is target number {targets} of its source, expected at most {MAX_TARGETS}"
             ));
         }
         out.push(transfer);

@@ -4,8 +4,10 @@ use super::files;
 use super::ports::RoundPorts;
 use super::schedule::Schedule;
 use crate::cli::Offline;
+use crate::selection::Selection;
 use crate::transfers::TransferTable;
-use crate::worker::{Counter, DECODE_ERROR_NAMES, Intake, IntakeCounters, Rejected};
+use crate::worker::{Counter, DECODE_ERROR_NAMES, Intake, IntakeCounters};
+use arc_swap::ArcSwap;
 use common::flow::{CaptureMeta, Captured, Nanos, flow_hash, owner};
 use common::packet::{DecodeError, Endpoint, decode_frame};
 use dataplane::clock;
@@ -70,9 +72,10 @@ struct State {
     ports_reused: u64,
 }
 
-#[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    /// No kernel program chooses the sessions of files.
+    selection: ArcSwap<Selection>,
     /// Of the files, in all rounds.
     bytes: Arc<AtomicU64>,
     round: AtomicU32,
@@ -119,9 +122,16 @@ impl Replayer {
         total: Option<u64>,
         transfers: Arc<TransferTable>,
         pool_is_v4: Option<bool>,
+        selection: Selection,
         to: Vec<FeedSender>,
     ) -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::default(),
+            selection: ArcSwap::from_pointee(selection),
+            bytes: Arc::default(),
+            round: AtomicU32::default(),
+            state: Mutex::default(),
+        });
         let reading = Reading {
             shared: Arc::clone(&shared),
             offline: offline.clone(),
@@ -183,6 +193,11 @@ impl Replayer {
         }
     }
 
+    /// Chooses sessions by `selection` from the next packet on.
+    pub fn select(&self, selection: Selection) {
+        self.shared.selection.store(Arc::new(selection));
+    }
+
     /// What became of the files so far.
     pub fn report(&self) -> ReadReport {
         self.shared.state().report.clone()
@@ -202,6 +217,8 @@ impl Replayer {
             ("other", n.no_transfer),
             ("to_target", n.to_target),
             ("other_family", n.other_family),
+            ("denied", n.denied),
+            ("other_shard", n.other_shard),
             ("link_unknown", state.link_unknown),
             ("ports_reused", state.ports_reused),
         ]
@@ -335,15 +352,17 @@ impl Reading {
                 ..CaptureMeta::default()
             },
         };
+        let selection = self.shared.selection.load();
         let rules = Intake {
             transfers: &self.transfers,
             pool_is_v4: self.pool_is_v4,
             stop_at: None,
+            selection: Some(&selection),
         };
-        let mut client = match rules.segment(&captured) {
-            Ok(segment) => segment.client,
+        let mut client = match rules.take(&captured) {
+            Ok(taken) => taken.segment.client,
             Err(why) => {
-                leave_out(&mut self.state.left_out, why);
+                self.state.left_out.leave_out(why);
                 return;
             }
         };
@@ -377,15 +396,5 @@ impl Reading {
             std::thread::sleep(WAIT);
         }
         self.state.report.requests += 1;
-    }
-}
-
-fn leave_out(counters: &mut IntakeCounters, why: Rejected) {
-    match why {
-        Rejected::AfterEnd => counters.after_end += 1,
-        Rejected::Undecodable(error) => counters.undecodable(error),
-        Rejected::ToTarget => counters.to_target += 1,
-        Rejected::NoTransfer => counters.no_transfer += 1,
-        Rejected::OtherFamily => counters.other_family += 1,
     }
 }

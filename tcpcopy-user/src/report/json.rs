@@ -18,6 +18,7 @@ struct Json<'a> {
     duration_s: f64,
     sessions: Sessions,
     bytes: Bytes,
+    targets: Vec<Target>,
     packets: Packets,
     latency_us: BTreeMap<&'static str, Percentiles>,
     clock: Clock,
@@ -107,6 +108,15 @@ struct Bytes {
 }
 
 #[derive(Serialize)]
+struct Target {
+    address: String,
+    sessions: u64,
+    by_outcome: BTreeMap<&'static str, u64>,
+    bytes_delivered: u64,
+    bytes_undelivered: u64,
+}
+
+#[derive(Serialize)]
 struct Packets {
     captured: u64,
     transmitted: u64,
@@ -157,6 +167,21 @@ pub fn to_json(report: &Report) -> serde_json::Result<String> {
             undelivered: undelivered(t),
             balanced: t.balanced(),
         },
+        targets: t
+            .by_target
+            .iter()
+            .map(|(target, t)| Target {
+                address: target.to_string(),
+                sessions: t.sessions,
+                by_outcome: Outcome::ALL
+                    .iter()
+                    .map(|o| (o.name(), t.outcome(*o)))
+                    .filter(|(_, n)| *n > 0)
+                    .collect(),
+                bytes_delivered: t.bytes_delivered,
+                bytes_undelivered: t.bytes_undelivered,
+            })
+            .collect(),
         packets: Packets {
             captured: report.intake.frames,
             transmitted: report.sent.sent,

@@ -76,10 +76,16 @@ impl Report {
             report.sent.merge(&w.sent);
         }
         for c in workers.iter().flat_map(|w| &w.counters).chain(kernel) {
-            *report.counters.entry((c.group, c.name)).or_default() += c.value;
+            *report.counters.entry(place(c)).or_default() += c.value;
         }
         for (name, value) in report.totals.events() {
-            report.counters.insert(("engine", name), value);
+            *report.counters.entry(("engine", name)).or_default() += value;
+        }
+        for (name, value) in [
+            ("sessions_denied", report.intake.denied),
+            ("sessions_other_shard", report.intake.other_shard),
+        ] {
+            *report.counters.entry(("engine", name)).or_default() += value;
         }
         report
     }
@@ -92,6 +98,17 @@ impl Report {
     /// Packets that were lost, by cause, zero counts left out.
     pub fn dropped(&self) -> BTreeMap<String, u64> {
         drops::dropped(self)
+    }
+}
+
+/// Where a counter stands. Sessions that the kernel leaves out stand where those stand that are left out
+/// behind it: no session comes to both places.
+fn place(counter: &Counter) -> (&'static str, &'static str) {
+    match (counter.group, counter.name) {
+        ("kernel" | "read", "denied") => ("engine", "sessions_denied"),
+        ("kernel" | "read", "other_shard") => ("engine", "sessions_other_shard"),
+        ("kernel", "not_sampled") => ("engine", "sessions_not_sampled"),
+        place => place,
     }
 }
 

@@ -2,6 +2,10 @@ use super::*;
 use crate::worker::Latency;
 use serde_json::Value;
 
+fn target_at(port: u16) -> common::packet::Endpoint {
+    common::packet::Endpoint::new(common::packet::Addr::v4([10, 0, 0, 30]), port)
+}
+
 fn worker(n: u64) -> WorkerReport {
     let mut totals = Totals {
         sessions: 3 * n,
@@ -12,6 +16,20 @@ fn worker(n: u64) -> WorkerReport {
     totals.outcomes[session::Outcome::Completed as usize] = 2 * n;
     totals.outcomes[session::Outcome::TimedOut as usize] = n;
     totals.bytes_undelivered[session::Outcome::TimedOut as usize] = 10 * n;
+    totals.not_sampled = n;
+    for (port, sessions, outcome, delivered) in [
+        (8080, 2 * n, session::Outcome::Completed, 90 * n),
+        (8081, n, session::Outcome::TimedOut, 0),
+    ] {
+        let mut target = session::TargetTotals {
+            sessions,
+            bytes_delivered: delivered,
+            bytes_undelivered: 10 * sessions - delivered / 90 * 20,
+            ..session::TargetTotals::default()
+        };
+        target.outcomes[outcome as usize] = sessions;
+        totals.by_target.book(target_at(port), |t| *t = target);
+    }
     let mut latencies = Latencies::default();
     for us in 1..=1000 {
         latencies.record(Latency::Connect, Nanos::from_micros(us * n));
@@ -69,6 +87,16 @@ fn report() -> Report {
             name: "ring_full",
             value: 7,
         },
+        Counter {
+            group: "kernel",
+            name: "not_sampled",
+            value: 40,
+        },
+        Counter {
+            group: "kernel",
+            name: "denied",
+            value: 5,
+        },
     ];
     Report::new(setting, &[worker(1), worker(1)], &kernel)
 }
@@ -100,6 +128,16 @@ fn json_has_the_agreed_fields() {
         ("/clock/source", "CLOCK_MONOTONIC".into()),
         ("/clock/resolution_ns", 1.into()),
         ("/counters/kernel/captured", 107.into()),
+        // Of the kernel and of the engines, at one place.
+        ("/counters/engine/sessions_not_sampled", 42.into()),
+        ("/counters/engine/sessions_denied", 5.into()),
+        ("/counters/engine/sessions_other_shard", 0.into()),
+        ("/targets/0/address", "10.0.0.30:8080".into()),
+        ("/targets/0/by_outcome/completed", 4.into()),
+        ("/targets/0/bytes_delivered", 180.into()),
+        ("/targets/1/sessions", 2.into()),
+        ("/targets/1/by_outcome/timed_out", 2.into()),
+        ("/targets/1/bytes_undelivered", 20.into()),
     ] {
         assert_eq!(json.pointer(path), Some(&want), "{path} in {json:#}");
     }
@@ -131,6 +169,7 @@ fn text_shows_the_balance() {
         "{text}"
     );
     assert!(text.contains("dropped, kernel_ring_full"), "{text}");
+    assert!(text.contains("to 10.0.0.30:8081"), "{text}");
     assert!(text.contains("CLOCK_MONOTONIC, resolution 1 ns"), "{text}");
 
     let mut bad = worker(1);

@@ -4,7 +4,7 @@ use super::Report;
 use super::json::undelivered;
 use crate::worker::Latency;
 use operator::percentiles::Percentiles;
-use session::Outcome;
+use session::{Outcome, Totals};
 use std::fmt::Write;
 
 /// Renders the report, ending with a line feed.
@@ -71,6 +71,10 @@ fn render(report: &Report, out: &mut String) -> std::fmt::Result {
         }
     }
 
+    if t.by_target.iter().len() > 1 {
+        targets(t, out)?;
+    }
+
     writeln!(out, "\nrequest bytes")?;
     writeln!(out, "  {:<20} {:>14}", "captured", t.bytes_captured)?;
     writeln!(out, "  {:<20} {:>14}", "delivered", t.bytes_delivered)?;
@@ -135,6 +139,29 @@ fn render(report: &Report, out: &mut String) -> std::fmt::Result {
         if *value > 0 {
             writeln!(out, "  {group:<10} {name:<28} {value:>14}")?;
         }
+    }
+    Ok(())
+}
+
+/// What became of the sessions of each target.
+fn targets(totals: &Totals, out: &mut String) -> std::fmt::Result {
+    for (target, t) in totals.by_target.iter() {
+        writeln!(
+            out,
+            "\nto {target} {:>width$}",
+            t.sessions,
+            width = 27usize.saturating_sub(target.to_string().len())
+        )?;
+        for o in Outcome::ALL {
+            if t.outcome(o) > 0 {
+                writeln!(out, "  {:<20} {:>8}", o.name(), t.outcome(o))?;
+            }
+        }
+        writeln!(
+            out,
+            "  {} bytes delivered, {} not",
+            t.bytes_delivered, t.bytes_undelivered
+        )?;
     }
     Ok(())
 }

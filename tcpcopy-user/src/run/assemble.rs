@@ -10,7 +10,7 @@ use crate::offline;
 use crate::record::{self, Recorder};
 use crate::transfers::TransferTable;
 use crate::worker::{Control, Egress, LiveHops, LiveStats, WorkerParts};
-use common::flow::Nanos;
+use common::flow::{Nanos, Share};
 use common::packet::Addr;
 use dataplane::afxdp::AfXdpTx;
 use dataplane::hops::Hops;
@@ -151,6 +151,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         Some(files) => resource(
             "make rings from the reader of files",
             Attached::files(
+                config,
                 files,
                 file_bytes,
                 Arc::clone(&transfers),
@@ -205,6 +206,8 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             sources,
             handover,
             transfers: Arc::clone(&transfers),
+            // Tap and mirror choose in the kernel.
+            selection: None,
             engine: engine_config(config, id, workers, mtu, budget),
             egress: Egress::new(transfers.targets(), devices, Some(raw), hops),
             channel,
@@ -273,7 +276,13 @@ fn engine_config(
         pool: config.clients.clone(),
         replicas: config.replicas,
         port_shift: config.port_shift,
-        percent: config.percent,
+        // Without a ramp the kernel has chosen already.
+        share: if config.ramp {
+            config.share
+        } else {
+            Share::ALL
+        },
+        shard: config.shard,
         ramp: config.ramp,
         adopt: !config.only_whole,
         rtt: config.rtt,

@@ -1,14 +1,16 @@
 //! The attached capture program, whichever it is, or the files that stand for one.
 
-use crate::cli::{CaptureKind, Config, Offline, Speed};
+use crate::cli::{CaptureKind, Config, Deny, Offline, Speed};
 use crate::offline::Replayer;
+use crate::selection::Selection;
 use crate::transfers::TransferTable;
 use crate::worker::Counter;
+use common::flow::{Block, Shard};
 use dataplane::Capture;
 use dataplane::afxdp::AfXdpTx;
-use dataplane::bpf::BpfError;
 use dataplane::bpf::mirror::{Mirror, MirrorConfig};
 use dataplane::bpf::tap::{Tap, TapConfig};
+use dataplane::bpf::{BpfError, Sessions};
 use dataplane::feed::{self, Pace};
 use dataplane::wake::WakerHandle;
 use std::sync::Arc;
@@ -44,6 +46,8 @@ pub enum Attached {
     Files {
         /// Reads them.
         replayer: Replayer,
+        /// Which sessions this instance replays, of those that are not denied.
+        shard: Shard,
         /// By worker, until they are taken.
         feeds: Vec<Option<Box<dyn Capture>>>,
     },
@@ -60,6 +64,13 @@ impl Attached {
         let (transfers, targets) = (config.online(), config.targets());
         let (transfers, targets) = (transfers.as_slice(), targets.as_slice());
         let ifname = config.iface.as_str();
+        // With a ramp too: what is beyond the final share is never replayed. What is within it and not
+        // yet the engine leaves out, since only it knows which sessions it has opened.
+        let sessions = Sessions {
+            shard: config.shard,
+            share: config.share,
+            deny: config.deny.as_ref().map(Deny::blocks),
+        };
         let workers = workers as u32;
         // Off unless asked for: each packet would cost a record.
         let log_packets = config.log_level >= operator::log::LogLevel::Debug;
@@ -71,6 +82,7 @@ impl Attached {
                     workers,
                     transfers,
                     targets,
+                    sessions,
                     ring_bytes_total: RING_BYTES_TOTAL,
                     log_packets,
                 },
@@ -82,6 +94,7 @@ impl Attached {
                     workers,
                     transfers,
                     targets,
+                    sessions,
                     also_tx,
                     log_packets,
                 },
@@ -91,6 +104,7 @@ impl Attached {
 
     /// The same for files of `total` bytes, for a worker each of `wakers`.
     pub fn files(
+        config: &Config,
         offline: &Offline,
         total: Option<u64>,
         transfers: Arc<TransferTable>,
@@ -109,7 +123,15 @@ impl Attached {
             feeds.push(Some(Box::new(feed) as Box<dyn Capture>));
         }
         Ok(Self::Files {
-            replayer: Replayer::new(offline, total, transfers, pool_is_v4, senders),
+            replayer: Replayer::new(
+                offline,
+                total,
+                transfers,
+                pool_is_v4,
+                Selection::new(config.shard, config.deny.as_ref().map_or(&[], Deny::blocks)),
+                senders,
+            ),
+            shard: config.shard,
             feeds,
         })
     }
@@ -147,6 +169,21 @@ impl Attached {
             }
         }
         ports
+    }
+
+    /// Denies `blocks` and nobody else from now on, if there is a list.
+    pub fn replace_denied(&mut self, blocks: &[Block]) -> Result<(), BpfError> {
+        let list = match self {
+            Self::Tap(tap) => tap.deny_list(),
+            Self::Mirror(mirror) => mirror.deny_list(),
+            Self::Files {
+                replayer, shard, ..
+            } => {
+                replayer.select(Selection::new(*shard, blocks));
+                return Ok(());
+            }
+        };
+        list.map_or(Ok(()), |list| list.replace(blocks))
     }
 
     /// What the program counted.

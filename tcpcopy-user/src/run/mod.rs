@@ -19,13 +19,14 @@ mod supervise;
 
 use crate::channel::ChannelError;
 use crate::checks::CheckError;
-use crate::cli::Config;
+use crate::cli::{Config, Deny};
 use crate::report::Report;
 use dataplane::bpf::BpfError;
 use dataplane::cores::CoreError;
 use dataplane::egress::EgressError;
 use dataplane::hops::HopError;
 use dataplane::iface::IfaceError;
+use operator::signals::{Hangup, Signals};
 
 /// Why a run did not start, or ended early. One line each.
 #[derive(Debug, thiserror::Error)]
@@ -86,8 +87,12 @@ impl RunError {
 /// Runs until a signal or the end of `--duration`. `object` is the BPF object.
 pub fn run(config: &Config, object: &[u8]) -> Result<Report, RunError> {
     // Handlers first: a Ctrl-C during start-up ends the run after it, in order.
-    let signals = operator::signals::Signals::install()
-        .map_err(RunError::system("install signal handlers"))?;
+    let hangup = if config.deny.as_ref().is_some_and(Deny::reloads) {
+        Hangup::Reloads
+    } else {
+        Hangup::Ends
+    };
+    let signals = Signals::install(hangup).map_err(RunError::system("install signal handlers"))?;
     let assembled = assemble::assemble(config, object)?;
     supervise::supervise(config, assembled, signals)
 }

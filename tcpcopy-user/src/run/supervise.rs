@@ -4,7 +4,7 @@ use super::RunError;
 use super::assemble::Assembled;
 use super::capture::Attached;
 use super::ending::{Ending, ReadingShown};
-use crate::cli::Config;
+use crate::cli::{Config, Deny};
 use crate::record::{Recorder, WriteReport};
 use crate::report::{Report, Setting};
 use crate::worker::{Control, LiveFigures, LiveStats, Worker, WorkerParts, WorkerReport};
@@ -58,6 +58,9 @@ pub fn supervise(
         capture = config.capture_name(),
         workers,
         transfers = %list(&config.transfers),
+        shard = %config.shard,
+        percent = %config.share,
+        denied = config.deny.as_ref().map_or(0, |d| d.blocks().len()),
         intercepts = %list(&config.intercepts),
         "ready"
     );
@@ -89,6 +92,12 @@ pub fn supervise(
         let now = clock::now();
         for _ in 0..requests {
             run.end_requested(now);
+        }
+        if let Some(deny) = &config.deny
+            && deny.reloads()
+            && signals.take_reload()
+        {
+            run.reload_denied(deny);
         }
         if end.is_some_and(|at| now >= at) && run.control.stop_at().is_none() {
             tracing::info!(
@@ -239,6 +248,22 @@ impl Run {
         };
         self.control.stop(now, now + self.drain);
         wake(&self.wakers);
+    }
+
+    /// A file that is wrong changes nothing.
+    fn reload_denied(&mut self, deny: &Deny) {
+        let replaced = deny.read().and_then(|blocks| {
+            self.attached
+                .replace_denied(&blocks)
+                .map(|()| blocks.len())
+                .map_err(|e| e.to_string())
+        });
+        match replaced {
+            Ok(blocks) => tracing::info!(blocks, "denied clients read again"),
+            Err(error) => {
+                tracing::error!("denied clients stay as they were: --deny-file: {error}");
+            }
+        }
     }
 
     fn log_stats(&self) {

@@ -1,13 +1,14 @@
 //! From captured frames to client segments, and to the worker that owns them.
 //!
 //! ```text
-//!  Captured ─decode─▶ transfer lookup ─▶ owner? ─mine──▶ ClientSegment ─▶ engine
-//!                                          └─other's─▶ hand-over ring, the frame as it is
+//!  Captured ─decode─▶ transfer lookup ─▶ selection ─▶ owner? ─mine──▶ ClientSegment, one for each target ─▶ engine
+//!                                                       └─other's─▶ hand-over ring, the frame as it is
 //! ```
 
+use crate::selection::{Selection, Unselected};
 use crate::transfers::{Lookup, TransferTable};
 use common::flow::{Captured, ClientSegment, Nanos};
-use common::packet::{DecodeError, Endpoint, TcpOptions, decode_frame};
+use common::packet::{DecodeError, Endpoint, TcpFlags, TcpOptions, decode_frame};
 
 /// Frames by what became of them before the engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub struct IntakeCounters {
     pub after_end: u64,
     /// Not to be decoded, by [`DecodeError`].
     pub undecodable: [u64; DECODE_ERRORS],
-    /// To a target: our own output, seen again.
+    /// In the transfer list, but to a target: our own output, seen again.
     pub to_target: u64,
     /// To no address of the transfer list.
     pub no_transfer: u64,
@@ -28,6 +29,10 @@ pub struct IntakeCounters {
     pub other_family: u64,
     /// Another worker's frame that its ring had no room for.
     pub handover_full: u64,
+    /// SYNs of clients that are denied, where the kernel has not left them out.
+    pub denied: u64,
+    /// SYNs of other shards, likewise.
+    pub other_shard: u64,
 }
 
 const DECODE_ERRORS: usize = 6;
@@ -55,6 +60,28 @@ impl IntakeCounters {
         self.no_transfer += other.no_transfer;
         self.other_family += other.other_family;
         self.handover_full += other.handover_full;
+        self.denied += other.denied;
+        self.other_shard += other.other_shard;
+    }
+
+    /// Counts what is not passed on.
+    pub fn leave_out(&mut self, why: Rejected) {
+        match why {
+            Rejected::AfterEnd => self.after_end += 1,
+            Rejected::Undecodable(error) => self.undecodable(error),
+            Rejected::ToTarget => self.to_target += 1,
+            Rejected::NoTransfer => self.no_transfer += 1,
+            Rejected::OtherFamily => self.other_family += 1,
+            Rejected::Unselected { opens: false, .. } => {}
+            Rejected::Unselected {
+                why: Unselected::Denied,
+                ..
+            } => self.denied += 1,
+            Rejected::Unselected {
+                why: Unselected::OtherShard,
+                ..
+            } => self.other_shard += 1,
+        }
     }
 
     /// Counts an undecodable frame.
@@ -78,6 +105,37 @@ pub enum Rejected {
     NoTransfer,
     /// Two address families.
     OtherFamily,
+    /// Of a session that is not replayed; it begins here if `opens`.
+    Unselected {
+        /// Why.
+        why: Unselected,
+        /// It is a SYN.
+        opens: bool,
+    },
+}
+
+/// A packet and where it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken<'t, 'p> {
+    /// Towards the first target.
+    pub segment: ClientSegment<'p>,
+    targets: &'t [Endpoint],
+}
+
+impl<'p> Taken<'_, 'p> {
+    /// The packet towards each target that has its address family.
+    pub fn each(&self) -> impl Iterator<Item = ClientSegment<'p>> {
+        let first = self.segment;
+        let family = first.target.addr.is_v4();
+        (0u16..)
+            .zip(self.targets)
+            .filter(move |(_, target)| target.addr.is_v4() == family)
+            .map(move |(lane, target)| ClientSegment {
+                target: *target,
+                lane,
+                ..first
+            })
+    }
 }
 
 /// Rules that turn frames into segments.
@@ -89,26 +147,35 @@ pub struct Intake<'a> {
     pub pool_is_v4: Option<bool>,
     /// Frames captured later are not part of the run.
     pub stop_at: Option<Nanos>,
+    /// Which sessions are replayed, if the kernel has not chosen them.
+    pub selection: Option<&'a Selection>,
 }
 
-impl Intake<'_> {
+impl<'a> Intake<'a> {
     /// Decodes one frame.
-    pub fn segment<'p>(&self, frame: &Captured<'p>) -> Result<ClientSegment<'p>, Rejected> {
+    pub fn take<'p>(&self, frame: &Captured<'p>) -> Result<Taken<'a, 'p>, Rejected> {
         if self.stop_at.is_some_and(|end| frame.meta.at > end) {
             return Err(Rejected::AfterEnd);
         }
         let bytes = frame.bytes;
         let packet = decode_frame(bytes).map_err(Rejected::Undecodable)?;
         let online = Endpoint::new(packet.ip.dst, packet.tcp.dport);
-        let target = match self.transfers.lookup(online) {
-            Lookup::Target(target) => target,
+        let targets = match self.transfers.lookup(online) {
+            Lookup::Targets(targets) => targets,
             Lookup::ToTarget => return Err(Rejected::ToTarget),
             Lookup::Miss => return Err(Rejected::NoTransfer),
         };
         let client = Endpoint::new(packet.ip.src, packet.tcp.sport);
-        if self.pool_is_v4.unwrap_or(client.addr.is_v4()) != target.addr.is_v4() {
-            return Err(Rejected::OtherFamily);
+        if let Some(why) = self.selection.and_then(|s| s.refuses(client)) {
+            let flags = packet.tcp.flags;
+            let opens = flags.has(TcpFlags::SYN) && !flags.has(TcpFlags::ACK);
+            return Err(Rejected::Unselected { why, opens });
         }
+        let is_v4 = self.pool_is_v4.unwrap_or(client.addr.is_v4());
+        let fitting = targets.iter().find(|target| target.addr.is_v4() == is_v4);
+        let Some(&target) = fitting else {
+            return Err(Rejected::OtherFamily);
+        };
         let frame_len = (frame.meta.frame_len as usize).max(bytes.len());
         let payload_len = packet.payload_len(frame_len);
         let start = packet.tcp.payload.min(bytes.len());
@@ -117,10 +184,11 @@ impl Intake<'_> {
         let options = bytes
             .get(packet.ip.l4 + 20..start)
             .map_or_else(TcpOptions::default, TcpOptions::parse);
-        Ok(ClientSegment {
+        let segment = ClientSegment {
             client,
             online,
             target,
+            lane: 0,
             seq: packet.tcp.seq,
             ack: packet.tcp.ack,
             flags: packet.tcp.flags,
@@ -130,7 +198,8 @@ impl Intake<'_> {
             payload_len: payload_len as u32,
             gso_size: frame.meta.gso_size,
             at: frame.meta.at,
-        })
+        };
+        Ok(Taken { segment, targets })
     }
 }
 
@@ -138,8 +207,8 @@ impl Intake<'_> {
 mod tests {
     use super::*;
     use crate::cli::parse_transfers;
-    use common::flow::CaptureMeta;
-    use common::packet::{FrameAddresses, SeqNumber, TcpFlags, TcpFrame, build_tcp_frame};
+    use common::flow::{Block, CaptureMeta, Shard};
+    use common::packet::{FrameAddresses, SeqNumber, TcpFrame, build_tcp_frame};
 
     fn at(text: &str) -> Endpoint {
         text.parse::<std::net::SocketAddr>().unwrap().into()
@@ -184,9 +253,10 @@ mod tests {
             transfers: &table,
             pool_is_v4: None,
             stop_at: Some(Nanos(1000)),
+            selection: None,
         };
         let client = "192.0.2.1:4000";
-        let of = |bytes: &[u8], at| intake.segment(&captured(bytes, at)).map(|s| s.target);
+        let of = |bytes: &[u8], at| intake.take(&captured(bytes, at)).map(|t| t.segment.target);
         assert_eq!(
             of(&frame(client, "10.0.0.20:80", b"x"), 1000),
             Ok(at("10.0.0.30:8080"))
@@ -202,7 +272,12 @@ mod tests {
                 Rejected::AfterEnd,
             ),
             (frame(client, "10.0.0.21:81", b"x"), 1, Rejected::NoTransfer),
-            (frame(client, "10.0.0.30:8080", b"x"), 1, Rejected::ToTarget),
+            (frame(client, "10.0.0.31:80", b"x"), 1, Rejected::ToTarget),
+            (
+                frame(client, "10.0.0.30:8080", b"x"),
+                1,
+                Rejected::NoTransfer,
+            ),
             (
                 frame("[2001:db8::1]:4000", "[2001:db8::2]:80", b"x"),
                 1,
@@ -215,16 +290,54 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_goes_to_each_target_and_only_if_its_session_is_selected() {
+        let list = "80-10.0.0.30:8080,80-[2001:db8::2]:80,80-10.0.0.31:8080";
+        let table = TransferTable::new(&parse_transfers([list]).unwrap());
+        let client = at("192.0.2.1:4000");
+        let deny = Block::new(client.addr, 24).unwrap();
+        let chosen = Selection::new(Shard::WHOLE, &[]);
+        let denied = Selection::new(Shard::WHOLE, &[deny]);
+        let bytes = frame("192.0.2.1:4000", "10.0.0.20:80", b"x");
+        let take = |selection| {
+            let intake = Intake {
+                transfers: &table,
+                pool_is_v4: None,
+                stop_at: None,
+                selection: Some(selection),
+            };
+            intake.take(&captured(&bytes, 1))
+        };
+        let lanes: Vec<_> = take(&chosen)
+            .unwrap()
+            .each()
+            .map(|s| (s.lane, s.target, s.client))
+            .collect();
+        assert_eq!(
+            lanes,
+            [
+                (0, at("10.0.0.30:8080"), client),
+                (2, at("10.0.0.31:8080"), client)
+            ]
+        );
+        let why = Unselected::Denied;
+        assert_eq!(
+            take(&denied).unwrap_err(),
+            Rejected::Unselected { why, opens: false }
+        );
+    }
+
+    #[test]
     fn padding_is_no_payload_and_cut_captures_are_known() {
         let table = TransferTable::new(&parse_transfers(["80-10.0.0.30:8080"]).unwrap());
         let intake = Intake {
             transfers: &table,
             pool_is_v4: None,
             stop_at: None,
+            selection: None,
         };
         let mut bytes = frame("192.0.2.1:4000", "10.0.0.20:80", b"GET");
         bytes.extend_from_slice(&[0xee; 9]);
-        let segment = intake.segment(&captured(&bytes, 5)).unwrap();
+        let segment = intake.take(&captured(&bytes, 5)).unwrap().segment;
         assert_eq!(segment.payload, b"GET");
         assert_eq!(segment.payload_len, 3);
         assert_eq!(segment.seq, SeqNumber(u32::MAX - 1));
@@ -236,11 +349,11 @@ mod tests {
                 frame_len: whole.len() as u32,
                 ..CaptureMeta::default()
             };
-            match intake.segment(&Captured {
+            match intake.take(&Captured {
                 bytes: &whole[..cut],
                 meta,
             }) {
-                Ok(s) => {
+                Ok(Taken { segment: s, .. }) => {
                     assert_eq!(s.payload_len, 500, "cut at {cut}");
                     assert_eq!(s.payload.len(), cut.saturating_sub(66), "cut at {cut}");
                 }

@@ -30,6 +30,7 @@ pub use latency::{Latencies, Latency};
 pub use parts::{Counter, WorkerParts, WorkerReport};
 pub use sender::SendCounters;
 
+use crate::selection::Selection;
 use crate::transfers::TransferTable;
 use arrayvec::ArrayVec;
 use backlog::Backlog;
@@ -39,7 +40,7 @@ use dataplane::idle::{self, Idle, Rest, nap};
 use dataplane::poll::PollSet;
 use dataplane::wake::Waker;
 use dataplane::{BATCH, Capture};
-pub(crate) use intake::{Intake, Rejected};
+pub(crate) use intake::Intake;
 use sender::Sender;
 use session::{Engine, Outcome};
 use std::sync::Arc;
@@ -59,6 +60,7 @@ pub struct Worker {
     sources: Vec<Box<dyn Capture>>,
     handover: Handover,
     transfers: Arc<TransferTable>,
+    selection: Option<Arc<Selection>>,
     pool_is_v4: Option<bool>,
     engine: Engine,
     sender: Sender,
@@ -87,6 +89,7 @@ impl Worker {
             sources: parts.sources,
             handover: parts.handover,
             transfers: parts.transfers,
+            selection: parts.selection,
             pool_is_v4,
             engine: Engine::new(parts.engine),
             sender: Sender::new(parts.egress, parts.channel),
@@ -182,6 +185,7 @@ impl Worker {
             sources,
             handover,
             transfers,
+            selection,
             engine,
             sender,
             intake,
@@ -191,19 +195,20 @@ impl Worker {
             transfers,
             pool_is_v4: self.pool_is_v4,
             stop_at,
+            selection: selection.as_deref(),
         };
         let (id, workers) = (self.id, self.workers);
         let act = &mut |batch: &[common::flow::Captured<'_>], mut others: Option<&mut Handover>| {
             let mut segments: ArrayVec<ClientSegment<'_>, BATCH> = ArrayVec::new();
             for frame in batch {
-                let segment = match rules.segment(frame) {
-                    Ok(segment) => segment,
+                let taken = match rules.take(frame) {
+                    Ok(taken) => taken,
                     Err(why) => {
-                        reject(intake, why);
+                        intake.leave_out(why);
                         continue;
                     }
                 };
-                let owner = owner(flow_hash(segment.client), workers);
+                let owner = owner(flow_hash(taken.segment.client), workers);
                 match &mut others {
                     Some(others) if owner != id => {
                         if !others.send(owner as usize, frame) {
@@ -211,11 +216,13 @@ impl Worker {
                         }
                     }
                     _ => {
-                        if let Err(full) = segments.try_push(segment) {
-                            // Sources keep to BATCH; should one not, order is kept all the same.
-                            engine.captured_batch(now, &segments, sender);
-                            segments.clear();
-                            segments.push(full.element());
+                        for segment in taken.each() {
+                            if let Err(full) = segments.try_push(segment) {
+                                // Sources keep to BATCH, but each frame may have several targets.
+                                engine.captured_batch(now, &segments, sender);
+                                segments.clear();
+                                segments.push(full.element());
+                            }
                         }
                     }
                 }
@@ -370,16 +377,6 @@ impl Worker {
 struct Round {
     worked: bool,
     handed_over: usize,
-}
-
-fn reject(counters: &mut IntakeCounters, why: Rejected) {
-    match why {
-        Rejected::AfterEnd => counters.after_end += 1,
-        Rejected::Undecodable(error) => counters.undecodable(error),
-        Rejected::ToTarget => counters.to_target += 1,
-        Rejected::NoTransfer => counters.no_transfer += 1,
-        Rejected::OtherFamily => counters.other_family += 1,
-    }
 }
 
 fn earlier(a: Option<Nanos>, b: Option<Nanos>) -> Option<Nanos> {

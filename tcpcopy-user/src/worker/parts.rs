@@ -2,6 +2,7 @@
 
 use super::{Control, Egress, IntakeCounters, Latencies, LiveStats, SendCounters};
 use crate::channel::Channel;
+use crate::selection::Selection;
 use crate::transfers::TransferTable;
 use dataplane::Capture;
 use dataplane::handover::Handover;
@@ -21,6 +22,8 @@ pub struct WorkerParts {
     pub handover: Handover,
     /// The transfer list.
     pub transfers: Arc<TransferTable>,
+    /// Which sessions are replayed; `None` if the kernel has chosen them.
+    pub selection: Option<Arc<Selection>>,
     /// Settings of its engine.
     pub engine: EngineConfig,
     /// Its ports.

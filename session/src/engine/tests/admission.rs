@@ -1,6 +1,7 @@
 //! Which captured connections become sessions, and how the others are booked.
 
 use super::*;
+use common::flow::Share;
 
 #[test]
 fn bytes_behind_a_gap_are_never_sent_and_end_as_capture_gap() {
@@ -23,6 +24,7 @@ fn a_packet_cut_by_the_capture_leaves_a_gap_not_garbage() {
         client: CLIENT,
         online: ONLINE,
         target: TARGET,
+        lane: 0,
         seq: ISS + 1,
         ack: PROD + 1,
         flags: FIN_ACK,
@@ -225,7 +227,7 @@ fn replicas_are_sessions_of_their_own() {
 #[test]
 fn a_share_of_sessions_is_chosen_by_the_client_alone() {
     let mut r = Rig::with(EngineConfig {
-        percent: 30,
+        share: Share::percent(30),
         ..EngineConfig::default()
     });
     let mut seen = 0;
@@ -236,6 +238,7 @@ fn a_share_of_sessions_is_chosen_by_the_client_alone() {
                 client: Endpoint::new(CLIENT.addr, 10_000 + port),
                 online: ONLINE,
                 target: TARGET,
+                lane: 0,
                 seq: ISS,
                 ack: PROD,
                 flags,
@@ -266,6 +269,7 @@ fn a_ramp_adds_a_percent_per_second_and_only_by_syns() {
                 client: Endpoint::new(CLIENT.addr, port),
                 online: ONLINE,
                 target: TARGET,
+                lane: 0,
                 seq: ISS,
                 ack: PROD,
                 flags,

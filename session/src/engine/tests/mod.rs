@@ -5,6 +5,7 @@ mod closing;
 mod gaps;
 mod opening;
 mod sending;
+mod targets;
 
 use super::*;
 use crate::{Metric, Rtt};
@@ -116,6 +117,7 @@ impl Rig {
             client: CLIENT,
             online: ONLINE,
             target: TARGET,
+            lane: 0,
             seq: ISS + seq,
             ack: if flags.has(ACK) {
                 PROD + 1 + read

@@ -254,6 +254,7 @@ fn ipv6_sessions_run_the_same_code() {
             client,
             online: v6(2, 80),
             target,
+            lane: 0,
             seq: ISS + seq,
             ack: PROD,
             flags,

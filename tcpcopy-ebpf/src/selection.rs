@@ -1,0 +1,38 @@
+//! Which sessions are captured, of those that match: not those of denied clients, only those of this
+//! instance's shard, and of these a share. Decided by the client's endpoint alone, so that each packet of
+//! a session gets the same answer, and by the functions that user space uses, in `common::flow`.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use common::abi::{TapCounter, config_flags};
+use common::flow::Block;
+use common::packet::{Addr, TcpFlags, TcpPacket};
+use ebpf_kit::config;
+
+use crate::maps::DENY;
+use crate::matching::count;
+
+/// True if the session with this flow hash is taken. Else its SYN is counted, which stands for all of
+/// it in the report. What is switched off the verifier removes.
+#[inline(always)]
+pub fn takes(packet: &TcpPacket, hash: u32) -> bool {
+    let why = if config::flags() & config_flags::DENY != 0 && denied(packet.ip.src) {
+        TapCounter::Denied
+    } else if !config::own_shard().holds(hash) {
+        TapCounter::OtherShard
+    } else if !config::own_share().takes(hash) {
+        TapCounter::NotSampled
+    } else {
+        return true;
+    };
+    let flags = packet.tcp.flags;
+    if flags.has(TcpFlags::SYN) && !flags.has(TcpFlags::ACK) {
+        count(why);
+    }
+    false
+}
+
+#[inline(always)]
+fn denied(client: Addr) -> bool {
+    DENY.get(&Key::new(u32::from(Block::MAX_BITS), client.0))
+        .is_some()
+}
