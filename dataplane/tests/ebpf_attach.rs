@@ -35,6 +35,7 @@ fn mirror(ifname: &str, transfers: &[Endpoint]) -> Result<Mirror, BpfError> {
         workers: 2,
         transfers,
         targets: &[v4(HERE, 8080)],
+        filter: None,
         also_tx: true,
         log_packets: false,
     };

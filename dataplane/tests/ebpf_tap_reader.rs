@@ -38,6 +38,7 @@ fn attach(workers: u32, transfers: &[Endpoint]) -> Tap {
         workers,
         transfers,
         targets: &[],
+        filter: None,
         ring_bytes_total: 64 << 20,
         log_packets: false,
     };
@@ -476,6 +477,7 @@ fn a_stopped_reader_costs_captures_but_no_production_packet() {
         workers: 1,
         transfers: &[v4(PRODUCTION, 80)],
         targets: &[],
+        filter: None,
         ring_bytes_total: 1 << 20,
         log_packets: false,
     };
@@ -506,6 +508,7 @@ fn errors_are_one_clear_line() {
         workers: 1,
         transfers: &[v4(PRODUCTION, 80)],
         targets: &[],
+        filter: None,
         ring_bytes_total: 1 << 20,
         log_packets: false,
     };

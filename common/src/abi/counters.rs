@@ -51,6 +51,8 @@ counters! {
         TooLarge => "too_large",
         /// Redirects refused (no socket on the queue: the packet goes to the stack).
         RedirectFailed => "redirect_failed",
+        /// Packets of a transfer that the filter (`-F`) rejected, passed on untouched.
+        Filtered => "filtered",
     }
 }
 
@@ -73,5 +75,7 @@ counters! {
         TrimFailed => "trim_failed",
         /// Responses dropped because no socket served their queue.
         RedirectFailed => "redirect_failed",
+        /// Packets that the filter (`-F`) rejected, passed to the stack.
+        Filtered => "filtered",
     }
 }

@@ -9,4 +9,6 @@ mod rules;
 
 pub use counters::{INTERCEPT_COUNTERS, InterceptCounter, TAP_COUNTERS, TapCounter};
 pub use record::{MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RecordHeader, XdpMeta, record_flags};
-pub use rules::{EndpointKey, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, ProgramConfig, config_flags};
+pub use rules::{
+    EndpointKey, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, ProgramConfig, config_flags, filter_slots,
+};

@@ -61,6 +61,19 @@ pub mod config_flags {
     /// Rules come from peers, not from the operator: packets to this host's own addresses (map
     /// `LOCAL`) are left alone, so that no peer can cut the host off from anybody.
     pub const LEARNED_RULES: u32 = 16;
+    /// The program runs behind a filter (see [`super::filter_slots`]): what it gets is to be taken, without
+    /// a look at the rules.
+    pub const BEHIND_FILTER: u32 = 256;
+}
+
+/// Entries of the tail call array `FILTERS`.
+pub mod filter_slots {
+    /// The filter. It goes on to [`SELECTED`] with packets that match, and counts the others.
+    pub const FILTER: u32 = 0;
+    /// The capture program, for packets that the filter let through.
+    pub const SELECTED: u32 = 1;
+    /// Number of entries.
+    pub const COUNT: u32 = 2;
 }
 
 /// The global `CONFIG` of every program, set before load and constant afterwards, so that the verifier

@@ -8,15 +8,18 @@ use common::abi::{EndpointKey, InterceptCounter, config_flags};
 use common::packet::Endpoint;
 
 use super::error::chain;
+use super::filter::{Hook, Parts};
 use super::load::RawKey;
-use super::queues::{QueueCapture, QueueSetup};
-use super::{BpfError, QueuePort, load};
+use super::queues::{QueueCapture, QueueSetup, XDP_PASS};
+use super::{BpfError, Filter, QueuePort, load};
 use crate::iface::Interface;
 
 /// Whose packets are taken.
 #[derive(Clone, Copy, Debug)]
 pub enum Sources<'a> {
-    /// Those of the operator's filter; `Addr::ANY` for any address.
+    /// Those of whom the operator's filter selects packets.
+    Filtered(&'a Filter),
+    /// These; `Addr::ANY` for any address.
     Fixed(&'a [Endpoint]),
     /// Those that [`RuleWriter::add`] is told of, but nothing that is addressed to this host.
     Learned,
@@ -34,6 +37,15 @@ pub struct ResponsesConfig<'a> {
     /// A log record per matching packet, at debug level. Slow.
     pub log_packets: bool,
 }
+
+/// What is attached instead if there is a filter.
+const FILTERED: Parts = Parts {
+    hook: Hook::Xdp,
+    entry: "responses_filtered",
+    selected: "responses",
+    counter: InterceptCounter::Filtered.index(),
+    pass: XDP_PASS,
+};
 
 /// The attached program and its sockets.
 pub struct Responses {
@@ -86,13 +98,17 @@ impl Responses {
     /// one AF_XDP socket per receive queue that exists then.
     pub fn attach(object: &[u8], config: &ResponsesConfig<'_>) -> Result<Self, BpfError> {
         let interface = Interface::by_name(config.ifname)?;
-        let (fixed, learned) = match config.sources {
-            Sources::Fixed(rules) => (rules, false),
-            Sources::Learned => (&[][..], true),
+        let (fixed, learned, filter) = match config.sources {
+            Sources::Filtered(filter) => (&[][..], false, Some(filter)),
+            Sources::Fixed(rules) => (rules, false, None),
+            Sources::Learned => (&[][..], true, None),
         };
         let mut program = load::config(config.workers, 1, config.log_packets, fixed, &[]);
         if learned {
             program.flags |= config_flags::LEARNED_RULES;
+        }
+        if filter.is_some() {
+            program.flags |= config_flags::BEHIND_FILTER;
         }
         let mut ebpf = load::load(
             object,
@@ -108,6 +124,7 @@ impl Responses {
             cookie: program.cookie,
             log_packets: config.log_packets,
             object_name: "intercept-ebpf",
+            filter: filter.map(|filter| (FILTERED, filter)),
         };
         let mut queues = QueueCapture::start(ebpf, &setup)?;
         let rules = if learned {
@@ -126,6 +143,11 @@ impl Responses {
     /// The means to add sources, once, with [`Sources::Learned`].
     pub fn take_rules(&mut self) -> Option<RuleWriter> {
         self.rules.take()
+    }
+
+    /// Replaces the filter, with [`Sources::Filtered`]; on an error the old one stays in force.
+    pub fn replace_filter(&self, filter: &Filter) -> Result<(), BpfError> {
+        self.queues.replace_filter(filter)
     }
 
     /// The sockets of a worker's queues, once.

@@ -9,14 +9,15 @@ use aya::maps::{ArrayOfMaps, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
-use common::abi::TapCounter;
+use common::abi::{TapCounter, config_flags};
 use common::packet::Endpoint;
 
 use super::counters::Counters;
 use super::error::{chain, errno, is_permission, kernel_release};
+use super::filter::{Chain, Hook, Parts};
 use super::log::LogThread;
 use super::ring::Ring;
-use super::{BpfError, TapReader, load, online, sleep};
+use super::{BpfError, Filter, TapReader, load, online, sleep};
 use crate::iface::Interface;
 
 /// Smallest ring: holds three of the largest records, or 1 ms of small packets at 1 Mpps.
@@ -24,6 +25,15 @@ const MIN_RING_BYTES: usize = 256 * 1024;
 /// Largest ring: positions inside must fit 30 bits (kernel/bpf/ringbuf.c, RINGBUF_MAX_RECORD_SZ).
 const MAX_RING_BYTES: usize = 512 * 1024 * 1024;
 const PROGRAM: &str = "tap";
+/// What is attached instead if there is a filter.
+const FILTERED: Parts = Parts {
+    hook: Hook::Tcx,
+    entry: "tap_filtered",
+    selected: "tap",
+    counter: TapCounter::Filtered.index(),
+    // TCX_NEXT (linux/bpf.h).
+    pass: -1,
+};
 
 /// What to capture and where.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +46,8 @@ pub struct TapConfig<'a> {
     pub transfers: &'a [Endpoint],
     /// Endpoints whose packets are never captured.
     pub targets: &'a [Endpoint],
+    /// What matching packets must pass in addition.
+    pub filter: Option<&'a Filter>,
     /// Memory for all rings together in bytes.
     pub ring_bytes_total: usize,
     /// A log record per captured packet, at debug level. Slow.
@@ -48,6 +60,7 @@ pub struct Tap {
     link: Option<FdLink>,
     readers: Vec<Option<TapReader>>,
     counters: Counters,
+    filter: Option<Chain>,
     _log: Option<LogThread>,
     // The program and its maps.
     _ebpf: Ebpf,
@@ -61,13 +74,16 @@ impl Tap {
         let (cpus, online) = (online::possible(), online::online());
         let mut sizes = vec![("RINGS", cpus * workers), ("SLEEP", workers)];
         sizes.extend(load::log_size(config.log_packets));
-        let program = load::config(
+        let mut program = load::config(
             workers,
             cpus,
             config.log_packets,
             config.transfers,
             config.targets,
         );
+        if config.filter.is_some() {
+            program.flags |= config_flags::BEHIND_FILTER;
+        }
         let mut ebpf = load::load(object, program, &sizes)?;
         load::put_endpoints(&mut ebpf, "TRANSFERS", config.transfers)?;
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
@@ -79,8 +95,13 @@ impl Tap {
         } else {
             None
         };
+        let filter = config
+            .filter
+            .map(|filter| Chain::install(&mut ebpf, FILTERED, filter))
+            .transpose()?;
         let counters = Counters::take(&mut ebpf)?;
-        let link = attach(&mut ebpf, &interface.name)?;
+        let entry = config.filter.map_or(PROGRAM, |_| FILTERED.entry);
+        let link = attach(&mut ebpf, entry, &interface.name)?;
         tracing::info!(
             interface = interface.name,
             workers,
@@ -92,6 +113,7 @@ impl Tap {
             link: Some(link),
             readers: readers.into_iter().map(Some).collect(),
             counters,
+            filter,
             _log: log,
             _ebpf: ebpf,
         })
@@ -108,6 +130,11 @@ impl Tap {
             .iter()
             .map(|c| (*c, self.counters.get(c.index())))
             .collect()
+    }
+
+    /// Replaces the filter of a tap that was attached with one; on an error the old one stays in force.
+    pub fn replace_filter(&self, filter: &Filter) -> Result<(), BpfError> {
+        Chain::replace_in(self.filter.as_ref(), filter)
     }
 
     /// Stops capturing, keeps the counters readable. Done once, further calls do nothing.
@@ -167,16 +194,16 @@ fn readers(
     Ok(readers)
 }
 
-fn attach(ebpf: &mut Ebpf, ifname: &str) -> Result<FdLink, BpfError> {
+fn attach(ebpf: &mut Ebpf, name: &str, ifname: &str) -> Result<FdLink, BpfError> {
     let object = |reason: String| BpfError::Object { reason };
     let program: &mut SchedClassifier = ebpf
-        .program_mut(PROGRAM)
-        .ok_or_else(|| object(format!("it has no program {PROGRAM}")))?
+        .program_mut(name)
+        .ok_or_else(|| object(format!("it has no program {name}")))?
         .try_into()
-        .map_err(|e| object(format!("program {PROGRAM}: {}", chain(&e))))?;
+        .map_err(|e| object(format!("program {name}: {}", chain(&e))))?;
     program
         .load()
-        .map_err(|e| BpfError::from_program(PROGRAM, e))?;
+        .map_err(|e| BpfError::from_program(name, e))?;
     let attached = program.attach_with_options(
         ifname,
         TcAttachType::Ingress,
@@ -185,7 +212,7 @@ fn attach(ebpf: &mut Ebpf, ifname: &str) -> Result<FdLink, BpfError> {
     let id = attached.map_err(|e| {
         if is_permission(&e) {
             BpfError::Permission {
-                action: format!("attach program {PROGRAM} to {ifname}"),
+                action: format!("attach program {name} to {ifname}"),
             }
         } else if errno(&e) == Some(libc::EINVAL) {
             // The attach type is unknown to kernels before 6.6; nothing else here can be invalid.
@@ -194,7 +221,7 @@ fn attach(ebpf: &mut Ebpf, ifname: &str) -> Result<FdLink, BpfError> {
             }
         } else {
             BpfError::Attach {
-                program: PROGRAM.into(),
+                program: name.into(),
                 ifname: ifname.into(),
                 error: chain(&e),
             }
