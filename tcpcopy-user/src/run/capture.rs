@@ -4,9 +4,9 @@ use crate::cli::{CaptureKind, Config};
 use crate::worker::Counter;
 use dataplane::Capture;
 use dataplane::afxdp::AfXdpTx;
-use dataplane::bpf::BpfError;
 use dataplane::bpf::mirror::{Mirror, MirrorConfig};
 use dataplane::bpf::tap::{Tap, TapConfig};
+use dataplane::bpf::{BpfError, Filter};
 
 /// All ring buffers of a tap together (design 3.1): at 1400-byte packets and a million a second, two
 /// workers' rings hold 50 ms of traffic.
@@ -40,6 +40,7 @@ impl Attached {
         let (transfers, targets) = (config.online(), config.targets());
         let (transfers, targets) = (transfers.as_slice(), targets.as_slice());
         let ifname = config.iface.as_str();
+        let filter = config.filter.as_ref();
         let workers = workers as u32;
         // Off unless asked for: each packet would cost a record.
         let log_packets = config.log_level >= operator::log::LogLevel::Debug;
@@ -51,6 +52,7 @@ impl Attached {
                     workers,
                     transfers,
                     targets,
+                    filter,
                     ring_bytes_total: RING_BYTES_TOTAL,
                     log_packets,
                 },
@@ -62,6 +64,7 @@ impl Attached {
                     workers,
                     transfers,
                     targets,
+                    filter,
                     also_tx,
                     log_packets,
                 },
@@ -104,6 +107,14 @@ impl Attached {
                 value,
             })
             .collect()
+    }
+
+    /// Replaces the filter, if there is one; on an error the old one stays in force.
+    pub fn replace_filter(&self, filter: &Filter) -> Result<(), BpfError> {
+        match self {
+            Self::Tap(tap) => tap.replace_filter(filter),
+            Self::Mirror(mirror) => mirror.replace_filter(filter),
+        }
     }
 
     /// Ends the capture while workers go on. A tap lets go of production at once, and what is in its

@@ -24,6 +24,7 @@ use dataplane::cores::CoreError;
 use dataplane::egress::EgressError;
 use dataplane::hops::HopError;
 use dataplane::iface::IfaceError;
+use operator::signals::{Hangup, Signals};
 
 /// Why a run did not start, or ended early. One line each.
 #[derive(Debug, thiserror::Error)]
@@ -78,8 +79,11 @@ impl RunError {
 /// Runs until a signal or the end of `--duration`. `object` is the BPF object.
 pub fn run(config: &Config, object: &[u8]) -> Result<Report, RunError> {
     // Handlers first: a Ctrl-C during start-up ends the run after it, in order.
-    let signals = operator::signals::Signals::install()
-        .map_err(RunError::system("install signal handlers"))?;
+    let hangup = match config.filter_file {
+        Some(_) => Hangup::Reloads,
+        None => Hangup::Ends,
+    };
+    let signals = Signals::install(hangup).map_err(RunError::system("install signal handlers"))?;
     let assembled = assemble::assemble(config, object)?;
     supervise::supervise(config, assembled, signals)
 }

@@ -7,9 +7,11 @@ use crate::cli::Config;
 use crate::report::{Report, Setting};
 use crate::worker::{Control, LiveFigures, LiveStats, Worker, WorkerParts, WorkerReport};
 use common::flow::Nanos;
+use dataplane::bpf::{BpfError, Filter};
 use dataplane::wake::WakerHandle;
 use dataplane::{clock, cores};
 use operator::signals::Signals;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -55,6 +57,7 @@ pub fn supervise(
         capture = config.capture.name(),
         workers,
         transfers = %list(&config.transfers),
+        filter = config.filter.as_ref().map(Filter::expression),
         intercepts = %list(&config.intercepts),
         "ready"
     );
@@ -75,6 +78,11 @@ pub fn supervise(
         let now = clock::now();
         for _ in 0..requests {
             run.end_requested(now);
+        }
+        if let Some(path) = &config.filter_file
+            && signals.take_reload()
+        {
+            run.reload_filter(path);
         }
         if end.is_some_and(|at| now >= at) && run.control.stop_at().is_none() {
             tracing::info!(
@@ -159,6 +167,19 @@ impl Run {
         };
         self.control.stop(now, now + self.drain);
         wake(&self.wakers);
+    }
+
+    /// A bad new filter leaves the old one in force.
+    fn reload_filter(&self, path: &Path) {
+        let replaced = Filter::from_file(path)
+            .map_err(BpfError::from)
+            .and_then(|filter| self.attached.replace_filter(&filter).map(|()| filter));
+        match replaced {
+            Ok(filter) => tracing::info!(filter = filter.expression(), "filter replaced"),
+            Err(error) => {
+                tracing::error!("filter not replaced, the old one stays in force: {error}");
+            }
+        }
     }
 
     fn log_stats(&self) {
