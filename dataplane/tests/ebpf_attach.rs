@@ -11,7 +11,9 @@ use common::flow::CaptureMeta;
 use common::packet::{Endpoint, decode_frame};
 use dataplane::Capture;
 use dataplane::bpf::responses::Sources;
-use dataplane::bpf::{BpfError, Mirror, MirrorConfig, QueuePort, Responses, ResponsesConfig};
+use dataplane::bpf::{
+    BpfError, Filter, Mirror, MirrorConfig, QueuePort, Responses, ResponsesConfig,
+};
 use dataplane::iface::Interface;
 use ebpf_support::foreign::{Foreign, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 use ebpf_support::frames::*;
@@ -42,8 +44,10 @@ fn mirror(ifname: &str, transfers: &[Endpoint]) -> Result<Mirror, BpfError> {
     Mirror::attach(&object("tcpcopy-ebpf"), &config)
 }
 
-fn responses(ifname: &str, rules: &[Endpoint]) -> Result<Responses, BpfError> {
-    responses_from(ifname, Sources::Fixed(rules))
+/// Takes the responses of one source, by a filter.
+fn responses(ifname: &str, port: u16) -> Result<Responses, BpfError> {
+    let filter = Filter::compile(&format!("tcp src port {port}")).unwrap();
+    responses_from(ifname, Sources::Filtered(&filter))
 }
 
 fn responses_from(ifname: &str, sources: Sources<'_>) -> Result<Responses, BpfError> {
@@ -236,7 +240,7 @@ fn responses_are_taken_and_trimmed_and_never_reach_the_stack() {
     privileged();
     let pair = Pair::new(1);
     let wire = wire(&pair);
-    let mut responses = responses("vb", &[v4(THERE, 8080)]).unwrap();
+    let mut responses = responses("vb", 8080).unwrap();
     assert!(responses.native());
     let mut ports = responses.take_ports(0);
     let stack = tcp_segments();
@@ -303,7 +307,7 @@ fn a_foreign_xdp_program_is_named_and_left_alone() {
         let foreign = Foreign::xdp(index, flags);
         let errors = [
             mirror("vb", &[v4(HERE, 80)]).err().expect("an error"),
-            responses("vb", &[v4(THERE, 8080)]).err().expect("an error"),
+            responses("vb", 8080).err().expect("an error"),
         ];
         for error in errors {
             assert!(

@@ -6,11 +6,13 @@
 //!                       ├─ tcx, frame as it is
 //!                       └─ tcx, the outer tag in the metadata, as live packets have it
 //! ```
+//! And the translator alone: random classic programs, in the same three places.
 
 mod ebpf_support;
 
 use dataplane::bpf::Filter;
 use dataplane::bpf::filter::Hook;
+use dataplane::bpf::filter::classic::ClassicInsn;
 use ebpf_support::cases::{cases, seeds};
 use ebpf_support::frames::*;
 use ebpf_support::raw::*;
@@ -286,6 +288,115 @@ fn the_kernel_decides_as_libpcap_does() {
         runs > 500_000 && matches > 50_000,
         "{runs} runs, {matches} matches"
     );
+}
+
+/// Programs that libpcap's compiler would never write: every instruction, in any order.
+#[test]
+fn random_programs_do_in_the_kernel_what_they_do_in_libpcap() {
+    privileged();
+    let frames: Vec<Vec<u8>> = frames().into_iter().map(|(_, frame)| frame).collect();
+    let mut rng = Rng(0x5eed_0f11_7e20_0002);
+    let slot = Slot::new();
+    let tag = (0x8100, 0x2005);
+    let tagger = tagging(&slot, tag.0, tag.1);
+    let (programs, per_program) = (3000, 20);
+    let (mut matches, mut runs) = (0, 0);
+    for round in 0..programs {
+        let program = random_program(&mut rng);
+        let (xdp, tcx) = (
+            load_classic(&program, Hook::Xdp),
+            load_classic(&program, Hook::Tcx),
+        );
+        slot.put(&tcx);
+        for _ in 0..per_program {
+            let frame = &frames[rng.below(frames.len())];
+            let on_wire = tagged(frame.clone(), &[tag]);
+            for (loaded, input, seen) in [
+                (&xdp, frame, frame),
+                (&tcx, frame, frame),
+                (&tagger, frame, &on_wire),
+            ] {
+                let Some((got, _)) = run(loaded, input, 1) else {
+                    continue;
+                };
+                let want = interpret(&program, seen);
+                runs += 1;
+                matches += u32::from(want);
+                assert!(
+                    got == u32::from(want),
+                    "round {round}: libpcap says {want}, the kernel {got}, of\n{program:#x?}\non{}",
+                    hexdump(seen)
+                );
+            }
+        }
+    }
+    println!("{programs} programs: {runs} runs, {matches} matches, 0 mismatches");
+    assert!(runs > programs * per_program * 2, "{runs} runs");
+    assert!(
+        matches > runs / 20 && matches < runs * 19 / 20,
+        "{matches} of {runs}"
+    );
+}
+
+/// Up to 30 instructions and a return of the accumulator's lowest bits.
+fn random_program(rng: &mut Rng) -> Vec<ClassicInsn> {
+    let insn = |code: u16, jt, jf, k| ClassicInsn { code, jt, jf, k };
+    // The interpreter does not clear its scratch words.
+    let mut program: Vec<ClassicInsn> = (0..16).map(|word| insn(0x02, 0, 0, word)).collect();
+    let body = 3 + rng.below(28);
+    for at in 0..body {
+        let left = body - at;
+        // Near the headers, around the tag, far, or anywhere.
+        let offset = match rng.below(5) {
+            0 => 8 + rng.below(10) as u32,
+            1 => rng.below(2000) as u32,
+            2 => [0x7ff8, 0x7fff, 0xfffe, 0x7fff_fffe][rng.below(4)],
+            _ => rng.below(60) as u32,
+        };
+        let constant = match rng.below(4) {
+            0 => rng.next() as u32,
+            1 => [0, 1, 0xff, 0x7fff_ffff, 0x8000_0000, u32::MAX][rng.below(6)],
+            _ => rng.below(64) as u32,
+        };
+        let size = [0x00, 0x08, 0x10][rng.below(3)];
+        let operand = [0x00, 0x08][rng.below(2)];
+        program.push(match rng.below(16) {
+            0..3 => insn(0x20 | size, 0, 0, offset),
+            3..5 => insn(0x40 | size, 0, 0, offset),
+            5 => insn(0xb1, 0, 0, offset),
+            6 => insn([0x00, 0x01][rng.below(2)], 0, 0, constant),
+            7 => insn([0x80, 0x81][rng.below(2)], 0, 0, 0),
+            8 => insn(
+                [0x60, 0x61, 0x02, 0x03][rng.below(4)],
+                0,
+                0,
+                rng.below(16) as u32,
+            ),
+            9 => insn([0x07, 0x87][rng.below(2)], 0, 0, 0),
+            10..13 => {
+                let op = 0x10 * rng.below(11) as u16;
+                let shift = matches!(op, 0x60 | 0x70);
+                match (op, operand) {
+                    (0x80, _) => insn(0x84, 0, 0, 0),
+                    // Shifts by more are undefined in C; libpcap's compiler refuses division by zero.
+                    (_, 0) if shift => insn(0x04 | op, 0, 0, constant % 32),
+                    (0x30 | 0x90, 0) => insn(0x04 | op, 0, 0, constant.max(1)),
+                    _ => insn(0x04 | op | operand, 0, 0, constant),
+                }
+            }
+            13 if left > 1 => insn(0x05, 0, 0, rng.below(left) as u32),
+            14 if rng.below(4) == 0 => insn([0x06, 0x16][rng.below(2)], 0, 0, constant & 1),
+            _ => {
+                let condition = 0x10 + 0x10 * rng.below(4) as u16;
+                let mut far = || rng.below(left.min(5)) as u8;
+                let (jt, jf) = (far(), far());
+                insn(0x05 | condition | operand, jt, jf, constant)
+            }
+        });
+    }
+    program.push(insn(0x54, 0, 0, 3));
+    program.push(insn(0x16, 0, 0, 0));
+    program
 }
 
 /// Offsets beyond the linear part, which XDP reads by helper.

@@ -75,7 +75,9 @@ fn compare(
     verdicts: &dyn Fn() -> Verdicts,
 ) -> Verdicts {
     let before = verdicts();
-    frames.iter().for_each(|frame| wire.send(frame));
+    for frame in frames {
+        wire.send(frame);
+    }
     let want = frames.iter().filter(|f| filter.matches(f)).count() as u64;
     let want = (want, frames.len() as u64 - want);
     let end = Instant::now() + PATIENCE;

@@ -130,18 +130,10 @@ fn decode(bytes: &Linear) -> Result<TcpPacket, DecodeError> {
 /// True if a rule names this source, or the packet has passed the filter.
 #[inline(always)]
 fn taken(src: Addr, port: u16) -> bool {
-    if config::behind_filter() {
-        return true;
-    }
-    let mut key = EndpointKey::new(Endpoint::new(src, port));
-    if RESPONSES.get_ptr(key).is_some() {
-        return true;
-    }
-    if config::flags() & config_flags::ANY_RULES == 0 {
-        return false;
-    }
-    key.addr = Addr::ANY;
-    RESPONSES.get_ptr(key).is_some()
+    config::behind_filter()
+        || RESPONSES
+            .get_ptr(EndpointKey::new(Endpoint::new(src, port)))
+            .is_some()
 }
 
 /// True if the packet is for this host itself and the rule was given by a peer.

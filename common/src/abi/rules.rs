@@ -11,7 +11,7 @@ pub const MAX_ENDPOINTS: u32 = 65_536;
 pub const MAX_LOCAL_ADDRESSES: u32 = 4096;
 
 /// Key of the maps `TRANSFERS`, `TARGETS` (tcpcopy) and `RESPONSES` (intercept): an address and a port,
-/// the address [`Addr::ANY`] in rules that name only a port. Programs look up the exact key first.
+/// the address [`Addr::ANY`] in transfers that name only a port. Programs look up the exact key first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(C)]
 pub struct EndpointKey {
@@ -53,7 +53,7 @@ pub mod config_flags {
     pub const LOG_PACKETS: u32 = 1;
     /// Write [`super::super::XdpMeta`] in front of redirected frames.
     pub const XDP_META: u32 = 2;
-    /// Some key of `TRANSFERS` or `RESPONSES` has the address [`super::Addr::ANY`]; without it the
+    /// Some key of `TRANSFERS` has the address [`super::Addr::ANY`]; without it the
     /// second lookup is compiled out.
     pub const ANY_RULES: u32 = 4;
     /// The same for `TARGETS`.

@@ -17,10 +17,8 @@ use crate::iface::Interface;
 /// Whose packets are taken.
 #[derive(Clone, Copy, Debug)]
 pub enum Sources<'a> {
-    /// Those of whom the operator's filter selects packets.
+    /// Those whose packets the operator's filter selects.
     Filtered(&'a Filter),
-    /// These; `Addr::ANY` for any address.
-    Fixed(&'a [Endpoint]),
     /// Those that [`RuleWriter::add`] is told of, but nothing that is addressed to this host.
     Learned,
 }
@@ -63,7 +61,8 @@ impl RuleWriter {
     /// From now on packets of `source` are taken. Also takes over changes of this host's addresses.
     pub fn add(&mut self, source: Endpoint) -> Result<(), BpfError> {
         self.protect_own()?;
-        for endpoint in with_addresses(&[source]) {
+        // Fragments carry no port: those of a source are found by its bare address.
+        for endpoint in [source, Endpoint::new(source.addr, 0)] {
             insert(
                 &mut self.rules,
                 "RESPONSES",
@@ -98,24 +97,22 @@ impl Responses {
     /// one AF_XDP socket per receive queue that exists then.
     pub fn attach(object: &[u8], config: &ResponsesConfig<'_>) -> Result<Self, BpfError> {
         let interface = Interface::by_name(config.ifname)?;
-        let (fixed, learned, filter) = match config.sources {
-            Sources::Filtered(filter) => (&[][..], false, Some(filter)),
-            Sources::Fixed(rules) => (rules, false, None),
-            Sources::Learned => (&[][..], true, None),
+        let mut program = load::config(config.workers, 1, config.log_packets, &[], &[]);
+        let filter = match config.sources {
+            Sources::Filtered(filter) => {
+                program.flags |= config_flags::BEHIND_FILTER;
+                Some(filter)
+            }
+            Sources::Learned => {
+                program.flags |= config_flags::LEARNED_RULES;
+                None
+            }
         };
-        let mut program = load::config(config.workers, 1, config.log_packets, fixed, &[]);
-        if learned {
-            program.flags |= config_flags::LEARNED_RULES;
-        }
-        if filter.is_some() {
-            program.flags |= config_flags::BEHIND_FILTER;
-        }
-        let mut ebpf = load::load(
+        let ebpf = load::load(
             object,
             program,
             load::log_size(config.log_packets).as_slice(),
         )?;
-        load::put_endpoints(&mut ebpf, "RESPONSES", &with_addresses(fixed))?;
         let setup = QueueSetup {
             program: "responses",
             interface,
@@ -127,7 +124,7 @@ impl Responses {
             filter: filter.map(|filter| (FILTERED, filter)),
         };
         let mut queues = QueueCapture::start(ebpf, &setup)?;
-        let rules = if learned {
+        let rules = if filter.is_none() {
             let mut writer = RuleWriter {
                 rules: queues.take_map("RESPONSES")?,
                 local: queues.take_map("LOCAL")?,
@@ -180,11 +177,4 @@ impl Drop for Responses {
     fn drop(&mut self) {
         self.queues.detach();
     }
-}
-
-/// The rules, and for fragments, which carry no port, their addresses with port 0.
-fn with_addresses(rules: &[Endpoint]) -> Vec<Endpoint> {
-    let mut all = rules.to_vec();
-    all.extend(rules.iter().map(|rule| Endpoint::new(rule.addr, 0)));
-    all
 }

@@ -6,6 +6,7 @@ use aya::maps::MapData;
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
 use dataplane::bpf::Filter;
 use dataplane::bpf::filter::Hook;
+use dataplane::bpf::filter::classic::ClassicInsn;
 use dataplane::bpf::filter::insn::{Assembler, R0, R1, R2, R3, R6, alu, jump};
 use dataplane::bpf::filter::program::load;
 use dataplane::bpf::filter::translate::translate;
@@ -16,15 +17,32 @@ pub const NO_MATCH: u32 = 0;
 
 /// A translated filter that returns its verdict.
 pub fn load_filter(filter: &Filter, hook: Hook) -> OwnedFd {
+    load_classic(filter.program(), hook)
+}
+
+/// The same of any classic program.
+pub fn load_classic(program: &[ClassicInsn], hook: Hook) -> OwnedFd {
     let verdict = |value: u32| {
         move |a: &mut Assembler| {
             a.alu64(alu::MOV, R0, value as i32);
             a.exit();
         }
     };
-    let insns = translate(filter.program(), hook, &verdict(MATCH), &verdict(NO_MATCH))
-        .unwrap_or_else(|e| panic!("{filter:?}: {e}"));
-    load(hook, &insns, "filter_test").unwrap_or_else(|e| panic!("{filter:?}: {e}"))
+    let insns = translate(program, hook, &verdict(MATCH), &verdict(NO_MATCH))
+        .unwrap_or_else(|e| panic!("{program:?}: {e}"));
+    load(hook, &insns, "filter_test").unwrap_or_else(|e| panic!("{program:?}: {e}"))
+}
+
+#[link(name = "pcap")]
+unsafe extern "C" {
+    fn bpf_filter(insns: *const ClassicInsn, packet: *const u8, wire: u32, captured: u32) -> u32;
+}
+
+/// libpcap's verdict. The program must end on every way and jump forward only.
+pub fn interpret(program: &[ClassicInsn], frame: &[u8]) -> bool {
+    let len = frame.len() as u32;
+    // SAFETY: by the caller's promise the interpreter stays inside the program; it checks the packet.
+    unsafe { bpf_filter(program.as_ptr(), frame.as_ptr(), len, len) != 0 }
 }
 
 /// A tail call array of one slot.

@@ -333,3 +333,117 @@ fn size(insn: ClassicInsn) -> Option<Size> {
 const fn memory(word: u32) -> i16 {
     -(4 * MEMORY_WORDS as i16) + 4 * word as i16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HOOKS: [Hook; 2] = [Hook::Tcx, Hook::Xdp];
+    /// `ret #0`, `ret #1`.
+    const NO: ClassicInsn = insn(0x06, 0, 0, 0);
+    const YES: ClassicInsn = insn(0x06, 0, 0, 1);
+
+    const fn insn(code: u16, jt: u8, jf: u8, k: u32) -> ClassicInsn {
+        ClassicInsn { code, jt, jf, k }
+    }
+
+    fn translated(program: &[ClassicInsn], hook: Hook) -> Result<Vec<Insn>, TranslateError> {
+        translate(program, hook, &Assembler::exit, &Assembler::exit)
+    }
+
+    fn error(program: &[ClassicInsn]) -> TranslateError {
+        let errors = HOOKS.map(|hook| translated(program, hook).expect_err("an error"));
+        assert_eq!(errors[0], errors[1]);
+        errors[0]
+    }
+
+    #[test]
+    fn a_bare_verdict_has_the_other_ending_left_out() {
+        for hook in HOOKS {
+            // Context, A, X, a jump to the ending, and the ending.
+            assert_eq!(translated(&[YES], hook).unwrap().len(), 5);
+            assert_eq!(translated(&[NO], hook).unwrap().len(), 5);
+        }
+    }
+
+    #[test]
+    fn what_nothing_reaches_is_left_out_even_if_it_is_unknown() {
+        let dead = insn(0xffff, 0, 0, 0);
+        for hook in HOOKS {
+            let jump = [insn(0x05, 0, 0, 1), dead, YES];
+            assert_eq!(translated(&jump, hook).unwrap().len(), 6);
+            assert_eq!(translated(&[YES, dead], hook), translated(&[YES], hook));
+        }
+    }
+
+    #[test]
+    fn programs_that_do_not_end_or_jump_out_are_refused() {
+        let unknown = |at, code| TranslateError::Unknown { at, code };
+        assert_eq!(error(&[]), unknown(0, 0));
+        assert_eq!(error(&[insn(0x00, 0, 0, 1)]), unknown(0, 0));
+        assert_eq!(error(&[insn(0x15, 0, 1, 0), YES]), unknown(0, 0x15));
+        assert_eq!(error(&[insn(0x05, 0, 0, 1), YES]), unknown(0, 0x05));
+    }
+
+    #[test]
+    fn what_has_no_meaning_is_refused() {
+        let unknown = |code| TranslateError::Unknown { at: 0, code };
+        for code in [
+            0x38, // ld abs of eight bytes
+            0xa0, // ld msh
+            0xe0, // ld of the last mode
+            0x21, // ldx abs
+            0xa1, // ldx msh of a word
+            0xb4, // alu of the twelfth operation
+            0x55, // jmp of the sixth condition
+            0x0e, // ret x
+            0x47, // misc
+        ] {
+            assert_eq!(
+                error(&[insn(code, 0, 0, 0), YES]),
+                unknown(code),
+                "{code:#x}"
+            );
+        }
+        // Scratch words are 16.
+        for code in [0x60, 0x61, 0x02, 0x03] {
+            assert_eq!(error(&[insn(code, 0, 0, 16), YES]), unknown(code));
+            assert!(translated(&[insn(code, 0, 0, 15), YES], Hook::Xdp).is_ok());
+        }
+    }
+
+    #[test]
+    fn loops_metadata_and_length() {
+        assert_eq!(
+            error(&[insn(0x05, 0, 0, u32::MAX), YES]),
+            TranslateError::Loop
+        );
+        // SKF_AD_OFF + SKF_AD_PKTTYPE.
+        let kind = insn(0x20, 0, 0, 0xffff_f004);
+        assert_eq!(error(&[kind, YES]), TranslateError::Metadata);
+        let load = insn(0x20, 0, 0, 1 << 20);
+        let mut long = vec![load; MAX_CLASSIC - 1];
+        long.push(YES);
+        let too_long = |classic| TranslateError::TooLong { classic };
+        assert_eq!(error(&long), too_long(MAX_CLASSIC));
+        long.push(YES);
+        assert_eq!(error(&long), too_long(MAX_CLASSIC + 1));
+    }
+
+    proptest! {
+        /// Whatever it is given: a program or an error. Classes and sizes are drawn so that many get far.
+        #[test]
+        fn no_input_panics(
+            program in prop::collection::vec(
+                (0u16..256, 0u8..4, 0u8..4, prop_oneof![0u32..20, any::<u32>()])
+                    .prop_map(|(code, jt, jf, k)| insn(code, jt, jf, k)),
+                0..40,
+            ),
+        ) {
+            for hook in HOOKS {
+                let _ = translated(&program, hook);
+            }
+        }
+    }
+}
