@@ -14,7 +14,7 @@
 //!  tagged        bytes 0 to 11 | the tag     | bytes 12 ...     moved = 4
 //!  untagged      bytes as they are                              moved = 0
 //! ```
-//! The slot [`STAY`] holds 4 - moved, so that what is added to a packet pointer is never negative,
+//! The stack slot `STAY` holds 4 - moved, so that what is added to a packet pointer is never negative,
 //! which the verifier would not follow.
 
 use super::insn::{Assembler, FP, Label, R0, R1, R2, R3, R4, R5, R6, R8, R9, Reg, Size, alu, jump};

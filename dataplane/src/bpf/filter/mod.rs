@@ -5,7 +5,7 @@
 //!                                                                           │ program: raw bpf(2)
 //!       chain: a tail call array joins it to the capture programs ◀─────────┘
 //! ```
-//! * [`classic`], [`insn`]: both instruction sets; [`access`]: packet bytes; [`translate`]: the rest.
+//! * [`classic`], [`insn`]: both instruction sets; [`access`]: packet bytes; [`mod@translate`]: the rest.
 //! * `compile`: libpcap's compiler and interpreter.
 //! * [`program`]: loading; `chain`: joining and replacing.
 //!
@@ -31,7 +31,11 @@ pub(super) use chain::{Chain, Parts};
 use classic::ClassicInsn;
 use translate::{TranslateError, translate};
 
-/// Largest filter file in bytes: far more than libpcap compiles in a bearable time.
+/// Longest expression, which is also the longest argument that Linux passes on (MAX_ARG_STRLEN). libpcap's
+/// optimiser takes time by the square of it: 3 s for this much, the whole of it hosts, and 17 s for twice as
+/// much, in which nobody would hear a signal.
+const MAX_EXPRESSION_BYTES: usize = 128 << 10;
+/// Largest filter file in bytes, comments and all.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Characters of an expression that errors quote.
 const MAX_SHOWN_CHARS: usize = 200;
@@ -44,6 +48,17 @@ pub enum FilterError {
     /// Nothing.
     #[error("filter is empty, {EXAMPLE}")]
     Empty,
+    /// Nobody wants to wait for it.
+    #[error(
+        "filter '{expression}' has {got} bytes, expected at most {MAX_EXPRESSION_BYTES}: use networks instead of \
+         many hosts"
+    )]
+    TooLong {
+        /// Its beginning.
+        expression: String,
+        /// Its length.
+        got: usize,
+    },
     /// libpcap says no.
     #[error("filter '{expression}': {reason}")]
     Compile {
@@ -94,6 +109,12 @@ impl Filter {
         let expression = expression.split_whitespace().collect::<Vec<_>>().join(" ");
         if expression.is_empty() {
             return Err(FilterError::Empty);
+        }
+        if expression.len() > MAX_EXPRESSION_BYTES {
+            return Err(FilterError::TooLong {
+                got: expression.len(),
+                expression: shortened(&expression),
+            });
         }
         let program = match compile::compile(&expression) {
             Ok(program) => program,
