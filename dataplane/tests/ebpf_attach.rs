@@ -12,7 +12,7 @@ use common::packet::{Addr, Endpoint, decode_frame};
 use dataplane::Capture;
 use dataplane::bpf::responses::Sources;
 use dataplane::bpf::{
-    BpfError, Mirror, MirrorConfig, QueuePort, Responses, ResponsesConfig, Sessions,
+    BpfError, Filter, Mirror, MirrorConfig, QueuePort, Responses, ResponsesConfig, Sessions,
 };
 use dataplane::iface::Interface;
 use ebpf_support::foreign::{Foreign, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
@@ -38,14 +38,17 @@ fn mirror(ifname: &str, transfers: &[Endpoint]) -> Result<Mirror, BpfError> {
         transfers,
         targets: &[v4(HERE, 8080)],
         sessions: Sessions::default(),
+        filter: None,
         also_tx: true,
         log_packets: false,
     };
     Mirror::attach(&object("tcpcopy-ebpf"), &config)
 }
 
-fn responses(ifname: &str, rules: &[Endpoint]) -> Result<Responses, BpfError> {
-    responses_from(ifname, Sources::Fixed(rules))
+/// Takes the responses of one source, by a filter.
+fn responses(ifname: &str, port: u16) -> Result<Responses, BpfError> {
+    let filter = Filter::compile(&format!("tcp src port {port}")).unwrap();
+    responses_from(ifname, Sources::Filtered(&filter))
 }
 
 fn responses_from(ifname: &str, sources: Sources<'_>) -> Result<Responses, BpfError> {
@@ -240,7 +243,7 @@ fn responses_are_taken_and_trimmed_and_never_reach_the_stack() {
     privileged();
     let pair = Pair::new(1);
     let wire = wire(&pair);
-    let mut responses = responses("vb", &[v4(THERE, 8080)]).unwrap();
+    let mut responses = responses("vb", 8080).unwrap();
     assert!(responses.native());
     let mut ports = responses.take_ports(0);
     let stack = tcp_segments();
@@ -307,7 +310,7 @@ fn a_foreign_xdp_program_is_named_and_left_alone() {
         let foreign = Foreign::xdp(index, flags);
         let errors = [
             mirror("vb", &[v4(HERE, 80)]).err().expect("an error"),
-            responses("vb", &[v4(THERE, 8080)]).err().expect("an error"),
+            responses("vb", 8080).err().expect("an error"),
         ];
         for error in errors {
             assert!(

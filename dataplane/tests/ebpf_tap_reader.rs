@@ -39,6 +39,7 @@ fn attach(workers: u32, transfers: &[Endpoint]) -> Tap {
         transfers,
         targets: &[],
         sessions: Sessions::default(),
+        filter: None,
         ring_bytes_total: 64 << 20,
         log_packets: false,
     };
@@ -478,6 +479,7 @@ fn a_stopped_reader_costs_captures_but_no_production_packet() {
         transfers: &[v4(PRODUCTION, 80)],
         targets: &[],
         sessions: Sessions::default(),
+        filter: None,
         ring_bytes_total: 1 << 20,
         log_packets: false,
     };
@@ -509,6 +511,7 @@ fn errors_are_one_clear_line() {
         transfers: &[v4(PRODUCTION, 80)],
         targets: &[],
         sessions: Sessions::default(),
+        filter: None,
         ring_bytes_total: 1 << 20,
         log_packets: false,
     };

@@ -79,6 +79,13 @@ pub fn own_share() -> Share {
     Share::thousandths(share())
 }
 
+/// True if rules and filter have been asked before this program.
+#[inline(always)]
+#[must_use]
+pub fn behind_filter() -> bool {
+    flags() & config_flags::BEHIND_FILTER != 0
+}
+
 /// True if a log record per packet is wanted.
 #[inline(always)]
 #[must_use]

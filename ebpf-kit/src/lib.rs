@@ -3,7 +3,7 @@
 //! ```text
 //!  program ─▶ linear::Linear / skb::SkbBytes ─▶ common::packet::decode_*
 //!     │                                              │
-//!     ├─▶ config (.rodata, frozen at load)           ▼
+//!     ├─▶ config (.rodata, frozen at load), filter (tail calls)           ▼
 //!     └─▶ counters::Counters ◀── counter of a DecodeError
 //! ```
 #![no_std]
@@ -20,6 +20,8 @@
 pub mod atomic;
 pub mod config;
 pub mod counters;
+#[cfg(target_arch = "bpf")]
+pub mod filter;
 pub mod linear;
 pub mod skb;
 pub mod xdp;

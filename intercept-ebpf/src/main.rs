@@ -8,6 +8,9 @@
 //! ```
 //! A response must never reach the stack: it could be forwarded to a real client. The payload is cut
 //! off in the kernel since only headers are needed (IP lengths stay as they were).
+//!
+//! With `-F` the operator's filter stands in the place of `RESPONSES`: `responses_filtered` asks it first, and
+//! it goes on to `responses`.
 #![no_std]
 #![no_main]
 
@@ -24,8 +27,9 @@ use common::abi::{
 use common::packet::{
     Addr, DecodeError, Endpoint, TcpPacket, decode_ethernet, decode_ip, decode_tcp, protocol,
 };
+use ebpf_kit::filter::Filters;
 use ebpf_kit::linear::Linear;
-use ebpf_kit::{config, counters, xdp};
+use ebpf_kit::{config, counters, filter, xdp};
 
 /// Receive queues that can have a socket; no NIC has more. An unused entry costs 8 bytes.
 const MAX_QUEUES: usize = 4096;
@@ -48,6 +52,10 @@ static LOCAL: HashMap<Addr, u32, { MAX_LOCAL_ADDRESSES as usize }, { BPF_F_NO_PR
 /// By `InterceptCounter`.
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { INTERCEPT_COUNTERS as usize }> = PerCpuArray::new();
+
+/// The filter and what follows it, by `filter_slots`.
+#[btf_map]
+static FILTERS: Filters = Filters::new();
 
 /// Sockets by receive queue.
 #[btf_map]
@@ -82,6 +90,17 @@ fn responses(ctx: XdpContext) -> u32 {
     }
 }
 
+/// In front of `responses` if there is a filter, which alone says what a response is.
+#[xdp(frags)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute's entry point makes the context and hands it over"
+)]
+fn responses_filtered(ctx: XdpContext) -> u32 {
+    filter::ask(&FILTERS, &ctx);
+    XDP_PASS
+}
+
 #[inline(always)]
 fn count(counter: InterceptCounter) {
     counters::bump(&COUNTERS, counter.index());
@@ -108,18 +127,13 @@ fn decode(bytes: &Linear) -> Result<TcpPacket, DecodeError> {
     Ok(TcpPacket { ip, tcp })
 }
 
-/// True if a rule names this source.
+/// True if a rule names this source, or the packet has passed the filter.
 #[inline(always)]
 fn taken(src: Addr, port: u16) -> bool {
-    let mut key = EndpointKey::new(Endpoint::new(src, port));
-    if RESPONSES.get_ptr(key).is_some() {
-        return true;
-    }
-    if config::flags() & config_flags::ANY_RULES == 0 {
-        return false;
-    }
-    key.addr = Addr::ANY;
-    RESPONSES.get_ptr(key).is_some()
+    config::behind_filter()
+        || RESPONSES
+            .get_ptr(EndpointKey::new(Endpoint::new(src, port)))
+            .is_some()
 }
 
 /// True if the packet is for this host itself and the rule was given by a peer.

@@ -11,11 +11,11 @@ use crate::channel::{ControlOptions, ListenError, TargetSink, listen};
 use crate::cli::Args;
 use crate::report::{Report, Setting};
 use crate::service::{Service, ServiceError, ServiceOptions};
-use crate::startup::forwarding_settings;
+use crate::startup::{ChannelTaken, check_filter, forwarding_settings};
 use crate::worker::Limits;
 use common::flow::Nanos;
-use dataplane::bpf::BpfError;
 use dataplane::bpf::responses::{Responses, ResponsesConfig, RuleWriter, Sources};
+use dataplane::bpf::{BpfError, Filter};
 use dataplane::cores::CoreError;
 use dataplane::iface::{IfaceError, Interface};
 use dataplane::{Capture, clock};
@@ -44,6 +44,9 @@ pub enum RunError {
     /// `-b`, `-p`.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// `-F`.
+    #[error(transparent)]
+    Filter(#[from] ChannelTaken),
     /// Kernel program and its sockets.
     #[error(transparent)]
     Bpf(#[from] BpfError),
@@ -67,18 +70,14 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     let listener = listen(SocketAddr::new(args.bind, args.port))?;
     check_privileges()?;
     warn_of_forwarding(&args.iface);
-    let rules = args.filter.as_ref().map(|rules| rules.0.as_slice());
-    if rules
-        .unwrap_or_default()
-        .iter()
-        .any(|rule| !rule.addr.is_v4() && !rule.addr.is_any())
-    {
-        tracing::warn!(
-            "the filter names IPv6 sources: their responses are taken and counted, but the C wire format \
-             cannot carry them to tcpcopy"
-        );
+    if let Some(filter) = &args.selection {
+        check_filter(filter, &interface, args.port)?;
     }
-    let mut signals = Signals::install(Hangup::Ends).map_err(RunError::Signals)?;
+    let hangup = match args.filter_file {
+        Some(_) => Hangup::Reloads,
+        None => Hangup::Ends,
+    };
+    let mut signals = Signals::install(hangup).map_err(RunError::Signals)?;
 
     // Without --cores one worker serves all queues; with it one per queue, as many as there are cores.
     let cores = args
@@ -98,7 +97,10 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     let config = ResponsesConfig {
         ifname: &args.iface,
         workers: workers as u32,
-        sources: rules.map_or(Sources::Learned, Sources::Fixed),
+        sources: args
+            .selection
+            .as_ref()
+            .map_or(Sources::Learned, Sources::Filtered),
         log_packets: args.level() >= LogLevel::Debug,
     };
     let mut responses = Responses::attach(object, &config)?;
@@ -123,7 +125,8 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     let service = Service::start(listener, captures, &options, targets)?;
     let started = clock::now();
     tracing::info!(
-        iface = args.iface, workers, native = responses.native(), filter = rules.map_or("learned from tcpcopy", |_| "given"),
+        iface = args.iface, workers, native = responses.native(),
+        filter = args.selection.as_ref().map_or("learned from tcpcopy", Filter::expression),
         address = %SocketAddr::new(args.bind, args.port),
         "ready: taking responses, listening for tcpcopy",
     );
@@ -133,7 +136,12 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
         let _ = writeln!(std::io::stderr(), "intercept-user: ready");
     }
 
-    let failed = wait(&mut signals, args.duration, &service);
+    let reload = || {
+        if let Some(path) = &args.filter_file {
+            reload_filter(path, &responses, &interface, args.port);
+        }
+    };
+    let failed = wait(&mut signals, args.duration, &service, &reload);
     tracing::info!("stopping");
     let duration = clock::now().since(started);
     // Ends the threads, which closes their sockets, ...
@@ -167,6 +175,20 @@ fn learn(mut rules: RuleWriter) -> TargetSink {
     })
 }
 
+/// A bad new filter leaves the old one in force.
+fn reload_filter(path: &Path, responses: &Responses, interface: &Interface, port: u16) {
+    let replace = || -> Result<Filter, RunError> {
+        let filter = Filter::from_file(path).map_err(BpfError::from)?;
+        check_filter(&filter, interface, port)?;
+        responses.replace_filter(&filter)?;
+        Ok(filter)
+    };
+    match replace() {
+        Ok(filter) => tracing::info!(filter = filter.expression(), "filter replaced"),
+        Err(error) => tracing::error!("filter not replaced, the old one stays in force: {error}"),
+    }
+}
+
 fn warn_of_forwarding(ifname: &str) {
     let on = forwarding_settings(Path::new("/proc"), ifname);
     if !on.is_empty() {
@@ -179,7 +201,12 @@ fn warn_of_forwarding(ifname: &str) {
 }
 
 /// Waits for the end; true if a thread ended by itself.
-fn wait(signals: &mut Signals, duration: Option<Duration>, service: &Service) -> bool {
+fn wait(
+    signals: &mut Signals,
+    duration: Option<Duration>,
+    service: &Service,
+    reload: &dyn Fn(),
+) -> bool {
     let end = duration.map(|d| Instant::now() + d);
     loop {
         let left = end.map_or(WATCH_INTERVAL, |end| {
@@ -187,6 +214,9 @@ fn wait(signals: &mut Signals, duration: Option<Duration>, service: &Service) ->
         });
         if left.is_zero() || signals.wait(left.min(WATCH_INTERVAL)) > 0 {
             return false;
+        }
+        if signals.take_reload() {
+            reload();
         }
         if service.failed() {
             return true;

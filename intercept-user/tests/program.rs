@@ -25,8 +25,8 @@ fn refused(args: &[&str]) -> (Option<i32>, String) {
 fn usage_errors_exit_with_2() {
     for (args, word) in [
         (
-            vec!["-i", "lo", "-F", "udp and src port 80"],
-            "'udp and src port 80' is not supported",
+            vec!["-i", "lo", "-F", "udp prot 80"],
+            "filter 'udp prot 80': can't parse filter expression",
         ),
         (vec!["-F", "tcp and src port 80"], "--iface <NAME>"),
         (

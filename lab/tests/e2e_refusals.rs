@@ -97,16 +97,49 @@ fn bad_flags() {
     world.refused(intercept(&["--no-such-flag"]), USAGE, &["--no-such-flag"]);
     world.refused(intercept(&["-p", "0"]), USAGE, &["0"]);
     world.refused(intercept(&["-b", "somewhere"]), USAGE, &["somewhere"]);
-    for filter in [
-        "udp",
-        "tcp and src port",
-        "tcp and src port 99999",
-        "tcp or src port 80",
-        "tcp and dst port 80",
+}
+
+#[test]
+fn bad_filters() {
+    let world = World::up();
+    let tcpcopy = |more: &[&str]| world.tcpcopy(|copy| copy.more = words(more));
+    let intercept = |more: &[&str]| {
+        world.intercept(|intercept| {
+            intercept.filter = None;
+            intercept.more = words(more);
+        })
+    };
+    for (filter, reason) in [
+        ("tcp prot 80", "syntax error"),
+        ("tcp and src port", "syntax error"),
+        ("tcp and src port 99999", "99999"),
+        ("net 10.0.0.1/8", "non-network bits"),
+        ("tcp and udp", "rejects all packets"),
+        ("inbound", "not in the packet"),
+        ("ip6 protochain 6", "loop"),
+        ("", "empty"),
     ] {
-        let command = world.intercept(|intercept| intercept.filter = Some(filter.to_owned()));
-        world.refused(command, USAGE, &["filter"]);
+        let said = ["-F", filter, reason];
+        world.refused(tcpcopy(&["-F", filter]), USAGE, &said);
+        world.refused(intercept(&["--filter", filter]), USAGE, &said);
     }
+    let file = world.lab.file("filter");
+    let path = file.display().to_string();
+    let from_file = ["--filter-file", &path];
+    let missing = ["--filter-file", &path, "No such file"];
+    world.refused(tcpcopy(&from_file), USAGE, &missing);
+    world.refused(intercept(&from_file), USAGE, &missing);
+    std::fs::write(&file, "# the office\ntcp prot 80\n").unwrap();
+    let wrong = ["--filter-file", &path, "'tcp prot 80'", "syntax error"];
+    world.refused(tcpcopy(&from_file), USAGE, &wrong);
+    world.refused(intercept(&from_file), USAGE, &wrong);
+    let both = ["-F", "tcp", "--filter-file", &path];
+    for command in [tcpcopy(&both), intercept(&both)] {
+        world.refused(command, USAGE, &["--filter", "--filter-file"]);
+    }
+    // It would take the connections of tcpcopy itself, and the operator's.
+    let words = ["'tcp'", "10.77.0.40", "36524", "src port"];
+    world.refused(intercept(&["-F", "tcp"]), FAILED, &words);
 }
 
 /// A core that this machine does not have can be found while parsing or after it; either code is right.

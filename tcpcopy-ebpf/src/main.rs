@@ -4,7 +4,8 @@
 //!  tap     tcx ingress ─ match ─▶ ring [cpu][worker]      always TCX_NEXT     (production host)
 //!  mirror  XDP         ─ match ─▶ AF_XDP socket of queue  XDP_PASS on a miss  (mirror port)
 //! ```
-//! Both decode with `common::packet`, match with [`matching`] and choose sessions with [`selection`].
+//! Both decode with `common::packet`, match with [`matching`] and choose sessions with [`selection`]. With `-F` the programs
+//! `tap_filtered` and `mirror_filtered` match and ask the filter, which goes on to `tap` and `mirror`.
 #![no_std]
 #![no_main]
 

@@ -4,6 +4,7 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, XskMap};
 use aya_ebpf::macros::btf_map;
 use common::abi::{EndpointKey, MAX_DENIED, MAX_ENDPOINTS, PORT_WORDS, PortWord, TAP_COUNTERS};
+use ebpf_kit::filter::Filters;
 
 /// Sizes that the loader replaces: rings, workers.
 const SET_BY_LOADER: usize = 1;
@@ -54,6 +55,10 @@ pub static SLEEP: Array<[u64; 8], SET_BY_LOADER, { BPF_F_MMAPABLE as usize }> = 
 /// By `TapCounter`.
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { TAP_COUNTERS as usize }> = PerCpuArray::new();
+
+/// The filter and what follows it, by `filter_slots`.
+#[btf_map]
+pub static FILTERS: Filters = Filters::new();
 
 /// Sockets of the mirror by receive queue.
 #[btf_map]

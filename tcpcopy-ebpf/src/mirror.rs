@@ -8,9 +8,9 @@ use common::abi::TapCounter;
 use common::flow::flow_hash;
 use common::packet::{Endpoint, decode_frame};
 use ebpf_kit::linear::Linear;
-use ebpf_kit::{config, xdp};
+use ebpf_kit::{config, filter, xdp};
 
-use crate::maps::XSKS;
+use crate::maps::{FILTERS, XSKS};
 use crate::matching::{count, matches};
 use crate::selection::takes;
 
@@ -21,7 +21,7 @@ use crate::selection::takes;
 )]
 fn mirror(ctx: XdpContext) -> u32 {
     let decoded = decode_frame(&Linear::of_xdp(&ctx));
-    if !matches(&decoded) {
+    if !config::behind_filter() && !matches(&decoded) {
         return XDP_PASS;
     }
     if let Ok(p) = &decoded
@@ -57,4 +57,17 @@ fn mirror(ctx: XdpContext) -> u32 {
         count(TapCounter::RedirectFailed);
         XDP_PASS
     }
+}
+
+/// In front of `mirror` if there is a filter.
+#[xdp(frags)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute's entry point makes the context and hands it over"
+)]
+fn mirror_filtered(ctx: XdpContext) -> u32 {
+    if matches(&decode_frame(&Linear::of_xdp(&ctx))) {
+        filter::ask(&FILTERS, &ctx);
+    }
+    XDP_PASS
 }

@@ -7,8 +7,9 @@ use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use common::flow::{flow_hash, owner};
 use common::packet::{Endpoint, TcpPacket};
-use ebpf_kit::{config, skb};
+use ebpf_kit::{config, filter, skb};
 
+use crate::maps::FILTERS;
 use crate::matching::matches;
 use crate::record::copy_packet;
 use crate::selection::takes;
@@ -20,10 +21,23 @@ use crate::selection::takes;
 )]
 fn tap(ctx: TcContext) -> i32 {
     let decoded = skb::decode(&ctx);
-    if matches(&decoded)
+    if (config::behind_filter() || matches(&decoded))
         && let Ok(packet) = &decoded
     {
         capture(&ctx, packet);
+    }
+    TCX_NEXT
+}
+
+/// In front of `tap` if there is a filter.
+#[classifier]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute's entry point makes the context and hands it over"
+)]
+fn tap_filtered(ctx: TcContext) -> i32 {
+    if matches(&skb::decode(&ctx)) {
+        filter::ask(&FILTERS, &ctx);
     }
     TCX_NEXT
 }

@@ -8,8 +8,8 @@ use crate::{
     setup,
 };
 
-/// What the user programs' C parts are built with: libxdp (whose configure script asks for libpcap and
-/// llc too, though nothing of them is used) and its bindings.
+/// What the user programs' C parts are built with: libpcap, which compiles filters, libxdp (whose configure
+/// script asks for llc too, though nothing of it is used) and its bindings.
 const BUILD_PACKAGES: [&str; 8] = [
     "clang",
     "libelf-dev",

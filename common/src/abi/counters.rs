@@ -59,6 +59,8 @@ counters! {
         OtherShard => "other_shard",
         /// SYNs of sessions outside the share that is replayed.
         NotSampled => "not_sampled",
+        /// Packets of a transfer that the filter (`-F`) rejected, passed on untouched.
+        Filtered => "filtered",
     }
 }
 
@@ -81,5 +83,7 @@ counters! {
         TrimFailed => "trim_failed",
         /// Responses dropped because no socket served their queue.
         RedirectFailed => "redirect_failed",
+        /// Packets that the filter (`-F`) rejected, passed to the stack.
+        Filtered => "filtered",
     }
 }

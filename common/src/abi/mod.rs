@@ -11,5 +11,5 @@ pub use counters::{INTERCEPT_COUNTERS, InterceptCounter, TAP_COUNTERS, TapCounte
 pub use record::{MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RecordHeader, XdpMeta, record_flags};
 pub use rules::{
     DenyKey, EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, PORT_WORDS, PortWord,
-    ProgramConfig, config_flags,
+    ProgramConfig, config_flags, filter_slots,
 };

@@ -68,7 +68,8 @@ impl DenyKey {
 }
 
 /// Key of the maps `TRANSFERS`, `TARGETS` (tcpcopy) and `RESPONSES` (intercept): an address and a port,
-/// the address [`Addr::ANY`] in rules that name only a port (in `TRANSFERS` these are bits of `PORTS`). Programs look up the exact key first.
+/// the address [`Addr::ANY`] in targets that name only a port (transfers that do are bits of `PORTS`).
+/// Programs look up the exact key first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(C)]
 pub struct EndpointKey {
@@ -110,8 +111,7 @@ pub mod config_flags {
     pub const LOG_PACKETS: u32 = 1;
     /// Write [`super::super::XdpMeta`] in front of redirected frames.
     pub const XDP_META: u32 = 2;
-    /// Some transfer names only a port, or some key of `RESPONSES` has the address
-    /// [`super::Addr::ANY`]; without it that look is compiled out.
+    /// Some transfer names only a port; without it that look is compiled out.
     pub const ANY_RULES: u32 = 4;
     /// The same for `TARGETS`.
     pub const ANY_TARGETS: u32 = 8;
@@ -124,6 +124,19 @@ pub mod config_flags {
     pub const EXACT_RULES: u32 = 64;
     /// Some key of `TRANSFERS` matches what goes to a target; without it `TARGETS` is not looked at.
     pub const COVERED_TARGETS: u32 = 128;
+    /// The program runs behind a filter (see [`super::filter_slots`]): what it gets is to be taken, without
+    /// a look at the rules.
+    pub const BEHIND_FILTER: u32 = 256;
+}
+
+/// Entries of the tail call array `FILTERS`.
+pub mod filter_slots {
+    /// The filter. It goes on to [`SELECTED`] with packets that match, and counts the others.
+    pub const FILTER: u32 = 0;
+    /// The capture program, for packets that the filter let through.
+    pub const SELECTED: u32 = 1;
+    /// Number of entries.
+    pub const COUNT: u32 = 2;
 }
 
 /// The global `CONFIG` of every program, set before load and constant afterwards, so that the verifier

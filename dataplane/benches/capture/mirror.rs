@@ -23,6 +23,8 @@ pub fn attach(lane: &Lane, also_tx: bool) -> Mirror {
             workers: 1,
             transfers: &transfers,
             targets: &[],
+            sessions: dataplane::bpf::Sessions::default(),
+            filter: None,
             also_tx,
             log_packets: false,
         };

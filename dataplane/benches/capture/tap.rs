@@ -26,6 +26,8 @@ pub fn attach(lane: &Lane, port: u16, addr: [u8; 4]) -> Tap {
             workers: 1,
             transfers: &transfers,
             targets: &[],
+            sessions: dataplane::bpf::Sessions::default(),
+            filter: None,
             ring_bytes_total: RING_BYTES,
             log_packets: false,
         };

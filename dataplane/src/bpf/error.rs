@@ -64,6 +64,12 @@ pub enum BpfError {
         /// Last line of the log that says something.
         last: String,
     },
+    /// The filter cannot run in the kernel.
+    #[error(transparent)]
+    Filter(#[from] super::FilterError),
+    /// Nothing to replace.
+    #[error("capture was started without a filter, so there is none to replace: start with one")]
+    NoFilter,
     /// Attaching failed for a reason that has no variant of its own.
     #[error("cannot attach program {program} to interface {ifname}: {error}")]
     Attach {
@@ -136,26 +142,28 @@ impl BpfError {
             ProgramError::LoadError {
                 io_error,
                 verifier_log,
-            } => {
-                let log = verifier_log.to_string();
-                tracing::debug!(program, "verifier log:\n{log}");
-                // The log ends with statistics; the reason is the line in front of them.
-                let last = log
-                    .lines()
-                    .rev()
-                    .map(str::trim)
-                    .find(|l| !l.is_empty() && !l.starts_with("processed ") && !l.contains("usec"))
-                    .unwrap_or("no verifier log");
-                Self::Verifier {
-                    program: program.into(),
-                    release: kernel_release(),
-                    error: io_error,
-                    last: last.into(),
-                }
-            }
+            } => Self::refused(program, io_error, &verifier_log.to_string()),
             other => Self::Object {
                 reason: format!("program {program}: {}", chain(&other)),
             },
+        }
+    }
+
+    /// From the verifier and its log.
+    pub(super) fn refused(program: &str, error: io::Error, log: &str) -> Self {
+        tracing::debug!(program, "verifier log:\n{log}");
+        // The log ends with statistics; the reason is the line in front of them.
+        let last = log
+            .lines()
+            .rev()
+            .map(str::trim)
+            .find(|l| !l.is_empty() && !l.starts_with("processed ") && !l.contains("usec"))
+            .unwrap_or("no verifier log");
+        Self::Verifier {
+            program: program.into(),
+            release: kernel_release(),
+            error,
+            last: last.into(),
         }
     }
 }

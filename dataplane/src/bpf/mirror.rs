@@ -3,12 +3,13 @@
 //! Matching packets are taken away from the host, so this is not for production hosts. Without a socket
 //! on a packet's queue, and after the process dies, packets go to the stack.
 
-use common::abi::TapCounter;
+use common::abi::{TapCounter, config_flags};
 use common::packet::Endpoint;
 
-use super::queues::{QueueCapture, QueueSetup};
+use super::filter::{Hook, Parts};
+use super::queues::{QueueCapture, QueueSetup, XDP_PASS};
 use super::select::{DenyList, Sessions};
-use super::{BpfError, QueuePort, load};
+use super::{BpfError, Filter, QueuePort, load};
 use crate::iface::Interface;
 
 /// What to capture and where.
@@ -24,11 +25,22 @@ pub struct MirrorConfig<'a> {
     pub targets: &'a [Endpoint],
     /// Which sessions are captured.
     pub sessions: Sessions<'a>,
+    /// What matching packets must pass in addition.
+    pub filter: Option<&'a Filter>,
     /// Transmit halves wanted on the same sockets.
     pub also_tx: bool,
     /// A log record per matching packet, at debug level. Slow.
     pub log_packets: bool,
 }
+
+/// What is attached instead if there is a filter.
+const FILTERED: Parts = Parts {
+    hook: Hook::Xdp,
+    entry: "mirror_filtered",
+    selected: "mirror",
+    counter: TapCounter::Filtered.index(),
+    pass: XDP_PASS,
+};
 
 /// The attached program and its sockets.
 pub struct Mirror {
@@ -41,14 +53,17 @@ impl Mirror {
     /// one AF_XDP socket per receive queue that exists then.
     pub fn attach(object: &[u8], config: &MirrorConfig<'_>) -> Result<Self, BpfError> {
         let interface = Interface::by_name(config.ifname)?;
-        let program = load::config(
+        let mut program = load::config(
             config.workers,
             1,
             config.log_packets,
             config.transfers,
             config.targets,
         );
-        let program = config.sessions.put_into(program);
+        program = config.sessions.put_into(program);
+        if config.filter.is_some() {
+            program.flags |= config_flags::BEHIND_FILTER;
+        }
         let mut ebpf = load::load(
             object,
             program,
@@ -64,6 +79,7 @@ impl Mirror {
             cookie: program.cookie,
             log_packets: config.log_packets,
             object_name: "tcpcopy-ebpf",
+            filter: config.filter.map(|filter| (FILTERED, filter)),
         };
         let mut queues = QueueCapture::start(ebpf, &setup)?;
         let deny = config.sessions.deny_list(|name| queues.take_map(name))?;
@@ -91,6 +107,11 @@ impl Mirror {
             .iter()
             .map(|c| (*c, self.queues.counters.get(c.index())))
             .collect()
+    }
+
+    /// Replaces the filter of a mirror that was attached with one; on an error the old one stays in force.
+    pub fn replace_filter(&self, filter: &Filter) -> Result<(), BpfError> {
+        self.queues.replace_filter(filter)
     }
 
     /// Detaches in the safe order. All ports that were taken must have been dropped before: their

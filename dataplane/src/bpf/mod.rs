@@ -13,6 +13,7 @@
 
 mod counters;
 mod error;
+pub mod filter;
 mod load;
 pub mod log;
 mod mmap;
@@ -29,6 +30,7 @@ pub mod responses;
 pub mod tap;
 
 pub use error::BpfError;
+pub use filter::{Filter, FilterError};
 pub use mirror::{Mirror, MirrorConfig};
 pub use queues::QueuePort;
 pub use reader::TapReader;

@@ -13,14 +13,18 @@ use aya::programs::links::FdLink;
 
 use super::counters::Counters;
 use super::error::chain;
+use super::filter::{Chain, Parts};
 use super::log::LogThread;
-use super::{BpfError, load, xdp};
+use super::{BpfError, Filter, load, xdp};
 use crate::afxdp::{AfXdpRx, AfXdpTx, OpenOptions, open};
 use crate::iface::Interface;
 
 /// Time for the driver to give up the buffers of closed zero-copy sockets, which it does
 /// asynchronously. Without it the crash above happened; 1 s was always enough, less was not tried.
 const ZERO_COPY_SETTLE: Duration = Duration::from_secs(1);
+
+/// The verdict that lets a packet go on to the stack (linux/bpf.h).
+pub(super) const XDP_PASS: i32 = 2;
 
 /// The socket of one receive queue.
 pub struct QueuePort {
@@ -41,6 +45,7 @@ pub(super) struct QueueCapture {
     native: bool,
     zero_copy: bool,
     pub(super) counters: Counters,
+    filter: Option<Chain>,
     _log: Option<LogThread>,
     ebpf: Ebpf,
 }
@@ -54,6 +59,8 @@ pub(super) struct QueueSetup<'a> {
     pub(super) cookie: u32,
     pub(super) log_packets: bool,
     pub(super) object_name: &'a str,
+    /// The first filter and its place.
+    pub(super) filter: Option<(Parts, &'a Filter)>,
 }
 
 impl QueueCapture {
@@ -64,9 +71,14 @@ impl QueueCapture {
         } else {
             None
         };
+        let filter = setup
+            .filter
+            .map(|(parts, filter)| Chain::install(&mut ebpf, parts, filter))
+            .transpose()?;
+        let entry = setup.filter.map_or(setup.program, |(parts, _)| parts.entry);
         let counters = Counters::take(&mut ebpf)?;
         let before = setup.interface.rx_queues;
-        let attached = xdp::attach(&mut ebpf, setup.program, &setup.interface)?;
+        let attached = xdp::attach(&mut ebpf, entry, &setup.interface)?;
         let ifname = &setup.interface.name;
         let queues = Interface::by_name(ifname)?.rx_queues.max(1);
         let mut ports = Vec::new();
@@ -114,6 +126,7 @@ impl QueueCapture {
             native: attached.native,
             zero_copy,
             counters,
+            filter,
             _log: log,
             ebpf,
         })
@@ -125,6 +138,10 @@ impl QueueCapture {
         name: &'static str,
     ) -> Result<T, BpfError> {
         load::take(&mut self.ebpf, name)
+    }
+
+    pub(super) fn replace_filter(&self, filter: &Filter) -> Result<(), BpfError> {
+        Chain::replace_in(self.filter.as_ref(), filter)
     }
 
     pub(super) fn native(&self) -> bool {

@@ -8,16 +8,17 @@ use common::abi::{EndpointKey, InterceptCounter, config_flags};
 use common::packet::Endpoint;
 
 use super::error::chain;
+use super::filter::{Hook, Parts};
 use super::load::RawKey;
-use super::queues::{QueueCapture, QueueSetup};
-use super::{BpfError, QueuePort, load};
+use super::queues::{QueueCapture, QueueSetup, XDP_PASS};
+use super::{BpfError, Filter, QueuePort, load};
 use crate::iface::Interface;
 
 /// Whose packets are taken.
 #[derive(Clone, Copy, Debug)]
 pub enum Sources<'a> {
-    /// Those of the operator's filter; `Addr::ANY` for any address.
-    Fixed(&'a [Endpoint]),
+    /// Those whose packets the operator's filter selects.
+    Filtered(&'a Filter),
     /// Those that [`RuleWriter::add`] is told of, but nothing that is addressed to this host.
     Learned,
 }
@@ -35,6 +36,15 @@ pub struct ResponsesConfig<'a> {
     pub log_packets: bool,
 }
 
+/// What is attached instead if there is a filter.
+const FILTERED: Parts = Parts {
+    hook: Hook::Xdp,
+    entry: "responses_filtered",
+    selected: "responses",
+    counter: InterceptCounter::Filtered.index(),
+    pass: XDP_PASS,
+};
+
 /// The attached program and its sockets.
 pub struct Responses {
     queues: QueueCapture,
@@ -51,7 +61,8 @@ impl RuleWriter {
     /// From now on packets of `source` are taken. Also takes over changes of this host's addresses.
     pub fn add(&mut self, source: Endpoint) -> Result<(), BpfError> {
         self.protect_own()?;
-        for endpoint in with_addresses(&[source]) {
+        // Fragments carry no port: those of a source are found by its bare address.
+        for endpoint in [source, Endpoint::new(source.addr, 0)] {
             insert(
                 &mut self.rules,
                 "RESPONSES",
@@ -86,20 +97,22 @@ impl Responses {
     /// one AF_XDP socket per receive queue that exists then.
     pub fn attach(object: &[u8], config: &ResponsesConfig<'_>) -> Result<Self, BpfError> {
         let interface = Interface::by_name(config.ifname)?;
-        let (fixed, learned) = match config.sources {
-            Sources::Fixed(rules) => (rules, false),
-            Sources::Learned => (&[][..], true),
+        let mut program = load::config(config.workers, 1, config.log_packets, &[], &[]);
+        let filter = match config.sources {
+            Sources::Filtered(filter) => {
+                program.flags |= config_flags::BEHIND_FILTER;
+                Some(filter)
+            }
+            Sources::Learned => {
+                program.flags |= config_flags::LEARNED_RULES;
+                None
+            }
         };
-        let mut program = load::config(config.workers, 1, config.log_packets, fixed, &[]);
-        if learned {
-            program.flags |= config_flags::LEARNED_RULES;
-        }
-        let mut ebpf = load::load(
+        let ebpf = load::load(
             object,
             program,
             load::log_size(config.log_packets).as_slice(),
         )?;
-        load::put_endpoints(&mut ebpf, "RESPONSES", &with_addresses(fixed))?;
         let setup = QueueSetup {
             program: "responses",
             interface,
@@ -108,9 +121,10 @@ impl Responses {
             cookie: program.cookie,
             log_packets: config.log_packets,
             object_name: "intercept-ebpf",
+            filter: filter.map(|filter| (FILTERED, filter)),
         };
         let mut queues = QueueCapture::start(ebpf, &setup)?;
-        let rules = if learned {
+        let rules = if filter.is_none() {
             let mut writer = RuleWriter {
                 rules: queues.take_map("RESPONSES")?,
                 local: queues.take_map("LOCAL")?,
@@ -126,6 +140,11 @@ impl Responses {
     /// The means to add sources, once, with [`Sources::Learned`].
     pub fn take_rules(&mut self) -> Option<RuleWriter> {
         self.rules.take()
+    }
+
+    /// Replaces the filter, with [`Sources::Filtered`]; on an error the old one stays in force.
+    pub fn replace_filter(&self, filter: &Filter) -> Result<(), BpfError> {
+        self.queues.replace_filter(filter)
     }
 
     /// The sockets of a worker's queues, once.
@@ -158,11 +177,4 @@ impl Drop for Responses {
     fn drop(&mut self) {
         self.queues.detach();
     }
-}
-
-/// The rules, and for fragments, which carry no port, their addresses with port 0.
-fn with_addresses(rules: &[Endpoint]) -> Vec<Endpoint> {
-    let mut all = rules.to_vec();
-    all.extend(rules.iter().map(|rule| Endpoint::new(rule.addr, 0)));
-    all
 }

@@ -9,15 +9,16 @@ use aya::maps::{ArrayOfMaps, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
-use common::abi::TapCounter;
+use common::abi::{TapCounter, config_flags};
 use common::packet::Endpoint;
 
 use super::counters::Counters;
 use super::error::{chain, errno, is_permission, kernel_release};
+use super::filter::{Chain, Hook, Parts};
 use super::log::LogThread;
 use super::ring::Ring;
 use super::select::{DenyList, Sessions};
-use super::{BpfError, TapReader, load, online, sleep};
+use super::{BpfError, Filter, TapReader, load, online, sleep};
 use crate::iface::Interface;
 
 /// Smallest ring: holds three of the largest records, or 1 ms of small packets at 1 Mpps.
@@ -25,6 +26,15 @@ const MIN_RING_BYTES: usize = 256 * 1024;
 /// Largest ring: positions inside must fit 30 bits (kernel/bpf/ringbuf.c, RINGBUF_MAX_RECORD_SZ).
 const MAX_RING_BYTES: usize = 512 * 1024 * 1024;
 const PROGRAM: &str = "tap";
+/// What is attached instead if there is a filter.
+const FILTERED: Parts = Parts {
+    hook: Hook::Tcx,
+    entry: "tap_filtered",
+    selected: "tap",
+    counter: TapCounter::Filtered.index(),
+    // TCX_NEXT (linux/bpf.h).
+    pass: -1,
+};
 
 /// What to capture and where.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +49,8 @@ pub struct TapConfig<'a> {
     pub targets: &'a [Endpoint],
     /// Which sessions are captured.
     pub sessions: Sessions<'a>,
+    /// What matching packets must pass in addition.
+    pub filter: Option<&'a Filter>,
     /// Memory for all rings together in bytes.
     pub ring_bytes_total: usize,
     /// A log record per captured packet, at debug level. Slow.
@@ -52,6 +64,7 @@ pub struct Tap {
     readers: Vec<Option<TapReader>>,
     counters: Counters,
     deny: Option<DenyList>,
+    filter: Option<Chain>,
     _log: Option<LogThread>,
     // The program and its maps.
     _ebpf: Ebpf,
@@ -65,14 +78,17 @@ impl Tap {
         let (cpus, online) = (online::possible(), online::online());
         let mut sizes = vec![("RINGS", cpus * workers), ("SLEEP", workers)];
         sizes.extend(load::log_size(config.log_packets));
-        let program = load::config(
+        let mut program = load::config(
             workers,
             cpus,
             config.log_packets,
             config.transfers,
             config.targets,
         );
-        let program = config.sessions.put_into(program);
+        program = config.sessions.put_into(program);
+        if config.filter.is_some() {
+            program.flags |= config_flags::BEHIND_FILTER;
+        }
         let mut ebpf = load::load(object, program, &sizes)?;
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
         config.sessions.put_maps(&mut ebpf, config.transfers)?;
@@ -84,12 +100,17 @@ impl Tap {
         } else {
             None
         };
+        let filter = config
+            .filter
+            .map(|filter| Chain::install(&mut ebpf, FILTERED, filter))
+            .transpose()?;
         let counters = Counters::take(&mut ebpf)?;
-        load_program(&mut ebpf)?;
+        let entry = config.filter.map_or(PROGRAM, |_| FILTERED.entry);
+        load_program(&mut ebpf, entry)?;
         let deny = config
             .sessions
             .deny_list(|name| load::take(&mut ebpf, name))?;
-        let link = attach(&mut ebpf, &interface.name)?;
+        let link = attach(&mut ebpf, entry, &interface.name)?;
         tracing::info!(
             interface = interface.name,
             workers,
@@ -102,6 +123,7 @@ impl Tap {
             readers: readers.into_iter().map(Some).collect(),
             counters,
             deny,
+            filter,
             _log: log,
             _ebpf: ebpf,
         })
@@ -123,6 +145,11 @@ impl Tap {
     /// The list of denied clients, if there is one.
     pub fn deny_list(&mut self) -> Option<&mut DenyList> {
         self.deny.as_mut()
+    }
+
+    /// Replaces the filter of a tap that was attached with one; on an error the old one stays in force.
+    pub fn replace_filter(&self, filter: &Filter) -> Result<(), BpfError> {
+        Chain::replace_in(self.filter.as_ref(), filter)
     }
 
     /// Stops capturing, keeps the counters readable. Done once, further calls do nothing.
@@ -186,21 +213,21 @@ fn object(reason: String) -> BpfError {
     BpfError::Object { reason }
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, BpfError> {
-    ebpf.program_mut(PROGRAM)
-        .ok_or_else(|| object(format!("it has no program {PROGRAM}")))?
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, BpfError> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| object(format!("it has no program {name}")))?
         .try_into()
-        .map_err(|e| object(format!("program {PROGRAM}: {}", chain(&e))))
+        .map_err(|e| object(format!("program {name}: {}", chain(&e))))
 }
 
-fn load_program(ebpf: &mut Ebpf) -> Result<(), BpfError> {
-    program(ebpf)?
+fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), BpfError> {
+    program(ebpf, name)?
         .load()
-        .map_err(|e| BpfError::from_program(PROGRAM, e))
+        .map_err(|e| BpfError::from_program(name, e))
 }
 
-fn attach(ebpf: &mut Ebpf, ifname: &str) -> Result<FdLink, BpfError> {
-    let program = program(ebpf)?;
+fn attach(ebpf: &mut Ebpf, name: &str, ifname: &str) -> Result<FdLink, BpfError> {
+    let program = program(ebpf, name)?;
     let attached = program.attach_with_options(
         ifname,
         TcAttachType::Ingress,
@@ -209,7 +236,7 @@ fn attach(ebpf: &mut Ebpf, ifname: &str) -> Result<FdLink, BpfError> {
     let id = attached.map_err(|e| {
         if is_permission(&e) {
             BpfError::Permission {
-                action: format!("attach program {PROGRAM} to {ifname}"),
+                action: format!("attach program {name} to {ifname}"),
             }
         } else if errno(&e) == Some(libc::EINVAL) {
             // The attach type is unknown to kernels before 6.6; nothing else here can be invalid.
@@ -218,7 +245,7 @@ fn attach(ebpf: &mut Ebpf, ifname: &str) -> Result<FdLink, BpfError> {
             }
         } else {
             BpfError::Attach {
-                program: PROGRAM.into(),
+                program: name.into(),
                 ifname: ifname.into(),
                 error: chain(&e),
             }

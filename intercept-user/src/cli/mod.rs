@@ -1,10 +1,8 @@
 //! The command line. C users find their letters; every letter has a long name.
 
-pub mod filter;
-
 use clap::{ArgAction, Parser};
-use common::packet::Endpoint;
 use common::wire::compat::DEFAULT_PORT;
+use dataplane::bpf::Filter;
 use dataplane::cores::CoreList;
 use operator::duration::parse_positive;
 use operator::log::{LogFormat, LogLevel};
@@ -29,11 +27,19 @@ pub struct Args {
     #[arg(long, value_name = "LIST")]
     pub cores: Option<CoreList>,
 
-    /// Which packets are responses: 'tcp and src port N', also with 'and src host A' or with
-    /// alternatives, '(src port N or src port M)'. Without it: those of the targets that connected
-    /// tcpcopys announce, except to this host's own addresses
-    #[arg(short = 'F', long, value_name = "FILTER", value_parser = parse_filter)]
-    pub filter: Option<Rules>,
+    /// Which packets are responses: a pcap filter such as 'tcp and src port 8080' (pcap-filter(7)); TCP that
+    /// passes it is taken. Without it: that of the targets that connected tcpcopys announce, except to this
+    /// host's own addresses
+    #[arg(short = 'F', long, value_name = "EXPR", conflicts_with = "filter_file")]
+    pub filter: Option<String>,
+
+    /// The same from a file, with # comments. SIGHUP reads it again
+    #[arg(long, value_name = "FILE")]
+    pub filter_file: Option<PathBuf>,
+
+    /// Compiled from either.
+    #[arg(skip)]
+    pub selection: Option<Filter>,
 
     /// Port on which tcpcopy connects
     #[arg(short = 'p', long, value_name = "PORT", default_value_t = DEFAULT_PORT,
@@ -83,6 +89,19 @@ impl Args {
     pub fn level(&self) -> LogLevel {
         self.log_level.more(self.verbose)
     }
+
+    fn with_filter(mut self) -> Result<Self, String> {
+        self.selection = match (&self.filter, &self.filter_file) {
+            (Some(text), _) => {
+                Some(Filter::compile(text).map_err(|e| format!("-F, --filter: {e}"))?)
+            }
+            (None, Some(path)) => {
+                Some(Filter::from_file(path).map_err(|e| format!("--filter-file: {e}"))?)
+            }
+            (None, None) => None,
+        };
+        Ok(self)
+    }
 }
 
 /// What parsing came to.
@@ -102,20 +121,12 @@ where
 {
     use clap::error::ErrorKind;
     match Args::try_parse_from(argv) {
-        Ok(args) => Ok(Parsed::Run(Box::new(args))),
+        Ok(args) => args.with_filter().map(|args| Parsed::Run(Box::new(args))),
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Text(e.to_string()))
         }
         Err(e) => Err(one_line(&e.to_string())),
     }
-}
-
-/// A parsed filter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rules(pub Vec<Endpoint>);
-
-fn parse_filter(text: &str) -> Result<Rules, filter::FilterError> {
-    filter::parse(text).map(Rules)
 }
 
 #[cfg(test)]
@@ -146,7 +157,7 @@ mod tests {
         ])
         .expect("valid");
         assert_eq!((args.port, args.bind.to_string().as_str()), (1234, "::1"));
-        assert_eq!(args.filter.as_ref().map_or(0, |f| f.0.len()), 1);
+        assert_eq!(args.filter.as_deref(), Some("tcp and src port 80"));
         assert_eq!(args.level(), LogLevel::Trace);
     }
 
@@ -181,14 +192,15 @@ mod tests {
     #[test]
     fn bad_values_are_usage_errors_that_quote_them() {
         for (flag, value) in [
-            ("-F", "udp"),
+            ("-F", "udp prot 80"),
+            ("--filter-file", "/nonexistent/filter"),
             ("-p", "0"),
             ("-b", "example.org"),
             ("--route-idle", "0"),
             ("--cores", "x"),
         ] {
             let mut line = vec!["intercept-user", "-i", "eth0", flag, value];
-            if flag != "-F" {
+            if !flag.contains(['F', 'f']) {
                 line.extend(["-F", "tcp and src port 80"]);
             }
             let error = parse(line).expect_err(value);

@@ -21,6 +21,15 @@ pub struct Args {
     #[arg(short = 'x', long = "transfer", value_name = "LIST", required = true)]
     pub transfers: Vec<String>,
 
+    /// Replay only clients whose packets pass this pcap filter too, such as 'src net 10.0.0.0/8'
+    /// (pcap-filter(7))
+    #[arg(short = 'F', long, value_name = "EXPR", conflicts_with = "filter_file")]
+    pub filter: Option<String>,
+
+    /// The same from a file, with # comments. SIGHUP reads it again
+    #[arg(long, value_name = "FILE")]
+    pub filter_file: Option<PathBuf>,
+
     /// Where intercept listens: comma list of ADDRESS or ADDRESS:PORT
     #[arg(short = 's', long = "intercept", value_name = "LIST", required = true)]
     pub intercepts: Vec<String>,

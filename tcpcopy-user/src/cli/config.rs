@@ -9,6 +9,7 @@ use super::select::{Deny, parse_shard, parse_share};
 use super::transfer::{Transfer, parse_transfers};
 use common::flow::{Nanos, Shard, Share};
 use common::packet::Endpoint;
+use dataplane::bpf::Filter;
 use dataplane::cores::CoreList;
 use operator::duration::parse_duration;
 use operator::log::{LogFormat, LogLevel};
@@ -50,6 +51,10 @@ const IDLE_SURPLUS: Duration = Duration::from_mins(2);
 pub struct Config {
     /// Transfer list, not empty.
     pub transfers: Vec<Transfer>,
+    /// What captured packets must pass in addition.
+    pub filter: Option<Filter>,
+    /// Where it came from, if it was a file.
+    pub filter_file: Option<PathBuf>,
     /// Intercepts, not empty, at most 32.
     pub intercepts: Vec<Endpoint>,
     /// Capture interface; empty with `offline`.
@@ -138,6 +143,15 @@ impl Config {
                 "empty name, expected an interface such as eth0",
             ));
         }
+        let filter = match (&args.filter, &args.filter_file) {
+            (Some(text), _) => {
+                Some(Filter::compile(text).map_err(|e| UsageError::new("-F, --filter", e))?)
+            }
+            (None, Some(path)) => {
+                Some(Filter::from_file(path).map_err(|e| UsageError::new("--filter-file", e))?)
+            }
+            (None, None) => None,
+        };
         let clients = match &args.clients {
             None => None,
             Some(list) => Some(
@@ -176,6 +190,8 @@ impl Config {
         let drain = parse_duration(&args.drain).map_err(|e| UsageError::new("--drain", e))?;
         Ok(Self {
             transfers,
+            filter,
+            filter_file: args.filter_file,
             intercepts,
             iface,
             offline,

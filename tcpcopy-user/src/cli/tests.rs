@@ -212,6 +212,16 @@ fn every_error_is_one_line_with_culprit_and_expectation() {
         ),
         ("--force", "", &["--force: given with --capture tap"]),
         (
+            "-F",
+            "tcp prot 80",
+            &["-F, --filter: filter 'tcp prot 80': ", "syntax error"],
+        ),
+        (
+            "--filter-file",
+            "/nonexistent/filter",
+            &["--filter-file: cannot read filter file /nonexistent/filter: "],
+        ),
+        (
             "--log-level",
             "loud",
             &["invalid value 'loud'", "error, warn, info, debug, trace"],

@@ -7,9 +7,10 @@ use crate::cli::Offline;
 use crate::selection::Selection;
 use crate::transfers::TransferTable;
 use crate::worker::{Counter, DECODE_ERROR_NAMES, Intake, IntakeCounters};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use common::flow::{CaptureMeta, Captured, Nanos, flow_hash, owner};
 use common::packet::{DecodeError, Endpoint, decode_frame};
+use dataplane::bpf::Filter;
 use dataplane::clock;
 use dataplane::feed::FeedSender;
 use savefile::{Damage, Packet, link};
@@ -70,12 +71,15 @@ struct State {
     left_out: IntakeCounters,
     link_unknown: u64,
     ports_reused: u64,
+    /// Rejected by `-F`.
+    filtered: u64,
 }
 
 struct Shared {
     stop: AtomicBool,
     /// No kernel program chooses the sessions of files.
     selection: ArcSwap<Selection>,
+    filter: ArcSwapOption<Filter>,
     /// Of the files, in all rounds.
     bytes: Arc<AtomicU64>,
     round: AtomicU32,
@@ -123,11 +127,13 @@ impl Replayer {
         transfers: Arc<TransferTable>,
         pool_is_v4: Option<bool>,
         selection: Selection,
+        filter: Option<Filter>,
         to: Vec<FeedSender>,
     ) -> Self {
         let shared = Arc::new(Shared {
             stop: AtomicBool::default(),
             selection: ArcSwap::from_pointee(selection),
+            filter: ArcSwapOption::from_pointee(filter),
             bytes: Arc::default(),
             round: AtomicU32::default(),
             state: Mutex::default(),
@@ -198,6 +204,11 @@ impl Replayer {
         self.shared.selection.store(Arc::new(selection));
     }
 
+    /// From the next packet on, what `filter` rejects is left out.
+    pub fn replace_filter(&self, filter: Filter) {
+        self.shared.filter.store(Some(Arc::new(filter)));
+    }
+
     /// What became of the files so far.
     pub fn report(&self) -> ReadReport {
         self.shared.state().report.clone()
@@ -219,6 +230,7 @@ impl Replayer {
             ("other_family", n.other_family),
             ("denied", n.denied),
             ("other_shard", n.other_shard),
+            ("filtered", state.filtered),
             ("link_unknown", state.link_unknown),
             ("ports_reused", state.ports_reused),
         ]
@@ -366,6 +378,11 @@ impl Reading {
                 return;
             }
         };
+        let filter = self.shared.filter.load();
+        if filter.as_ref().is_some_and(|f| !f.matches(frame.bytes)) {
+            self.state.filtered += 1;
+            return;
+        }
         if round > 0 {
             client = Endpoint::new(client.addr, self.ports.port(client));
             // It has just been decoded.

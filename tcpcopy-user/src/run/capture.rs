@@ -10,7 +10,7 @@ use dataplane::Capture;
 use dataplane::afxdp::AfXdpTx;
 use dataplane::bpf::mirror::{Mirror, MirrorConfig};
 use dataplane::bpf::tap::{Tap, TapConfig};
-use dataplane::bpf::{BpfError, Sessions};
+use dataplane::bpf::{BpfError, Filter, Sessions};
 use dataplane::feed::{self, Pace};
 use dataplane::wake::WakerHandle;
 use std::sync::Arc;
@@ -71,6 +71,7 @@ impl Attached {
             share: config.share,
             deny: config.deny.as_ref().map(Deny::blocks),
         };
+        let filter = config.filter.as_ref();
         let workers = workers as u32;
         // Off unless asked for: each packet would cost a record.
         let log_packets = config.log_level >= operator::log::LogLevel::Debug;
@@ -83,6 +84,7 @@ impl Attached {
                     transfers,
                     targets,
                     sessions,
+                    filter,
                     ring_bytes_total: RING_BYTES_TOTAL,
                     log_packets,
                 },
@@ -95,6 +97,7 @@ impl Attached {
                     transfers,
                     targets,
                     sessions,
+                    filter,
                     also_tx,
                     log_packets,
                 },
@@ -129,6 +132,7 @@ impl Attached {
                 transfers,
                 pool_is_v4,
                 Selection::new(config.shard, config.deny.as_ref().map_or(&[], Deny::blocks)),
+                config.filter.clone(),
                 senders,
             ),
             shard: config.shard,
@@ -201,6 +205,18 @@ impl Attached {
                 value,
             })
             .collect()
+    }
+
+    /// Replaces the filter, if there is one; on an error the old one stays in force.
+    pub fn replace_filter(&self, filter: &Filter) -> Result<(), BpfError> {
+        match self {
+            Self::Tap(tap) => tap.replace_filter(filter),
+            Self::Mirror(mirror) => mirror.replace_filter(filter),
+            Self::Files { replayer, .. } => {
+                replayer.replace_filter(filter.clone());
+                Ok(())
+            }
+        }
     }
 
     /// Ends the capture while workers go on. A tap lets go of production at once, and what is in its

@@ -87,7 +87,8 @@ impl RunError {
 /// Runs until a signal or the end of `--duration`. `object` is the BPF object.
 pub fn run(config: &Config, object: &[u8]) -> Result<Report, RunError> {
     // Handlers first: a Ctrl-C during start-up ends the run after it, in order.
-    let hangup = if config.deny.as_ref().is_some_and(Deny::reloads) {
+    let denied = config.deny.as_ref().is_some_and(Deny::reloads);
+    let hangup = if denied || config.filter_file.is_some() {
         Hangup::Reloads
     } else {
         Hangup::Ends

@@ -9,9 +9,11 @@ use crate::record::{Recorder, WriteReport};
 use crate::report::{Report, Setting};
 use crate::worker::{Control, LiveFigures, LiveStats, Worker, WorkerParts, WorkerReport};
 use common::flow::Nanos;
+use dataplane::bpf::{BpfError, Filter};
 use dataplane::wake::WakerHandle;
 use dataplane::{clock, cores};
 use operator::signals::Signals;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -61,6 +63,7 @@ pub fn supervise(
         shard = %config.shard,
         percent = %config.share,
         denied = config.deny.as_ref().map_or(0, |d| d.blocks().len()),
+        filter = config.filter.as_ref().map(Filter::expression),
         intercepts = %list(&config.intercepts),
         "ready"
     );
@@ -93,11 +96,13 @@ pub fn supervise(
         for _ in 0..requests {
             run.end_requested(now);
         }
-        if let Some(deny) = &config.deny
-            && deny.reloads()
-            && signals.take_reload()
-        {
-            run.reload_denied(deny);
+        if signals.take_reload() {
+            if let Some(deny) = config.deny.as_ref().filter(|deny| deny.reloads()) {
+                run.reload_denied(deny);
+            }
+            if let Some(path) = &config.filter_file {
+                run.reload_filter(path);
+            }
         }
         if end.is_some_and(|at| now >= at) && run.control.stop_at().is_none() {
             tracing::info!(
@@ -262,6 +267,19 @@ impl Run {
             Ok(blocks) => tracing::info!(blocks, "denied clients read again"),
             Err(error) => {
                 tracing::error!("denied clients stay as they were: --deny-file: {error}");
+            }
+        }
+    }
+
+    /// A bad new filter leaves the old one in force.
+    fn reload_filter(&self, path: &Path) {
+        let replaced = Filter::from_file(path)
+            .map_err(BpfError::from)
+            .and_then(|filter| self.attached.replace_filter(&filter).map(|()| filter));
+        match replaced {
+            Ok(filter) => tracing::info!(filter = filter.expression(), "filter replaced"),
+            Err(error) => {
+                tracing::error!("filter not replaced, the old one stays in force: {error}");
             }
         }
     }
