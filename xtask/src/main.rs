@@ -5,7 +5,7 @@
 //!   setup        packages of build and tests ─▶ build-ebpf
 //!   demo         packages ─▶ build-ebpf ─▶ programs ─▶ lab ─▶ load ─▶ report
 //!   test         setup ─▶ programs ─▶ every test
-//!   bench        session engine alone: instructions, against a baseline, and time
+//!   bench        what can be measured alone: session engine, capture and transmit
 //!   simulate     session engine against thousands of simulated worlds
 //!   lab          a standing lab to play with
 //! ```

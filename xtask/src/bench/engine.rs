@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: speed of what can be measured alone.
+//! `cargo xtask bench engine`: the session engine alone.
 //!
 //! ```text
 //!  cargo bench --no-run ─▶ program ─┬─ under callgrind ─▶ instructions per packet ─▶ against the baseline
@@ -9,14 +9,11 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::{Value, json};
 
-use crate::{
-    Result, paths,
-    progress::{Progress, cargo},
-    setup,
-};
+use super::build;
+use crate::{Result, paths, progress::Progress, setup};
 
 const PACKAGES: [&str; 1] = ["valgrind"];
 /// Mix, sessions and packets whose instructions are counted: tables that are neither empty nor cold.
@@ -30,22 +27,6 @@ const MOST_ABOVE: f64 = 1.05;
 /// Repetitions of a measurement of time; the smallest is what the machine can do undisturbed.
 const REPEATS: usize = 15;
 const PACKETS: usize = 200_000;
-
-/// What to measure.
-#[derive(Subcommand)]
-pub enum Bench {
-    /// The session engine alone: prepared packets in, frames out into memory, one core
-    Engine(Engine),
-}
-
-impl Bench {
-    /// Measures.
-    pub fn run(&self) -> Result<()> {
-        match self {
-            Self::Engine(engine) => engine.run(),
-        }
-    }
-}
 
 /// How to measure the engine.
 #[derive(Args, Default)]
@@ -89,11 +70,11 @@ impl Engine {
         gate.run()
     }
 
-    fn run(&self) -> Result<()> {
+    pub(super) fn run(&self) -> Result<()> {
         let progress = Progress::start();
         setup::install(&PACKAGES)?;
         progress.say("engine: building");
-        let program = build()?;
+        let program = build("session", "engine")?;
         progress.say("engine: counting instructions");
         let compiler = compiler()?;
         let baseline = Baseline::read()?;
@@ -142,26 +123,6 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-/// Builds the benchmark for the processor that every build is for.
-fn build() -> Result<PathBuf> {
-    let mut command = cargo(&["bench", "--quiet", "-p", "session", "--bench", "engine"]);
-    command.args(["--no-run", "--message-format=json"]);
-    command.env_remove("RUSTFLAGS").stdout(Stdio::piped());
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|e| format!("cannot run cargo: {e}"))?;
-    if !output.status.success() {
-        return Err("the engine benchmark does not build; its messages are above".into());
-    }
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find(|m| m["target"]["name"] == "engine")
-        .and_then(|m| m["executable"].as_str().map(PathBuf::from))
-        .ok_or_else(|| "cargo named no program for the engine benchmark".into())
 }
 
 /// Compiler and architecture: counts of another one are not comparable.
