@@ -10,6 +10,7 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use dataplane::iface::Interface;
 use dataplane::poll::PollSet;
@@ -19,7 +20,8 @@ use crate::reader::{Reader, wait_for};
 const BLOCK_BYTES: usize = 256 * 1024;
 /// Largest packet is what a block holds; the kernel wants a frame size that divides the block.
 const FRAME_BYTES: usize = 2048;
-const BLOCK_TIMEOUT_MS: u32 = 1;
+/// After which a block is handed over that is not full.
+pub const BLOCK_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// The socket and its ring.
 pub struct PacketRing {
@@ -52,7 +54,7 @@ impl PacketRing {
             tp_block_nr: blocks as u32,
             tp_frame_size: FRAME_BYTES as u32,
             tp_frame_nr: (blocks * BLOCK_BYTES / FRAME_BYTES) as u32,
-            tp_retire_blk_tov: BLOCK_TIMEOUT_MS,
+            tp_retire_blk_tov: BLOCK_TIMEOUT.as_millis() as u32,
             tp_sizeof_priv: 0,
             tp_feature_req_word: 0,
         };

@@ -65,6 +65,8 @@ pub struct Product<C> {
     capture: C,
     idle: Idle,
     poll: PollSet,
+    /// Pause on an empty round instead of the product's.
+    pause: Option<Duration>,
 }
 
 impl<C: Capture> Product<C> {
@@ -74,7 +76,13 @@ impl<C: Capture> Product<C> {
             capture,
             idle: Idle::default(),
             poll: PollSet::new(),
+            pause: None,
         }
+    }
+
+    /// Looks less often than the product does: what of the cost is looking.
+    pub fn pause(&mut self, pause: Option<Duration>) {
+        self.pause = pause;
     }
 }
 
@@ -88,6 +96,9 @@ impl<C: Capture> Reader for Product<C> {
     }
 
     fn rest(&mut self, worked: bool) {
+        if let Some(pause) = self.pause.filter(|_| !worked) {
+            return std::thread::sleep(pause);
+        }
         match self.idle.after(worked, false, clock::now(), || None) {
             Rest::None => {}
             Rest::Nap => idle::nap(),

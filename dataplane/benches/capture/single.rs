@@ -16,10 +16,11 @@ use crate::lane::Lane;
 use crate::programs::{Program, XDP_PASS};
 use crate::slots::{ONLINE, ONLINE_PORT, OTHER_PORT, Plan, Printer};
 
-/// Runs at a time: the records of all fit the ring, which is emptied in between. A full ring would measure
-/// the loss, one that was never written to the first touch of its memory.
-const REPEAT: u32 = 500;
-const TIMES: u32 = 40;
+/// Runs at a time of the tap, and how often: the records of all fit the ring, which is emptied in between.
+/// A full ring would measure the loss, one that was never written to the first touch of its memory.
+const TAP_RUNS: (u32, u32) = (500, 40);
+/// The same of XDP programs: the kernel waits some 10 ms in each call (bpf_prog_change_xdp).
+const XDP_RUNS: (u32, u32) = (20_000, 1);
 const RING_BYTES: u32 = 1 << 20;
 
 struct Candidate {
@@ -30,7 +31,7 @@ struct Candidate {
     miss: Vec<u8>,
 }
 
-/// Measures; the length of a slot is that of [`TIMES`] times [`REPEAT`] runs.
+/// Measures; the length of a slot is that of the runs.
 pub fn run(plan: &Plan) {
     let lane = Lane::new();
     let socket = lane.near(|| {
@@ -116,21 +117,23 @@ pub fn run(plan: &Plan) {
 fn measure(candidate: &mut Candidate) -> Value {
     let empty = (candidate.empty)();
     let udp = changed(&candidate.miss, 23, 17);
+    let is_tap = candidate.name == "tap";
+    let (runs, times) = if is_tap { TAP_RUNS } else { XDP_RUNS };
     let mut sums = [0.0; 4];
-    for _ in 0..TIMES {
-        sums[0] += f64::from(empty.nanoseconds(&candidate.hit, REPEAT));
+    for _ in 0..times {
+        sums[0] += f64::from(empty.nanoseconds(&candidate.hit, runs));
         for (sum, frame) in sums[1..]
             .iter_mut()
             .zip([&udp, &candidate.miss, &candidate.hit])
         {
             let program = &mut candidate.program;
-            *sum += program.nanoseconds(candidate.name, frame, REPEAT) as f64;
-            if candidate.name == "tap" {
+            *sum += program.nanoseconds(candidate.name, frame, runs) as f64;
+            if is_tap {
                 program.records();
             }
         }
     }
-    let [empty, other, miss, hit] = sums.map(|sum| sum / f64::from(TIMES));
+    let [empty, other, miss, hit] = sums.map(|sum| sum / f64::from(times));
     json!({
         "program": candidate.name,
         "empty_ns": empty,

@@ -3,7 +3,9 @@
 
 use common::packet::DecodeError;
 
-use super::frames::*;
+use super::frames::{
+    HEADERS_V4, changed, changed_u16, data_offset, extensions_v6, fragment_v4, ip_options, tagged,
+};
 
 /// A packet, and `Ok` if it decodes (and so matches) or the error that is counted.
 pub type Case = (&'static str, Vec<u8>, Result<(), DecodeError>);

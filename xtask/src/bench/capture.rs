@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::figures::{Lines, Spread};
+use super::figures::{Lines, Spread, over};
 use super::requirements::{self, Finding};
 use crate::build::{LAB_PACKAGES, prepare};
 use crate::{Result, progress::Progress};
@@ -35,10 +35,11 @@ const SCENARIOS: [(&str, &[usize]); 6] = [
 ];
 /// Slots of a scenario: the ways and loads of `benches/capture`.
 const LOADS: [&str; 2] = ["steady", "full"];
-const WAYS: [&str; 9] = [
+const WAYS: [&str; 10] = [
     "none",
     "packet",
     "tap",
+    "tap-1ms",
     "none-miss",
     "packet-miss",
     "tap-miss",
@@ -162,7 +163,7 @@ impl Capture {
 
 /// One way of a run, medians of its calm rounds.
 struct Way {
-    way: &'static str,
+    name: &'static str,
     load: &'static str,
     mpps: f64,
     /// Of what arrived, in percent.
@@ -181,9 +182,8 @@ impl Run {
                         self.lines.find(round, &[("way", way), ("load", load)])?[name].as_f64()
                     }
                 };
-                let median = |value: &dyn Fn(u64) -> Option<f64>| {
-                    self.lines.over(&self.calm, value).map(|s| s.median)
-                };
+                let median =
+                    |value: &dyn Fn(u64) -> Option<f64>| over(&self.calm, value).map(|s| s.median);
                 let arrived = field("arrived");
                 let per_packet = |name| {
                     let total = field(name);
@@ -202,7 +202,7 @@ impl Run {
                     .filter_map(|r| Some((arrived(*r)?, done(*r)?)));
                 let (came, done) = sums.fold((0.0, 0.0), |sum, n| (sum.0 + n.0, sum.1 + n.1));
                 ways.push(Way {
-                    way,
+                    name: way,
                     load,
                     mpps,
                     lost: (came - done) / came * 100.0,
@@ -220,8 +220,7 @@ impl Run {
         fields: &[(&str, &str)],
         value: impl Fn(&Value) -> Option<f64>,
     ) -> Option<Spread> {
-        self.lines
-            .over(&self.calm, |round| value(self.lines.find(round, fields)?))
+        over(&self.calm, |round| value(self.lines.find(round, fields)?))
     }
 
     fn bulk(&self) -> Vec<Value> {
@@ -260,7 +259,7 @@ impl Run {
     fn json(&self) -> Value {
         let ways = self.ways().into_iter().map(|w| {
             json!({
-                "way": w.way,
+                "way": w.name,
                 "load": w.load,
                 "mpps": w.mpps,
                 "lost_percent": w.lost,
@@ -307,7 +306,7 @@ fn print(conditions: &Value, runs: &[Run], findings: &[Finding]) {
                 run.scenario,
                 run.bytes,
                 w.load,
-                w.way,
+                w.name,
                 w.mpps,
                 w.lost,
                 w.kernel_ns,

@@ -83,15 +83,11 @@ impl Lines {
                 && fields.iter().all(|(name, value)| line[*name] == *value)
         })
     }
+}
 
-    /// What `value` makes of each of the rounds.
-    pub fn over(
-        &self,
-        rounds: &BTreeSet<u64>,
-        value: impl Fn(u64) -> Option<f64>,
-    ) -> Option<Spread> {
-        Spread::of(rounds.iter().filter_map(|r| value(*r)).collect())
-    }
+/// What `value` makes of each of the rounds.
+pub fn over(rounds: &BTreeSet<u64>, value: impl Fn(u64) -> Option<f64>) -> Option<Spread> {
+    Spread::of(rounds.iter().filter_map(|r| value(*r)).collect())
 }
 
 #[cfg(test)]
@@ -126,7 +122,7 @@ mod tests {
             (2, vec![0])
         );
         let ns = |round| lines.find(round, &[("way", "a")])?["ns"].as_f64();
-        let spread = lines.over(&calm, ns).expect("a value");
+        let spread = over(&calm, ns).expect("a value");
         assert_eq!((spread.median, spread.values), (10.0, 1));
     }
 }

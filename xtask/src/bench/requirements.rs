@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::capture::Run;
-use super::figures::Spread;
+use super::figures::{Spread, over};
 
 /// Pairs below which nothing is judged.
 const PAIRS_MIN: usize = 5;
@@ -167,7 +167,7 @@ impl Run {
             load,
             bound,
             aim: false,
-            spread: self.lines.over(&self.calm, value),
+            spread: over(&self.calm, value),
             judged: true,
         }
     }
@@ -182,9 +182,9 @@ fn added(run: &Run, round: u64, way: &str, none: &str, load: &str) -> Option<(f6
 
 fn tap(run: &Run, findings: &mut Vec<Finding>) {
     for load in ["steady", "full"] {
-        let ratio = |part: fn((f64, f64)) -> f64| {
+        let ratio = |way: &'static str, part: fn((f64, f64)) -> f64| {
             move |round| {
-                let ours = part(added(run, round, "tap", "none", load)?);
+                let ours = part(added(run, round, way, "none", load)?);
                 let theirs = part(added(run, round, "packet", "none", load)?);
                 (theirs > 0.0).then(|| ours / theirs)
             }
@@ -194,13 +194,19 @@ fn tap(run: &Run, findings: &mut Vec<Finding>) {
             "tap / AF_PACKET v3, cost added in all",
             load,
             bound,
-            ratio(|a| a.1),
+            ratio("tap", |a| a.1),
+        ));
+        findings.push(run.finding(
+            "  with a reader that looks once in 1 ms",
+            load,
+            Bound::None,
+            ratio("tap-1ms", |a| a.1),
         ));
         findings.push(run.finding(
             "  of it in the receive path",
             load,
             Bound::None,
-            ratio(|a| a.0),
+            ratio("tap", |a| a.0),
         ));
         let ns = |way: &'static str, none: &'static str| {
             move |round| added(run, round, way, none, load).map(|a| a.0)
