@@ -16,6 +16,7 @@
 //! shared with other workers but the hand-over rings.
 
 mod control;
+mod cut;
 mod egress;
 mod intake;
 mod latency;
@@ -23,7 +24,7 @@ mod parts;
 mod sender;
 
 pub use control::{Control, LiveFigures, LiveStats};
-pub use egress::{Egress, Hop, LiveHops, NextHops};
+pub use egress::{Egress, Hop, LiveHops, NextHops, Supply};
 pub use intake::{DECODE_ERROR_NAMES, IntakeCounters};
 pub use latency::{Latencies, Latency};
 pub use parts::{Counter, WorkerParts, WorkerReport};

@@ -15,6 +15,7 @@ mod world;
 use client::{Client, late, production, session};
 use common::flow::{CaptureMeta, Nanos};
 use common::packet::{Addr, Endpoint, FrameAddresses, MacAddr};
+use dataplane::hops::Missing;
 use dataplane::memory::{MemoryCapture, MemoryTransmit};
 use dataplane::wake::{Waker, WakerHandle};
 use dataplane::{Capture, Transmit, clock, handover};
@@ -42,15 +43,16 @@ impl NextHops for OneHop {
         !std::mem::replace(&mut self.0, true)
     }
 
-    fn hop(&self, _: Addr) -> Option<Hop> {
+    fn hop(&self, _: Addr) -> Result<Hop, Missing> {
         let macs = FrameAddresses {
             src: MacAddr([2; 6]),
             dst: MacAddr([4; 6]),
         };
-        Some(Hop {
+        Ok(Hop {
             ifindex: DEVICE,
             macs,
             local: false,
+            mtu: 1500,
         })
     }
 }
