@@ -13,7 +13,8 @@
 //! * [`afxdp`]: AF_XDP sockets; frames are move-only tokens there.
 //! * [`handover`]: bounded byte rings between workers.
 //! * [`idle`], [`wake`]: what a worker does when nothing is to be done.
-//! * [`raw`]: raw sockets, for targets that frames cannot reach; [`egress`]: which path a worker gets.
+//! * [`raw`]: raw sockets, for targets that frames cannot reach; [`egress`]: which path a worker gets;
+//!   [`supply`]: paths on devices that come into use later; [`netfilter`]: what becomes of raw packets.
 //! * [`iface`], [`hops`]: interfaces, routes and neighbours, by netlink.
 //! * [`bpf`]: programs: load, attach, ring buffer reader.
 
@@ -28,10 +29,12 @@ pub mod hops;
 pub mod idle;
 pub mod iface;
 pub mod memory;
+pub mod netfilter;
 mod netlink;
 pub mod poll;
 pub mod port;
 pub mod raw;
+pub mod supply;
 pub mod wake;
 
 pub use port::{BATCH, Capture, CounterSink, Transmit};

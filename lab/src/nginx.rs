@@ -33,11 +33,23 @@ impl Nginx {
         port: u16,
         directives: &str,
     ) -> Result<Self, LabError> {
-        let name = format!("nginx-{}", host.name());
+        let listen = format!("{}:{port}", host.address());
+        Self::start_named(lab, host.name(), host, &listen, directives)
+    }
+
+    /// The same for a server of another `name`, which [`Self::log_named`] knows it by, and another address.
+    pub fn start_named(
+        lab: &Lab,
+        name: &str,
+        host: Host,
+        listen: &str,
+        directives: &str,
+    ) -> Result<Self, LabError> {
+        let name = format!("nginx-{name}");
         let folder = lab.file(&name);
         std::fs::create_dir_all(&folder).map_err(LabError::file(&folder))?;
         let config = folder.join("nginx.conf");
-        std::fs::write(&config, configuration(&folder, host, port, directives))
+        std::fs::write(&config, configuration(&folder, listen, directives))
             .map_err(LabError::file(&config))?;
         let mut command = lab.command(host, "nginx");
         command
@@ -61,10 +73,12 @@ impl Nginx {
 
     /// The log so far of the nginx that runs, or ran, on `host`.
     pub fn log_of(lab: &Lab, host: Host) -> Result<AccessLog, LabError> {
-        read_log(
-            &lab.file(&format!("nginx-{}", host.name()))
-                .join("access.log"),
-        )
+        Self::log_named(lab, host.name())
+    }
+
+    /// The log so far of the nginx of that name.
+    pub fn log_named(lab: &Lab, name: &str) -> Result<AccessLog, LabError> {
+        read_log(&lab.file(&format!("nginx-{name}")).join("access.log"))
     }
 }
 
@@ -91,7 +105,7 @@ fn entry(path: &Path, line: &str) -> Result<Entry, LabError> {
     })
 }
 
-fn configuration(folder: &Path, host: Host, port: u16, directives: &str) -> String {
+fn configuration(folder: &Path, listen: &str, directives: &str) -> String {
     let folder = folder.display();
     let mut text = format!(
         "daemon off;\nworker_processes 1;\nworker_rlimit_nofile 20000;\npid {folder}/pid;\n\
@@ -106,10 +120,9 @@ fn configuration(folder: &Path, host: Host, port: u16, directives: &str) -> Stri
         let _ = writeln!(text, "{kind}_temp_path {folder}/{kind};");
     }
     let answer = ".".repeat(ANSWER_BYTES);
-    let address = host.address();
     let _ = writeln!(
         text,
-        "server {{ listen {address}:{port} backlog=4096 reuseport; {directives} location / {{ return 200 '{answer}'; }} }}\n}}"
+        "server {{ listen {listen} backlog=4096 reuseport; {directives} location / {{ return 200 '{answer}'; }} }}\n}}"
     );
     text
 }

@@ -10,13 +10,14 @@ use crate::{
 };
 
 /// What the tests use beside what the build needs: real servers and clients, and tools to look with.
-const TEST_PACKAGES: [&str; 14] = [
+const TEST_PACKAGES: [&str; 15] = [
     "apache2-utils",
     "bpftool",
     "clang",
     "curl",
     "ethtool",
     "iproute2",
+    "nftables",
     "nginx-light",
     "procps",
     "redis-server",

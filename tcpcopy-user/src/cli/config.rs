@@ -3,9 +3,10 @@
 use super::UsageError;
 use super::args::{Args, CaptureKind};
 use super::endpoint::{parse_item, parse_port};
+use super::target_mac::parse_macs;
 use super::transfer::{Transfer, parse_transfers};
 use common::flow::Nanos;
-use common::packet::Endpoint;
+use common::packet::{Addr, Endpoint, MacAddr};
 use dataplane::cores::CoreList;
 use operator::duration::parse_duration;
 use operator::log::{LogFormat, LogLevel};
@@ -85,7 +86,9 @@ pub struct Config {
     pub no_turns: bool,
     /// Largest IP packet in bytes.
     pub mtu: u16,
-    /// Start without intercept.
+    /// MAC addresses of targets or their gateways, given by hand.
+    pub target_macs: Vec<(Addr, MacAddr)>,
+    /// Start without intercept, and without a next hop of a target.
     pub lonely: bool,
     /// Time for open sessions after the end was asked for.
     pub drain: Duration,
@@ -115,6 +118,8 @@ impl Config {
         const S: &str = "-s, --intercept";
         let transfers = parse_transfers(args.transfers.iter().map(String::as_str))
             .map_err(|e| UsageError::new(X, e))?;
+        let target_macs = parse_macs(&args.target_macs, &transfers)
+            .map_err(|e| UsageError::new("--target-mac", e))?;
         let port = parse_port(&args.port).map_err(|e| UsageError::new("-p, --port", e))?;
         let intercepts =
             parse_intercepts(&args.intercepts, port).map_err(|e| UsageError::new(S, e))?;
@@ -177,6 +182,7 @@ impl Config {
             turn_limit: time("--turn-limit", &args.turn_limit)?,
             no_turns: args.no_turns,
             mtu: number("-M, --mtu", &args.mtu, MIN_MTU_BYTES..=MAX_MTU_BYTES)?,
+            target_macs,
             memory_mib: args
                 .memory
                 .as_deref()

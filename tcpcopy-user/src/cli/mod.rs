@@ -11,6 +11,7 @@ mod args;
 mod config;
 mod endpoint;
 mod error;
+mod target_mac;
 mod transfer;
 
 pub use args::{Args, CaptureKind};

@@ -14,6 +14,7 @@
 use common::packet::{Addr, Endpoint, FrameAddresses};
 use dataplane::Transmit;
 use dataplane::hops::{HopTable, Hops, Missing};
+use dataplane::supply::PortSupply;
 use std::sync::Arc;
 
 /// What is needed to send to an address.
@@ -45,6 +46,16 @@ pub trait Supply: Send {
 
     /// Ports that were opened since, by device index. One atomic load if there are none.
     fn take(&mut self) -> Vec<(u32, Box<dyn Transmit>)>;
+}
+
+impl Supply for PortSupply {
+    fn want(&mut self, ifindex: u32) {
+        Self::want(self, ifindex);
+    }
+
+    fn take(&mut self) -> Vec<(u32, Box<dyn Transmit>)> {
+        Self::take(self)
+    }
 }
 
 /// For workers whose devices are all known: nothing is opened.
@@ -139,12 +150,14 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// `targets` sorted and each once; `ports` by device index; `raw` takes what no port serves.
+    /// `targets` sorted and each once; `ports` by device index; `raw` takes what no port serves; ports for
+    /// devices that next hops move to come from `supply`.
     pub fn new(
         targets: &[Endpoint],
         ports: Vec<(u32, Box<dyn Transmit>)>,
         raw: Option<Box<dyn Transmit>>,
         hops: Box<dyn NextHops>,
+        supply: Box<dyn Supply>,
     ) -> Self {
         let ways = targets
             .iter()
@@ -164,18 +177,11 @@ impl Egress {
             ways,
             ports: all,
             hops,
-            supply: Box::new(NoSupply),
+            supply,
             wanted: Vec::new(),
         };
         egress.refresh();
         egress
-    }
-
-    /// Ports for devices that next hops move to come from `supply`.
-    #[must_use]
-    pub fn supplied_by(mut self, supply: Box<dyn Supply>) -> Self {
-        self.supply = supply;
-        self
     }
 
     /// Takes over changed next hops and new ports. Once per loop.

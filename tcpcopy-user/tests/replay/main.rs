@@ -28,7 +28,8 @@ use tcpcopy_user::cli::parse_transfers;
 use tcpcopy_user::report::{Report, Setting};
 use tcpcopy_user::transfers::TransferTable;
 use tcpcopy_user::worker::{
-    Control, Egress, Hop, LiveFigures, LiveStats, NextHops, Worker, WorkerParts, WorkerReport,
+    Control, Egress, Hop, LiveFigures, LiveStats, NextHops, NoSupply, Worker, WorkerParts,
+    WorkerReport,
 };
 use world::World;
 
@@ -98,6 +99,7 @@ impl Replay {
                 vec![(DEVICE, Box::new(port) as Box<dyn Transmit>)],
                 None,
                 Box::new(OneHop(false)),
+                Box::new(NoSupply),
             );
             let peers = [replay.world.intercept()];
             let parts = WorkerParts {
