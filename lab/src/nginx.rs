@@ -26,7 +26,8 @@ impl Nginx {
         Self::start_with(lab, host, port, "")
     }
 
-    /// The same with more `directives` for its server.
+    /// The same with more `directives` for its server. Where clients have other addresses at the other server,
+    /// `set $lab_client word;` keeps them out of the log.
     pub fn start_with(
         lab: &Lab,
         host: Host,
@@ -111,7 +112,7 @@ fn configuration(folder: &Path, listen: &str, directives: &str) -> String {
         "daemon off;\nworker_processes 1;\nworker_rlimit_nofile 20000;\npid {folder}/pid;\n\
          events {{ worker_connections 8192; }}\n\
          http {{\n\
-         log_format lab '$arg_id $remote_addr $request_method $request_uri $content_length \
+         log_format lab '$arg_id $lab_client $request_method $request_uri $content_length \
          $http_user_agent $http_host $status';\n\
          access_log {folder}/access.log lab;\n\
          keepalive_requests 1000000;\nkeepalive_timeout 600s;\n"
@@ -122,7 +123,7 @@ fn configuration(folder: &Path, listen: &str, directives: &str) -> String {
     let answer = ".".repeat(ANSWER_BYTES);
     let _ = writeln!(
         text,
-        "server {{ listen {listen} backlog=4096 reuseport; {directives} location / {{ return 200 '{answer}'; }} }}\n}}"
+        "server {{ listen {listen} backlog=4096 reuseport; set $lab_client $remote_addr; {directives} location / {{ return 200 '{answer}'; }} }}\n}}"
     );
     text
 }

@@ -160,13 +160,16 @@ impl Watch {
                             Ok(hop.clone())
                         }
                         _ => {
-                            let Neighbour { via, ifname, .. } = &neighbour;
-                            self.lose(
-                                target,
-                                format!(
-                                    "neighbour {via} on {ifname} does not answer; check that it is up and on that link"
-                                ),
-                            );
+                            // Another way, whose neighbour is being asked for the first time, is no news yet.
+                            if failed || known.is_none() && !self.lost.contains_key(&target) {
+                                let Neighbour { via, ifname, .. } = &neighbour;
+                                self.lose(
+                                    target,
+                                    format!(
+                                        "neighbour {via} on {ifname} does not answer; check that it is up and on that link"
+                                    ),
+                                );
+                            }
                             Err(Missing::Neighbour)
                         }
                     }

@@ -29,7 +29,7 @@ fn narrow_router(silent: bool) -> Scene {
         nft(
             &lab,
             Host::Capture,
-            "table ip wall { chain out { type filter hook output priority 0; ip protocol icmp drop; } }",
+            "table ip wall { chain out { type filter hook output priority 0; ip protocol icmp drop; }; }",
         );
     }
     ip(

@@ -30,6 +30,7 @@ fn pooled(plan: &mut Plan, target: &str) {
     plan.copy
         .more
         .extend(["-c", "10.77.1.0/24"].map(str::to_owned));
+    plan.directives = ["set $lab_client pooled;"; 2];
 }
 
 fn all_by_raw_sockets(ended: &Ended) {
@@ -104,7 +105,7 @@ fn a_rule_drops_what_raw_sockets_send() {
         Host::Production,
         &format!(
             "table ip wall {{ chain out {{ type filter hook output priority 0; \
-             ip daddr {TARGET} tcp dport {TARGET_PORT} drop; }} }}"
+             ip daddr {TARGET} tcp dport {TARGET_PORT} drop; }}; }}"
         ),
     );
     scene.wait_for_log(&["are not sent", "firewall"]);
@@ -133,7 +134,7 @@ fn nat_rewrites_what_raw_sockets_send() {
         Host::Production,
         &format!(
             "table ip mask {{ chain post {{ type nat hook postrouting priority 100; \
-             ip daddr {TARGET} ip saddr 10.77.1.0/24 snat to 10.77.0.20; }} }}"
+             ip daddr {TARGET} ip saddr 10.77.1.0/24 snat to 10.77.0.20; }}; }}"
         ),
     );
     let mut scene = Scene::set(lab, &plan);

@@ -86,9 +86,8 @@ pub struct Plan {
     pub copy: Copy,
     /// Host of the target's server.
     pub server: Host,
-    /// More of production's server.
-    pub production: &'static str,
-    pub log_level: &'static str,
+    /// More of production's server, and of the target's.
+    pub directives: [&'static str; 2],
 }
 
 impl Default for Plan {
@@ -101,8 +100,7 @@ impl Default for Plan {
         Self {
             copy,
             server: Host::Target,
-            production: "",
-            log_level: "info",
+            directives: [""; 2],
         }
     }
 }
@@ -159,16 +157,20 @@ impl Scene {
                 Host::Production,
                 &own,
                 PRODUCTION_PORT,
-                plan.production,
+                plan.directives[0],
             ),
             // By any address of the host: where it has several, one server answers for all.
-            start(SERVER, plan.server, "0.0.0.0", TARGET_PORT, ""),
+            start(
+                SERVER,
+                plan.server,
+                "0.0.0.0",
+                TARGET_PORT,
+                plan.directives[1],
+            ),
         ];
         let intercept = Intercept::default().start(&lab, &programs).unwrap();
-        let mut copy = plan.copy.clone();
-        copy.more
-            .extend(["--log-level", plan.log_level].map(str::to_owned));
-        let tcpcopy = copy
+        let tcpcopy = plan
+            .copy
             .start(&lab, &programs, &lab.file("report.json"))
             .unwrap();
         let sums = [
