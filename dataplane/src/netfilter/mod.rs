@@ -76,7 +76,6 @@ fn watch(shared: &Weak<Shared>) {
         .ok();
     let mut before = stat::Stat::now();
     let (mut was_rewritten, mut was_full) = (None, false);
-    // What tells of itself before the first second is over is told then.
     loop {
         std::thread::sleep(LOOK_EVERY);
         let Some(shared) = shared.upgrade() else {
@@ -100,8 +99,13 @@ fn watch(shared: &Weak<Shared>) {
                         was_rewritten = Some(rewritten);
                     }
                 }
-                // Conntrack is off, or told not to track it: NAT cannot happen.
-                Ok(None) => {}
+                // Conntrack is off, or told not to track it: NAT cannot happen any more.
+                Ok(None) => {
+                    if was_rewritten == Some(true) {
+                        say_nat(&tuple, &tuple, true);
+                    }
+                    was_rewritten = None;
+                }
                 Err(error) => tracing::debug!(%error, "conntrack did not answer"),
             }
         }
@@ -132,7 +136,7 @@ fn say_nat(sent: &Tuple, wire: &Tuple, before: bool) {
     tracing::warn!(
         sent = %sent,
         rewritten = %wire,
-        "NAT of this host rewrites what raw sockets send, the target's answers will not come back: except the \
+        "NAT of this host rewrites what raw sockets send, the target answers another address than the client's: except the \
          replay from the rule, or from tracking (`nft add rule ... notrack`, docs/operations.md)"
     );
 }

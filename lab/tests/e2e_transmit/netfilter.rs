@@ -151,11 +151,6 @@ fn nat_rewrites_what_raw_sockets_send() {
         "{}",
         ended.report.json["counters"]
     );
-    assert!(
-        ended.tx("tx_nat_connections_checked") > ended.tx("tx_nat_connections_rewritten"),
-        "{}",
-        ended.report.json["counters"]
-    );
     assert_eq!(
         ended.lines(&["NAT of this host rewrites"]),
         1,
