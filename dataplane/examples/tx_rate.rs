@@ -16,6 +16,7 @@ use common::packet::{
 };
 use dataplane::afxdp::{self, OpenOptions};
 use dataplane::hops::Hops;
+use dataplane::netfilter::RawPath;
 use dataplane::raw::RawTx;
 use dataplane::{BATCH, Transmit, clock};
 use net::{FAR_MAC, FAR_V4, NEAR_MAC, Net, on_thread_in};
@@ -38,7 +39,7 @@ fn main() {
                 let mut xdp = open();
                 measure(&net, "AF_XDP", xdp.as_mut(), bytes, batch, seconds);
                 drop(xdp);
-                let mut raw = RawTx::open().expect("raw");
+                let mut raw = RawTx::open(&RawPath::default()).expect("raw");
                 measure(&net, "raw", &mut raw, bytes, batch, seconds);
             }
         }

@@ -11,6 +11,7 @@
 use crate::afxdp::{self, AfXdpTx, OpenOptions};
 use crate::handover::{FrameReceiver, FrameSender, frame_ring};
 use crate::iface::{IfaceError, Interface};
+use crate::netfilter::RawPath;
 use crate::port::{CounterSink, Transmit};
 use crate::raw::{RawError, RawTx};
 use crate::wake::WakerHandle;
@@ -51,6 +52,7 @@ pub fn open_all(
     wakers: &[WakerHandle],
     mut existing: Vec<Option<AfXdpTx>>,
     force_copy: bool,
+    raw: &RawPath,
 ) -> Result<Vec<Box<dyn Transmit>>, EgressError> {
     existing.resize_with(workers.max(existing.len()), || None);
     for (got, what) in [
@@ -63,16 +65,16 @@ pub fn open_all(
     }
     let interface = Interface::by_name(ifname)?;
     if interface.is_loopback || !interface.is_ethernet {
-        tracing::info!(
+        tracing::warn!(
             ifname,
             reason = if interface.is_loopback {
                 "loopback"
             } else {
                 "no Ethernet"
             },
-            "sending through raw sockets"
+            "AF_XDP cannot send here, sending through raw sockets: routing, netfilter and shaping of this host apply"
         );
-        return raw_all(workers);
+        return raw_all(workers, raw);
     }
 
     let queues = interface.tx_queues as usize;
@@ -104,13 +106,13 @@ pub fn open_all(
             };
         }
     }
-    Ok(connect(ifname, paths, wakers)?)
+    Ok(connect(ifname, paths, wakers, raw)?)
 }
 
 /// Raw sockets for all workers: targets on this host.
-pub fn raw_all(workers: usize) -> Result<Vec<Box<dyn Transmit>>, EgressError> {
+pub fn raw_all(workers: usize, path: &RawPath) -> Result<Vec<Box<dyn Transmit>>, EgressError> {
     (0..workers)
-        .map(|_| Ok(Box::new(RawTx::open()?) as Box<dyn Transmit>))
+        .map(|_| Ok(Box::new(RawTx::open(path)?) as Box<dyn Transmit>))
         .collect()
 }
 
@@ -137,7 +139,13 @@ fn open_queue(ifname: &str, worker: usize, queue: u32, force_copy: bool) -> Path
         }
         Ok((None, _)) => Path::Raw,
         Err(error) => {
-            tracing::warn!(ifname, worker, queue, %error, "sending through a raw socket instead");
+            tracing::warn!(
+                ifname,
+                worker,
+                queue,
+                %error,
+                "AF_XDP cannot send here, sending through a raw socket: routing, netfilter and shaping of this host apply"
+            );
             Path::Raw
         }
     }
@@ -147,6 +155,7 @@ fn connect(
     ifname: &str,
     paths: Vec<Path>,
     wakers: &[WakerHandle],
+    raw: &RawPath,
 ) -> Result<Vec<Box<dyn Transmit>>, RawError> {
     let owners: Vec<usize> = (0..paths.len())
         .filter(|&w| matches!(paths[w], Path::Own(_)))
@@ -190,7 +199,7 @@ fn connect(
                         "no queue left: sending through a raw socket"
                     );
                 }
-                Box::new(RawTx::open()?)
+                Box::new(RawTx::open(raw)?)
             }
         });
     }

@@ -15,7 +15,8 @@
 //! * [`feed`]: frames from another thread of this process, each when it is due; [`tee`]: a copy of what
 //!   is captured, for a thread that records it.
 //! * [`idle`], [`wake`]: what a worker does when nothing is to be done.
-//! * [`raw`]: raw sockets, for targets that frames cannot reach; [`egress`]: which path a worker gets.
+//! * [`raw`]: raw sockets, for targets that frames cannot reach; [`egress`]: which path a worker gets;
+//!   [`supply`]: paths on devices that come into use later; [`netfilter`]: what becomes of raw packets.
 //! * [`iface`], [`hops`]: interfaces, routes and neighbours, by netlink.
 //! * [`bpf`]: programs: load, attach, ring buffer reader.
 
@@ -31,11 +32,13 @@ pub mod hops;
 pub mod idle;
 pub mod iface;
 pub mod memory;
+pub mod netfilter;
 mod netlink;
 pub mod poll;
 pub mod port;
 pub mod raw;
 pub mod tee;
+pub mod supply;
 pub mod wake;
 
 pub use port::{BATCH, Capture, CounterSink, Transmit};

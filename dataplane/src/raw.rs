@@ -10,10 +10,13 @@
 //! ```
 //! IPPROTO_RAW sockets take the IP header from the caller, any source address included (raw(7)). The
 //! Ethernet header of the frame is skipped; the kernel finds the next hop itself.
+//!
+//! What netfilter may do to them on the way is watched by [`crate::netfilter`].
 
 use crate::errnos::ErrnoCounts;
+use crate::netfilter::RawPath;
 use crate::port::{BATCH, CounterSink, Transmit};
-use common::packet::{Addr, decode_ethernet, decode_ip};
+use common::packet::{Addr, Endpoint, TcpFlags, decode_ethernet, decode_ip, decode_tcp};
 use rustix::io::{Errno, IoSlice};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{
@@ -72,11 +75,14 @@ pub struct RawTx {
     no_frame: u64,
     not_ip: u64,
     errors: ErrnoCounts,
+    path: RawPath,
+    /// Ends of the connection that a packet sent since the last flush began.
+    begun: Option<(Endpoint, Endpoint)>,
 }
 
 impl RawTx {
-    /// Opens the sockets. Needs CAP_NET_RAW.
-    pub fn open() -> Result<Self, RawError> {
+    /// Opens the sockets. Needs CAP_NET_RAW. `path` is shared by all that send this way.
+    pub fn open(path: &RawPath) -> Result<Self, RawError> {
         let v4 = raw_socket(AddressFamily::INET).map_err(|source| refused("IPv4", source))?;
         let v6 = match raw_socket(AddressFamily::INET6) {
             Ok(socket) => Some(socket),
@@ -92,7 +98,9 @@ impl RawTx {
             kicks: 0,
             no_frame: 0,
             not_ip: 0,
-            errors: ErrnoCounts::default(),
+            errors: ErrnoCounts::new("raw socket".to_owned()),
+            path: path.clone(),
+            begun: None,
         })
     }
 
@@ -185,6 +193,16 @@ impl Transmit for RawTx {
             self.not_ip += 1;
             return;
         };
+        // The first packet decides what NAT does with a connection.
+        if self.begun.is_none()
+            && let Ok(tcp) = decode_tcp(frame, &ip)
+            && tcp.flags.has(TcpFlags::SYN)
+        {
+            self.begun = Some((
+                Endpoint::new(ip.src, tcp.sport),
+                Endpoint::new(ip.dst, tcp.dport),
+            ));
+        }
         self.queued.push(Packet {
             ip_at: ip.l3,
             end: frame.len(),
@@ -220,6 +238,9 @@ impl Transmit for RawTx {
             self.slots.swap(i, at + i);
         }
         self.queued.drain(..at);
+        if let Some((from, to)) = self.begun.take() {
+            self.path.began(from, to);
+        }
     }
 
     fn busy(&self) -> bool {
@@ -231,6 +252,7 @@ impl Transmit for RawTx {
         sink("tx_kicks", self.kicks);
         sink("tx_no_frame", self.no_frame);
         sink("tx_not_ip", self.not_ip);
+        self.path.counters(sink);
         self.errors.report(sink);
     }
 }

@@ -26,29 +26,31 @@ impl Nginx {
         Self::start_with(lab, host, port, "")
     }
 
-    /// The same with more `directives` for its server.
+    /// The same with more `directives` for its server. Where clients have other addresses at the other server,
+    /// `set $lab_client word;` keeps them out of the log.
     pub fn start_with(
         lab: &Lab,
         host: Host,
         port: u16,
         directives: &str,
     ) -> Result<Self, LabError> {
-        let name = name_on(host);
-        Self::start_named(lab, &name, host, port, directives)
+        let listen = format!("{}:{port}", host.address());
+        Self::start_named(lab, host.name(), host, &listen, directives)
     }
 
-    /// The same under a name of its own, for several on one host.
+    /// The same for a server of another `name`, which [`Self::log_named`] knows it by, and another address.
     pub fn start_named(
         lab: &Lab,
         name: &str,
         host: Host,
-        port: u16,
+        listen: &str,
         directives: &str,
     ) -> Result<Self, LabError> {
-        let folder = lab.file(name);
+        let name = format!("nginx-{name}");
+        let folder = lab.file(&name);
         std::fs::create_dir_all(&folder).map_err(LabError::file(&folder))?;
         let config = folder.join("nginx.conf");
-        std::fs::write(&config, configuration(&folder, host, port, directives))
+        std::fs::write(&config, configuration(&folder, listen, directives))
             .map_err(LabError::file(&config))?;
         let mut command = lab.command(host, "nginx");
         command
@@ -72,17 +74,13 @@ impl Nginx {
 
     /// The log so far of the nginx that runs, or ran, on `host`.
     pub fn log_of(lab: &Lab, host: Host) -> Result<AccessLog, LabError> {
-        Self::log_named(lab, &name_on(host))
+        Self::log_named(lab, host.name())
     }
 
-    /// The same of the nginx of that name.
+    /// The log so far of the nginx of that name.
     pub fn log_named(lab: &Lab, name: &str) -> Result<AccessLog, LabError> {
-        read_log(&lab.file(name).join("access.log"))
+        read_log(&lab.file(&format!("nginx-{name}")).join("access.log"))
     }
-}
-
-fn name_on(host: Host) -> String {
-    format!("nginx-{}", host.name())
 }
 
 /// The id is the argument `id`, the content everything that the client chose.
@@ -108,13 +106,13 @@ fn entry(path: &Path, line: &str) -> Result<Entry, LabError> {
     })
 }
 
-fn configuration(folder: &Path, host: Host, port: u16, directives: &str) -> String {
+fn configuration(folder: &Path, listen: &str, directives: &str) -> String {
     let folder = folder.display();
     let mut text = format!(
         "daemon off;\nworker_processes 1;\nworker_rlimit_nofile 20000;\npid {folder}/pid;\n\
          events {{ worker_connections 8192; }}\n\
          http {{\n\
-         log_format lab '$arg_id $remote_addr $request_method $request_uri $content_length \
+         log_format lab '$arg_id $lab_client $request_method $request_uri $content_length \
          $http_user_agent $http_host $status';\n\
          access_log {folder}/access.log lab;\n\
          keepalive_requests 1000000;\nkeepalive_timeout 600s;\n"
@@ -123,10 +121,9 @@ fn configuration(folder: &Path, host: Host, port: u16, directives: &str) -> Stri
         let _ = writeln!(text, "{kind}_temp_path {folder}/{kind};");
     }
     let answer = ".".repeat(ANSWER_BYTES);
-    let address = host.address();
     let _ = writeln!(
         text,
-        "server {{ listen {address}:{port} backlog=4096 reuseport; {directives} location / {{ return 200 '{answer}'; }} }}\n}}"
+        "server {{ listen {listen} backlog=4096 reuseport; set $lab_client $remote_addr; {directives} location / {{ return 200 '{answer}'; }} }}\n}}"
     );
     text
 }

@@ -114,7 +114,7 @@ fn two_shards_replay_each_session_once() {
     let processes = [0, 1].map(|shard| servers.copy(&copies[shard]));
     servers.load();
     let produced = servers.produced();
-    let target = servers.target("nginx-target", produced.requests());
+    let target = servers.target("target", produced.requests());
     let mut reports = Vec::new();
     for (copy, process) in copies.iter().zip(processes) {
         reports.push(servers.end(copy, process));
@@ -151,7 +151,7 @@ fn a_share_of_the_sessions() {
     assert_eq!(report.number("counters/kernel/not_sampled"), 0);
     let comparison = servers
         .produced()
-        .compare(&servers.target("nginx-target", 0));
+        .compare(&servers.target("target", 0));
     assert_eq!(comparison.unexpected + comparison.duplicates, 0);
     assert_eq!(comparison.corrupt.count(), 0);
     assert_eq!(report.outcomes().get("completed"), Some(&replayed));
@@ -184,7 +184,7 @@ fn denied_clients_come_from_a_file_that_is_read_again() {
         }
     }
     curl("welcome");
-    let target = servers.target("nginx-target", SHORT);
+    let target = servers.target("target", SHORT);
     let report = servers.end(&copy, process);
     stop(&mut servers.intercept).unwrap();
     assert_eq!(engine(&report, "sessions_denied"), 2 * SHORT);
@@ -217,8 +217,9 @@ fn one_source_to_three_targets(capture: Capture) {
         filter: None,
         ..Intercept::default()
     });
+    let listen = format!("{}:{}", Host::Target.address(), ports[1]);
     let _second =
-        Nginx::start_named(&servers.lab, "nginx-second", Host::Target, ports[1], "").unwrap();
+        Nginx::start_named(&servers.lab, "second", Host::Target, &listen, "").unwrap();
     let mut copy = Copy::new(capture);
     let address = Host::Target.address();
     copy.transfer = ports
@@ -227,7 +228,7 @@ fn one_source_to_three_targets(capture: Capture) {
     let process = servers.copy(&copy);
     servers.load();
     let produced = servers.produced();
-    let logs = ["nginx-target", "nginx-second"].map(|name| servers.target(name, SHORT + KEPT));
+    let logs = ["target", "second"].map(|name| servers.target(name, SHORT + KEPT));
     let report = servers.end(&copy, process);
     stop(&mut servers.intercept).unwrap();
 

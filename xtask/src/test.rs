@@ -17,6 +17,7 @@ const TEST_PACKAGES: [&str; 15] = [
     "curl",
     "ethtool",
     "iproute2",
+    "nftables",
     "nginx-light",
     "procps",
     "redis-server",

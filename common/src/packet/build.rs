@@ -96,6 +96,29 @@ pub fn build_tcp_frame(
     build_any(buf, mac, &seg)
 }
 
+/// Lets routers cut the packet of a frame that [`build_tcp_frame`] wrote into `frame`: clears DF in its IPv4
+/// header. IPv6 packets are left alone, routers never cut those (RFC 8200 section 5).
+#[cold]
+pub fn allow_fragments(frame: &mut [u8]) {
+    const DF: u16 = 0x4000;
+    let Some(frame) = frame.first_chunk_mut::<{ ETH_HEADER_BYTES + 20 }>() else {
+        return;
+    };
+    let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let (ethertype, flags, sum) = (
+        word(12),
+        word(ETH_HEADER_BYTES + 6),
+        word(ETH_HEADER_BYTES + 10),
+    );
+    if ethertype != ethertype::IPV4 || flags & DF == 0 {
+        return;
+    }
+    // RFC 1624: the complement of the sum grows by what a word shrinks by.
+    let sum = checksum::add(sum, DF);
+    frame[ETH_HEADER_BYTES + 6..ETH_HEADER_BYTES + 8].copy_from_slice(&(flags & !DF).to_be_bytes());
+    frame[ETH_HEADER_BYTES + 10..ETH_HEADER_BYTES + 12].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// All options, both families.
 #[inline(never)]
 fn build_any(buf: &mut [u8], mac: FrameAddresses, seg: &TcpFrame<'_>) -> Result<usize, BuildError> {

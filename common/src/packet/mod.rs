@@ -26,7 +26,9 @@ mod seq;
 mod tcp;
 
 pub use addr::{Addr, Endpoint};
-pub use build::{BuildError, FrameAddresses, HEADROOM_MAX_BYTES, TcpFrame, build_tcp_frame};
+pub use build::{
+    BuildError, FrameAddresses, HEADROOM_MAX_BYTES, TcpFrame, allow_fragments, build_tcp_frame,
+};
 pub use bytes::Bytes;
 pub use ether::{ETH_HEADER_BYTES, Ether, MAX_VLAN_TAGS, MacAddr, decode_ethernet, ethertype};
 pub use ip::{Ip, decode_ip, protocol};

@@ -284,6 +284,7 @@ fn open_once(options: &OpenOptions) -> Result<Socket, AfXdpError> {
                 tx_frames.max(UNUSED_RING).next_power_of_two() as usize,
             ),
             for_tx.into_iter().map(FreeFrame::new).collect(),
+            format!("{} queue {}", options.ifname, options.queue),
         ),
         queue: options.queue,
         zero_copy,

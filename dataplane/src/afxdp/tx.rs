@@ -41,7 +41,8 @@ pub(super) struct TxPort<R: TxRings> {
 }
 
 impl<R: TxRings> TxPort<R> {
-    pub(super) fn new(rings: R, free: Vec<FreeFrame<R::Desc>>) -> Self {
+    /// `port` is its name in the log.
+    pub(super) fn new(rings: R, free: Vec<FreeFrame<R::Desc>>, port: String) -> Self {
         Self {
             rings,
             free,
@@ -53,7 +54,7 @@ impl<R: TxRings> TxPort<R> {
             kicks: 0,
             no_frame: 0,
             bad_length: 0,
-            errors: ErrnoCounts::default(),
+            errors: ErrnoCounts::new(port),
         }
     }
 

@@ -101,7 +101,7 @@ impl TxRings for FakeKernel {
 
 fn port(frames: u32) -> TxPort<FakeKernel> {
     let (kernel, free) = FakeKernel::new(frames);
-    TxPort::new(kernel, free)
+    TxPort::new(kernel, free, "fake".to_owned())
 }
 
 fn send(port: &mut TxPort<FakeKernel>, tag: u8) -> bool {

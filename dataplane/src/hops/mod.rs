@@ -8,12 +8,17 @@
 //! AF_XDP frames pass the kernel's neighbour table by, so the kernel does not notice that an entry is in
 //! use and would let it age. The monitor asks it to check ("use") such entries every few seconds, and
 //! follows every change of routes, neighbours and links.
+//!
+//! A router on the way with a smaller MTU answers the replayed client, not us. So the monitor sends a
+//! datagram of our own, as large as a packet may be, behind each gateway now and then: what the router
+//! answers to that one the kernel remembers, and its route has the path's MTU from then on (RFC 1191).
 
 mod monitor;
+mod path_mtu;
 mod resolve;
 
 use arc_swap::{ArcSwap, Guard};
-use common::packet::{Addr, FrameAddresses};
+use common::packet::{Addr, FrameAddresses, MacAddr};
 use monitor::Monitor;
 use resolve::{Resolution, Resolver};
 use std::io;
@@ -35,7 +40,7 @@ pub struct NextHop {
     pub ifname: String,
     /// Addresses of the Ethernet header; zero if `local`.
     pub macs: FrameAddresses,
-    /// Largest IP packet in bytes, by interface and route.
+    /// Largest IP packet in bytes, by interface, route and what the kernel knows of the path.
     pub mtu: u16,
     /// Frames cannot reach it: it is an address of this host, behind loopback, or behind an interface
     /// without Ethernet. Use the raw-socket path.
@@ -44,32 +49,57 @@ pub struct NextHop {
     pub via: Addr,
 }
 
-/// Next hops by target. Targets that have none at the moment are missing.
+/// Why a target has no next hop at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Missing {
+    /// The kernel has no route to it, or one that forbids it.
+    Route,
+    /// The interface to it is down.
+    Link,
+    /// Its gateway, or itself, does not answer ARP or neighbour discovery.
+    Neighbour,
+}
+
+/// A target with its next hop, or with why it has none.
+type Entry = (Addr, Result<NextHop, Missing>);
+
+/// Next hops by target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HopTable {
     /// Sorted by address.
-    entries: Vec<(Addr, NextHop)>,
+    entries: Vec<Entry>,
 }
 
 impl HopTable {
-    fn new(mut entries: Vec<(Addr, NextHop)>) -> Self {
+    fn new(mut entries: Vec<Entry>) -> Self {
         entries.sort_by_key(|(addr, _)| *addr);
         Self { entries }
     }
 
-    /// The next hop of a target.
+    /// The next hop of a target, if it has one.
     #[inline]
     pub fn get(&self, target: Addr) -> Option<&NextHop> {
+        self.look_up(target).ok()
+    }
+
+    /// The next hop of a target, or why there is none. What is no target has no route.
+    #[inline]
+    pub fn look_up(&self, target: Addr) -> Result<&NextHop, Missing> {
         let at = self
             .entries
             .binary_search_by_key(&target, |(addr, _)| *addr)
-            .ok()?;
-        self.entries.get(at).map(|(_, hop)| hop)
+            .ok();
+        match at.and_then(|at| self.entries.get(at)) {
+            Some((_, hop)) => hop.as_ref().map_err(|missing| *missing),
+            None => Err(Missing::Route),
+        }
     }
 
-    /// All of them.
+    /// Those that can be reached.
     pub fn iter(&self) -> impl Iterator<Item = (Addr, &NextHop)> {
-        self.entries.iter().map(|(addr, hop)| (*addr, hop))
+        self.entries
+            .iter()
+            .filter_map(|(addr, hop)| Some((*addr, hop.as_ref().ok()?)))
     }
 }
 
@@ -114,6 +144,30 @@ pub enum HopError {
     Netlink(#[from] io::Error),
 }
 
+impl HopError {
+    /// The same in one word; `None` if it says nothing of the target.
+    fn missing(&self) -> Option<Missing> {
+        match self {
+            Self::Unreachable { .. } => Some(Missing::Route),
+            Self::Down { .. } => Some(Missing::Link),
+            Self::Unresolved { .. } => Some(Missing::Neighbour),
+            Self::Netlink(_) => None,
+        }
+    }
+}
+
+/// What to find next hops for.
+#[derive(Clone, Debug, Default)]
+pub struct HopOptions {
+    /// The targets.
+    pub targets: Vec<Addr>,
+    /// Link-layer addresses that were given by hand: the next hop's of a target. It is not asked for, and
+    /// nothing that the network says replaces it.
+    pub macs: Vec<(Addr, MacAddr)>,
+    /// Start although a target cannot be reached, and go on trying.
+    pub patient: bool,
+}
+
 /// The table and the thread that keeps it fresh. Dropping it ends the thread.
 pub struct Hops {
     table: Arc<ArcSwap<HopTable>>,
@@ -124,15 +178,25 @@ impl Hops {
     /// Resolves all targets, waiting up to three seconds for neighbours, and starts the monitor. Works
     /// in the network namespace of the calling thread.
     pub fn start(targets: &[Addr]) -> Result<Self, HopError> {
-        let mut targets = targets.to_vec();
+        Self::start_with(HopOptions {
+            targets: targets.to_vec(),
+            ..HopOptions::default()
+        })
+    }
+
+    /// The same with more to say.
+    pub fn start_with(options: HopOptions) -> Result<Self, HopError> {
+        let mut targets = options.targets;
         targets.sort_unstable();
         targets.dedup();
         // Before the first look: what changes from here on is not missed.
         let changes = monitor::subscribe()?;
-        let mut resolver = Resolver::open()?;
-        let entries = first_look(&mut resolver, &targets)?;
+        let mut resolver = Resolver::open(options.macs)?;
+        let entries = first_look(&mut resolver, &targets, options.patient)?;
         for (target, hop) in &entries {
-            log_hop(*target, hop);
+            if let Ok(hop) = hop {
+                log_hop(*target, hop);
+            }
         }
         let table = Arc::new(ArcSwap::from_pointee(HopTable::new(entries)));
         let monitor = Monitor::start(changes, resolver, targets, Arc::clone(&table))?;
@@ -157,38 +221,53 @@ fn log_hop(target: Addr, hop: &NextHop) {
     }
 }
 
-fn first_look(resolver: &mut Resolver, targets: &[Addr]) -> Result<Vec<(Addr, NextHop)>, HopError> {
+/// Every target's next hop, or the first reason against one. With `patient` reasons are entries as well.
+fn first_look(
+    resolver: &mut Resolver,
+    targets: &[Addr],
+    patient: bool,
+) -> Result<Vec<Entry>, HopError> {
     let deadline = Instant::now() + INITIAL_WAIT;
     let mut asked = Vec::new();
     loop {
+        let late = Instant::now() >= deadline;
         let mut entries = Vec::new();
-        let mut missing = None;
+        let mut waiting = false;
         resolver.forget_links();
         for &target in targets {
-            match resolver.resolve(target)? {
-                Resolution::Ready { hop, .. } => entries.push((target, hop)),
-                Resolution::Pending(neighbour) => {
+            let error = match resolver.resolve(target) {
+                Ok(Resolution::Ready { hop, .. }) => {
+                    entries.push((target, Ok(hop)));
+                    continue;
+                }
+                Ok(Resolution::Pending { neighbour, .. }) => {
                     if !asked.contains(&neighbour.via) {
                         resolver.probe(&neighbour);
                         asked.push(neighbour.via);
                     }
-                    missing = Some((target, neighbour));
+                    waiting = true;
+                    HopError::Unresolved {
+                        target,
+                        via: neighbour.via,
+                        ifname: neighbour.ifname,
+                        protocol: if neighbour.via.is_v4() { "ARP" } else { "NDP" },
+                        waited_s: INITIAL_WAIT.as_secs(),
+                    }
                 }
+                Err(error) => error,
+            };
+            match error.missing() {
+                // Not yet a reason against it.
+                Some(Missing::Neighbour) if !late => {}
+                // The monitor says why.
+                Some(missing) if patient => entries.push((target, Err(missing))),
+                _ => return Err(error),
             }
         }
-        match missing {
-            None => return Ok(entries),
-            Some((target, neighbour)) if Instant::now() >= deadline => {
-                return Err(HopError::Unresolved {
-                    target,
-                    via: neighbour.via,
-                    ifname: neighbour.ifname,
-                    protocol: if neighbour.via.is_v4() { "ARP" } else { "NDP" },
-                    waited_s: INITIAL_WAIT.as_secs(),
-                });
-            }
-            Some(_) => std::thread::sleep(LOOK_AGAIN),
+        if !waiting || late {
+            return Ok(entries);
         }
+        std::thread::sleep(LOOK_AGAIN);
     }
 }
 

@@ -1,7 +1,8 @@
 //! The thread that keeps the table fresh.
 
+use super::path_mtu::PathProbes;
 use super::resolve::{Neighbour, Resolution, Resolver};
-use super::{HopTable, NextHop, log_hop};
+use super::{HopTable, Missing, NextHop, log_hop};
 use crate::netlink::Changes;
 use arc_swap::ArcSwap;
 use common::packet::Addr;
@@ -58,6 +59,7 @@ impl Monitor {
             table,
             lost: HashMap::new(),
             probed: HashMap::new(),
+            paths: PathProbes::default(),
         };
         let signal = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
@@ -91,12 +93,13 @@ struct Watch {
     lost: HashMap<Addr, String>,
     /// When neighbours were probed last.
     probed: HashMap<Addr, Instant>,
+    paths: PathProbes,
 }
 
 impl Watch {
     fn run(&mut self, stop: &OwnedFd) {
         let mut buffer = Vec::with_capacity(64 * 1024);
-        let mut next_look = REGULAR;
+        let mut next_look = self.look();
         loop {
             let wait = Timespec {
                 tv_sec: next_look.as_secs() as i64,
@@ -132,31 +135,57 @@ impl Watch {
         self.resolver.forget_links();
         for target in self.targets.clone() {
             let known = old.get(target);
-            match self.resolver.resolve(target) {
+            let entry = match self.resolver.resolve(target) {
                 Ok(Resolution::Ready { hop, aging }) => {
                     if aging {
                         self.probe_at_times(&neighbour(&hop), REGULAR / 2);
                     }
+                    if let Some(soon) = self.paths.probe_at_times(target, &hop) {
+                        again = again.min(soon);
+                    }
                     self.lost.remove(&target);
-                    entries.push((target, hop));
+                    Ok(hop)
                 }
-                Ok(Resolution::Pending(to)) => {
-                    again = UNRESOLVED;
-                    self.probe_at_times(&to, UNRESOLVED / 2);
+                Ok(Resolution::Pending { neighbour, failed }) => {
+                    again = again.min(UNRESOLVED);
+                    self.probe_at_times(&neighbour, UNRESOLVED / 2);
                     // The way is the same, only the neighbour is being asked again: its last address is
-                    // the best guess. On another way the old address would be wrong.
+                    // the best guess, until it was asked in vain. On another way it would be wrong.
                     match known {
-                        Some(hop) if hop.ifindex == to.ifindex && hop.via == to.via => {
-                            entries.push((target, hop.clone()));
+                        Some(hop)
+                            if !failed
+                                && hop.ifindex == neighbour.ifindex
+                                && hop.via == neighbour.via =>
+                        {
+                            Ok(hop.clone())
                         }
-                        _ => self.lose(
-                            target,
-                            format!("{} on {} does not answer", to.via, to.ifname),
-                        ),
+                        _ => {
+                            // Another way, whose neighbour is being asked for the first time, is no news yet.
+                            if failed || known.is_none() && !self.lost.contains_key(&target) {
+                                let Neighbour { via, ifname, .. } = &neighbour;
+                                self.lose(
+                                    target,
+                                    format!(
+                                        "neighbour {via} on {ifname} does not answer; check that it is up and on that link"
+                                    ),
+                                );
+                            }
+                            Err(Missing::Neighbour)
+                        }
                     }
                 }
-                Err(error) => self.lose(target, error.to_string()),
-            }
+                Err(error) => {
+                    self.lose(target, error.to_string());
+                    if let Some(missing) = error.missing() {
+                        Err(missing)
+                    } else {
+                        // The kernel did not say: as before, and ask again.
+                        again = again.min(UNRESOLVED);
+                        known.cloned().ok_or(Missing::Route)
+                    }
+                }
+            };
+            entries.push((target, entry));
         }
         let table = HopTable::new(entries);
         if table != *old {
@@ -173,7 +202,7 @@ impl Watch {
 
     fn lose(&mut self, target: Addr, reason: String) {
         if self.lost.get(&target) != Some(&reason) {
-            tracing::warn!(%target, %reason, "target has no next hop");
+            tracing::warn!(%target, %reason, "target cannot be reached, its sessions wait and send again");
             self.lost.insert(target, reason);
         }
     }

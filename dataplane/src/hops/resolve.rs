@@ -32,8 +32,19 @@ pub(super) struct Neighbour {
 pub(super) enum Resolution {
     /// Usable now. `aging` if the kernel has not confirmed the neighbour lately.
     Ready { hop: NextHop, aging: bool },
-    /// The neighbour's link-layer address is not known.
-    Pending(Neighbour),
+    /// The neighbour's link-layer address is not known. `failed` if the kernel has asked in vain.
+    Pending { neighbour: Neighbour, failed: bool },
+}
+
+/// What the kernel's neighbour table says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// Its address, and whether it was not confirmed lately.
+    Known { mac: MacAddr, aging: bool },
+    /// Never asked, or being asked.
+    Unknown,
+    /// Asked in vain.
+    Failed,
 }
 
 struct Route {
@@ -47,13 +58,16 @@ pub(super) struct Resolver {
     netlink: Netlink,
     /// Links seen in this pass.
     links: HashMap<u32, Interface>,
+    /// Link-layer addresses by hand.
+    macs: Vec<(Addr, MacAddr)>,
     /// NTF_USE was refused (no CAP_NET_ADMIN): neighbours are probed by datagrams.
     by_datagram: bool,
 }
 
 impl Resolver {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(super) fn open(macs: Vec<(Addr, MacAddr)>) -> io::Result<Self> {
         Ok(Self {
+            macs,
             netlink: Netlink::open()?,
             links: HashMap::new(),
             by_datagram: false,
@@ -92,16 +106,33 @@ impl Resolver {
                 ifname: link.name,
             });
         }
+        if let Some((_, dst)) = self.macs.iter().find(|(addr, _)| *addr == target) {
+            let hop = hop(
+                FrameAddresses {
+                    src: link.mac,
+                    dst: *dst,
+                },
+                false,
+            );
+            return Ok(Resolution::Ready { hop, aging: false });
+        }
         Ok(match self.neighbour(link.index, via)? {
-            Some((dst, aging)) => {
-                let hop = hop(FrameAddresses { src: link.mac, dst }, false);
+            Asked::Known { mac, aging } => {
+                let macs = FrameAddresses {
+                    src: link.mac,
+                    dst: mac,
+                };
+                let hop = hop(macs, false);
                 Resolution::Ready { hop, aging }
             }
-            None => Resolution::Pending(Neighbour {
-                ifindex: link.index,
-                ifname: link.name.clone(),
-                via,
-            }),
+            unknown => Resolution::Pending {
+                neighbour: Neighbour {
+                    ifindex: link.index,
+                    ifname: link.name.clone(),
+                    via,
+                },
+                failed: unknown == Asked::Failed,
+            },
         })
     }
 
@@ -182,33 +213,37 @@ impl Resolver {
         })
     }
 
-    /// Link-layer address of a neighbour if it is usable, and whether it was not confirmed lately.
-    fn neighbour(&mut self, ifindex: u32, via: Addr) -> io::Result<Option<(MacAddr, bool)>> {
+    fn neighbour(&mut self, ifindex: u32, via: Addr) -> io::Result<Asked> {
+        use NeighbourState as S;
         let answers = match self
             .netlink
             .ask(Message::GetNeighbour(neighbour(ifindex, via)), 0)
         {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => return Ok(None),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
+                return Ok(Asked::Unknown);
+            }
             answers => answers?,
         };
         let answer = answers.into_iter().find_map(|m| match m {
             Message::NewNeighbour(neighbour) => Some(neighbour),
             _ => None,
         });
-        Ok(answer.and_then(|n| {
-            use NeighbourState as S;
-            let aging = match n.header.state {
-                S::Reachable | S::Permanent | S::Noarp | S::Delay | S::Probe => false,
-                S::Stale => true,
-                _ => return None,
-            };
-            n.attributes.iter().find_map(|a| match a {
-                NeighbourAttribute::LinkLayerAddress(mac) => {
-                    Some((MacAddr(mac.as_slice().try_into().ok()?), aging))
-                }
-                _ => None,
-            })
-        }))
+        let Some(answer) = answer else {
+            return Ok(Asked::Unknown);
+        };
+        let aging = match answer.header.state {
+            S::Reachable | S::Permanent | S::Noarp | S::Delay | S::Probe => false,
+            S::Stale => true,
+            S::Failed => return Ok(Asked::Failed),
+            _ => return Ok(Asked::Unknown),
+        };
+        let mac = answer.attributes.iter().find_map(|a| match a {
+            NeighbourAttribute::LinkLayerAddress(mac) => {
+                Some(MacAddr(mac.as_slice().try_into().ok()?))
+            }
+            _ => None,
+        });
+        Ok(mac.map_or(Asked::Unknown, |mac| Asked::Known { mac, aging }))
     }
 
     /// Asks the kernel to resolve a neighbour, or to check one that it knows. The answer comes as a

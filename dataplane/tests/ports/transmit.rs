@@ -9,6 +9,7 @@ use dataplane::Transmit;
 use dataplane::afxdp::{self, AfXdpError, AfXdpTx, OpenOptions};
 use dataplane::egress;
 use dataplane::hops::Hops;
+use dataplane::netfilter::RawPath;
 use dataplane::raw::RawTx;
 use dataplane::wake::Waker;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -284,7 +285,7 @@ fn raw_packets_of_both_families_arrive_with_foreign_sources() {
         // The stack queues only so many packets for a neighbour that it must ask for first.
         let hops = Hops::start(&[Addr::v4(FAR_V4), far6]).expect("hops");
         assert_eq!(hops.load().iter().count(), 2);
-        let mut port = RawTx::open().expect("raw");
+        let mut port = RawTx::open(&RawPath::default()).expect("raw");
         let mut sent = send_all(&mut port, 300, Addr::v4(FAR_V4), CLIENT);
         sent.extend(send_all(&mut port, 300, far6, client6));
         let counters = counters(&mut port);
@@ -320,7 +321,7 @@ fn a_server_on_this_host_answers_what_comes_by_the_raw_path() {
     on_thread_in(&net.near, || {
         let server = Endpoint::new(Addr::v4([10, 99, 0, 1]), PORT);
         let _listening = std::net::TcpListener::bind(server.to_socket()).expect("listen");
-        let mut port = RawTx::open().expect("raw");
+        let mut port = RawTx::open(&RawPath::default()).expect("raw");
         let syn = TcpFrame {
             src: Endpoint::new(CLIENT, PORT),
             dst: server,
@@ -352,7 +353,7 @@ fn raw_failures_are_counted_by_name_and_survived() {
     let net = Net::new(1);
     net.near("ip", &["link", "set", "va", "mtu", "600"]);
     on_thread_in(&net.near, || {
-        let mut port = RawTx::open().expect("raw");
+        let mut port = RawTx::open(&RawPath::default()).expect("raw");
         let dst = Addr::v4(FAR_V4);
         let mut send = |dst: Addr, src: Addr, len: usize| {
             let buffer = port.reserve().expect("buffer");
@@ -383,7 +384,8 @@ fn workers_without_a_queue_send_by_those_with_one() {
     let sent: usize = on_thread_in(&net.near, || {
         let wakers: Vec<Waker> = (0..3).map(|_| Waker::new().expect("waker")).collect();
         let handles: Vec<_> = wakers.iter().map(Waker::handle).collect();
-        let mut ports = egress::open_all("va", 3, &handles, Vec::new(), true).expect("egress");
+        let mut ports = egress::open_all("va", 3, &handles, Vec::new(), true, &RawPath::default())
+            .expect("egress");
         let mut sent = 0;
         for port in &mut ports {
             sent += send_all(port.as_mut(), 20, Addr::v4(FAR_V4), CLIENT).len();
@@ -406,18 +408,39 @@ fn a_held_queue_and_loopback_fall_back_to_raw_sockets() {
         let waker = Waker::new().expect("waker");
         let handles = [waker.handle()];
         let held = open_tx(0);
-        let mut ports = egress::open_all("va", 1, &handles, Vec::new(), true).expect("egress");
+        let mut ports = egress::open_all("va", 1, &handles, Vec::new(), true, &RawPath::default())
+            .expect("egress");
         assert!(counters(ports[0].as_mut()).contains_key("tx_raw_frames"));
         drop(held);
-        let mut ports = egress::open_all("lo", 1, &handles, Vec::new(), true).expect("egress");
+        let mut ports = egress::open_all("lo", 1, &handles, Vec::new(), true, &RawPath::default())
+            .expect("egress");
         assert!(counters(ports[0].as_mut()).contains_key("tx_raw_frames"));
-        let mut ports =
-            egress::open_all("va", 1, &handles, vec![Some(open_tx(0))], true).expect("egress");
+        let mut ports = egress::open_all(
+            "va",
+            1,
+            &handles,
+            vec![Some(open_tx(0))],
+            true,
+            &RawPath::default(),
+        )
+        .expect("egress");
         assert!(
             counters(ports[0].as_mut()).contains_key("tx_frames"),
             "its own socket is used"
         );
-        assert!(egress::open_all("nosuch0", 1, &handles, Vec::new(), true).is_err());
-        assert!(egress::open_all("va", 2, &handles, Vec::new(), true).is_err());
+        assert!(
+            egress::open_all(
+                "nosuch0",
+                1,
+                &handles,
+                Vec::new(),
+                true,
+                &RawPath::default()
+            )
+            .is_err()
+        );
+        assert!(
+            egress::open_all("va", 2, &handles, Vec::new(), true, &RawPath::default()).is_err()
+        );
     });
 }

@@ -11,7 +11,8 @@ use crate::{
 pub struct Curl {
     name: String,
     requests: u64,
-    flags: Vec<&'static str>,
+    port: u16,
+    flags: Vec<String>,
 }
 
 impl Curl {
@@ -20,22 +21,48 @@ impl Curl {
         Self {
             name: name.to_owned(),
             requests,
+            port: PRODUCTION_PORT,
             flags: Vec::new(),
         }
     }
 
     /// A connection for each request, which the server closes.
     pub fn short(name: &str, requests: u64) -> Self {
-        Self {
-            flags: vec!["-H", "Connection: close"],
-            ..Self::kept(name, requests)
-        }
+        let mut curl = Self::kept(name, requests);
+        curl.flag(&["-H", "Connection: close"]);
+        curl
+    }
+
+    fn flag(&mut self, words: &[&str]) {
+        self.flags.extend(words.iter().map(|&word| word.to_owned()));
     }
 
     /// With a form in each request.
     #[must_use]
     pub fn posting(mut self) -> Self {
-        self.flags.extend(["--data", "a=1&b=2"]);
+        self.flag(&["--data", "a=1&b=2"]);
+        self
+    }
+
+    /// With that many bytes in each request, which must be few enough for a command line.
+    #[must_use]
+    pub fn posting_bytes(mut self, bytes: usize) -> Self {
+        // curl asks first whether a body of more than 1 MB is wanted; the servers answer at once.
+        self.flag(&["-H", "Expect:", "--data", &"x".repeat(bytes)]);
+        self
+    }
+
+    /// At most so many requests a second.
+    #[must_use]
+    pub fn paced(mut self, per_second: u32) -> Self {
+        self.flag(&["--rate", &format!("{}/m", per_second * 60)]);
+        self
+    }
+
+    /// To another port of production.
+    #[must_use]
+    pub fn to_port(mut self, port: u16) -> Self {
+        self.port = port;
         self
     }
 
@@ -46,8 +73,9 @@ impl Curl {
             .args(["-s", "-S", "-f", "-o", "/dev/null"])
             .args(&self.flags)
             .arg(format!(
-                "http://{}:{PRODUCTION_PORT}/curl?id={}-[1-{}]",
+                "http://{}:{}/curl?id={}-[1-{}]",
                 Host::Production.address(),
+                self.port,
                 self.name,
                 self.requests
             ));

@@ -141,12 +141,17 @@ pub struct Args {
     #[arg(short = 'M', long, value_name = "BYTES", default_value = "1500")]
     pub mtu: String,
 
+    /// MAC addresses by hand: comma list of TARGET=MAC, where TARGET is an address of -x and MAC is its own or its
+    /// gateway's. Others are found by ARP or neighbour discovery, and followed
+    #[arg(long = "target-mac", value_name = "LIST")]
+    pub target_macs: Vec<String>,
+
     /// Most memory to use, in MiB; beyond it whole new sessions are left out. Default: 2048, but at
     /// most a tenth of the machine's memory or of the cgroup's limit
     #[arg(short = 'm', long, value_name = "MIB")]
     pub memory: Option<String>,
 
-    /// Start although an intercept cannot be reached, and go on trying
+    /// Start although an intercept or a target cannot be reached, and go on trying
     #[arg(short = 'L', long)]
     pub lonely: bool,
 

@@ -6,9 +6,10 @@ use super::endpoint::{parse_item, parse_port};
 use super::offline::{Offline, Speed};
 use super::record::Recording;
 use super::select::{Deny, parse_shard, parse_share};
+use super::target_mac::parse_macs;
 use super::transfer::{Transfer, parse_transfers};
 use common::flow::{Nanos, Shard, Share};
-use common::packet::Endpoint;
+use common::packet::{Addr, Endpoint, MacAddr};
 use dataplane::bpf::Filter;
 use dataplane::cores::CoreList;
 use operator::duration::parse_duration;
@@ -101,7 +102,9 @@ pub struct Config {
     pub no_turns: bool,
     /// Largest IP packet in bytes.
     pub mtu: u16,
-    /// Start without intercept.
+    /// MAC addresses of targets or their gateways, given by hand.
+    pub target_macs: Vec<(Addr, MacAddr)>,
+    /// Start without intercept, and without a next hop of a target.
     pub lonely: bool,
     /// Time for open sessions after the end was asked for.
     pub drain: Duration,
@@ -131,6 +134,8 @@ impl Config {
         const S: &str = "-s, --intercept";
         let transfers = parse_transfers(args.transfers.iter().map(String::as_str))
             .map_err(|e| UsageError::new(X, e))?;
+        let target_macs = parse_macs(&args.target_macs, &transfers)
+            .map_err(|e| UsageError::new("--target-mac", e))?;
         let port = parse_port(&args.port).map_err(|e| UsageError::new("-p, --port", e))?;
         let intercepts =
             parse_intercepts(&args.intercepts, port).map_err(|e| UsageError::new(S, e))?;
@@ -215,6 +220,7 @@ impl Config {
             turn_limit: time("--turn-limit", &args.turn_limit)?,
             no_turns: args.no_turns,
             mtu: number("-M, --mtu", &args.mtu, MIN_MTU_BYTES..=MAX_MTU_BYTES)?,
+            target_macs,
             memory_mib: args
                 .memory
                 .as_deref()

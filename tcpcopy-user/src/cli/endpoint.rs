@@ -44,7 +44,7 @@ pub fn parse_item(text: &str) -> Result<Item, String> {
     }
     if text.contains('@') {
         return Err(format!(
-            "'{text}' names a MAC address; they are found by themselves, leave it out"
+            "'{text}' names a MAC address; they are found by themselves, or given with --target-mac"
         ));
     }
     if text.matches(':').count() > 1 {

@@ -14,6 +14,7 @@ mod error;
 mod offline;
 mod record;
 mod select;
+mod target_mac;
 mod transfer;
 
 pub use args::{Args, CaptureKind};

@@ -157,7 +157,7 @@ fn every_error_is_one_line_with_culprit_and_expectation() {
         (
             "-x",
             "80@00:11:22:33:44:55-10.0.0.30:80",
-            &["names a MAC address", "leave it out"],
+            &["names a MAC address", "--target-mac"],
         ),
         ("-x", "80-10.0.0.30:80,", &["empty item"]),
         (

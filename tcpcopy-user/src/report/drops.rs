@@ -74,7 +74,9 @@ pub fn dropped(report: &Report) -> BTreeMap<String, u64> {
     put("intake_other_family".to_owned(), intake.other_family);
     put("handover_full".to_owned(), intake.handover_full);
     put("tx_not_a_target".to_owned(), sent.not_a_target);
-    put("tx_no_next_hop".to_owned(), sent.no_next_hop);
+    put("tx_no_route".to_owned(), sent.no_route);
+    put("tx_link_down".to_owned(), sent.link_down);
+    put("tx_no_neighbour".to_owned(), sent.no_neighbour);
     put("tx_not_built".to_owned(), sent.not_built);
     for ((group, name), value) in &report.counters {
         let listed = LOSSES

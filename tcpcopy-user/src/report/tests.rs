@@ -44,7 +44,7 @@ fn worker(n: u64) -> WorkerReport {
         latencies,
         sent: SendCounters {
             sent: 40 * n,
-            no_next_hop: n,
+            no_neighbour: n,
             ..SendCounters::default()
         },
         intake,
@@ -120,7 +120,7 @@ fn json_has_the_agreed_fields() {
         ("/packets/dropped/kernel_ring_full", 7.into()),
         ("/packets/dropped/rx_ring_full", 4.into()),
         ("/packets/dropped/tx_error_enobufs", 2.into()),
-        ("/packets/dropped/tx_no_next_hop", 2.into()),
+        ("/packets/dropped/tx_no_neighbour", 2.into()),
         ("/packets/dropped/intake_fragment", 2.into()),
         ("/latency_us/connect/count", 2000.into()),
         ("/latency_us/hold/count", 0.into()),

@@ -13,10 +13,11 @@ use crate::worker::{Control, Egress, LiveHops, LiveStats, WorkerParts};
 use common::flow::{Nanos, Share};
 use common::packet::Addr;
 use dataplane::afxdp::AfXdpTx;
-use dataplane::hops::Hops;
+use dataplane::hops::{HopOptions, Hops};
 use dataplane::iface::Interface;
+use dataplane::netfilter::RawPath;
 use dataplane::wake::{Waker, WakerHandle};
-use dataplane::{Transmit, clock, egress, handover};
+use dataplane::{Transmit, clock, egress, handover, supply};
 use session::EngineConfig;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -115,7 +116,11 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
     let targets = config.targets();
     let mut addresses: Vec<Addr> = targets.iter().map(|t| t.addr).collect();
     addresses.dedup();
-    let hops = Arc::new(Hops::start(&addresses)?);
+    let hops = Arc::new(Hops::start_with(HopOptions {
+        targets: addresses.clone(),
+        macs: config.target_macs.clone(),
+        patient: config.lonely,
+    })?);
     let ways = egress_devices(&hops, &addresses);
     let mtu = ways.mtu.map_or(config.mtu, |way| way.min(config.mtu));
     if mtu < config.mtu {
@@ -170,6 +175,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
     }
     let mut egresses: Vec<Vec<(u32, Box<dyn Transmit>)>> =
         (0..workers).map(|_| Vec::new()).collect();
+    let raw_path = RawPath::default();
     for (&ifindex, ifname) in &ways.devices {
         let own = mirrored_device == Some(ifindex);
         let existing: Vec<Option<AfXdpTx>> = ports
@@ -178,12 +184,17 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             .collect();
         // Zero-copy makes drivers rebuild their rings: not on an interface that production may use.
         let force_copy = !own;
-        let opened = egress::open_all(ifname, workers, &handles, existing, force_copy)?;
+        let opened = egress::open_all(ifname, workers, &handles, existing, force_copy, &raw_path)?;
         for (mine, port) in egresses.iter_mut().zip(opened) {
             mine.push((ifindex, port));
         }
     }
-    let raw = egress::raw_all(workers)?;
+    let raw = egress::raw_all(workers, &raw_path)?;
+    let served = ways.devices.keys().copied().collect();
+    let supplies = resource(
+        "start a thread",
+        supply::start(handles.clone(), served, raw_path),
+    )?;
 
     let control = Arc::new(Control::new(workers));
     let live: Vec<Arc<LiveStats>> = (0..workers).map(|_| Arc::default()).collect();
@@ -192,12 +203,15 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         .into_iter()
         .zip(egresses)
         .zip(raw)
+        .zip(supplies)
         .zip(handovers)
         .zip(channels)
         .zip(wakers)
         .zip(&live)
         .enumerate();
-    for (id, ((((((ports, devices), raw), handover), channel), waker), live)) in per_worker {
+    for (id, (((((((ports, devices), raw), supply), handover), channel), waker), live)) in
+        per_worker
+    {
         let Ports { sources, .. } = ports;
         let hops = Box::new(LiveHops::new(Arc::clone(&hops)));
         parts.push(WorkerParts {
@@ -209,7 +223,13 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             // Tap and mirror choose in the kernel.
             selection: None,
             engine: engine_config(config, id, workers, mtu, budget),
-            egress: Egress::new(transfers.targets(), devices, Some(raw), hops),
+            egress: Egress::new(
+                transfers.targets(),
+                devices,
+                Some(raw),
+                hops,
+                Box::new(supply),
+            ),
             channel,
             waker,
             control: Arc::clone(&control),

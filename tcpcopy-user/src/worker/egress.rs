@@ -1,16 +1,20 @@
 //! Where segments leave: a port per device, and the way to each target.
 //!
 //! ```text
-//!  Segment.dst ──▶ Way { port, MACs } ──▶ ports[port]
+//!  Segment.dst ──▶ Way { port, MACs, MTU } ──▶ ports[port]
 //!                    ▲ refreshed once per loop, only if the table of next hops changed
-//!                  NextHops
+//!                  NextHops ── a device without a port ──▶ Supply ── ports, when they are open ──▶ ports
 //! ```
+//! A way can move to a device that nothing was sent on before: until its port is open the raw-socket path
+//! serves it.
+//!
 //! Only targets have a way: a destination without one is never sent to (no packet to production,
 //! whatever goes wrong upstream).
 
 use common::packet::{Addr, Endpoint, FrameAddresses};
 use dataplane::Transmit;
-use dataplane::hops::{HopTable, Hops};
+use dataplane::hops::{HopTable, Hops, Missing};
+use dataplane::supply::PortSupply;
 use std::sync::Arc;
 
 /// What is needed to send to an address.
@@ -22,6 +26,8 @@ pub struct Hop {
     pub macs: FrameAddresses,
     /// The address is on this host: frames cannot reach it.
     pub local: bool,
+    /// Largest IP packet on the way, in bytes.
+    pub mtu: u16,
 }
 
 /// Source of next hops. A trait so that workers run in tests without netlink.
@@ -29,8 +35,38 @@ pub trait NextHops: Send {
     /// True if anything changed since the last call. One atomic load.
     fn changed(&mut self) -> bool;
 
-    /// The next hop towards `addr`; `None` while it is not known.
-    fn hop(&self, addr: Addr) -> Option<Hop>;
+    /// The next hop towards `addr`, or why there is none at the moment.
+    fn hop(&self, addr: Addr) -> Result<Hop, Missing>;
+}
+
+/// Opens ports on devices that next hops move to. A trait so that workers run in tests without devices.
+pub trait Supply: Send {
+    /// Asks for a port on the device. Does not wait.
+    fn want(&mut self, ifindex: u32);
+
+    /// Ports that were opened since, by device index. One atomic load if there are none.
+    fn take(&mut self) -> Vec<(u32, Box<dyn Transmit>)>;
+}
+
+impl Supply for PortSupply {
+    fn want(&mut self, ifindex: u32) {
+        Self::want(self, ifindex);
+    }
+
+    fn take(&mut self) -> Vec<(u32, Box<dyn Transmit>)> {
+        Self::take(self)
+    }
+}
+
+/// For workers whose devices are all known: nothing is opened.
+pub struct NoSupply;
+
+impl Supply for NoSupply {
+    fn want(&mut self, _: u32) {}
+
+    fn take(&mut self) -> Vec<(u32, Box<dyn Transmit>)> {
+        Vec::new()
+    }
 }
 
 /// Next hops that are kept fresh by netlink.
@@ -61,23 +97,26 @@ impl NextHops for LiveHops {
         true
     }
 
-    fn hop(&self, addr: Addr) -> Option<Hop> {
-        let hop = self.seen.as_ref()?.get(addr)?;
-        Some(Hop {
+    fn hop(&self, addr: Addr) -> Result<Hop, Missing> {
+        let table = self.seen.as_ref().ok_or(Missing::Route)?;
+        let hop = table.look_up(addr)?;
+        Ok(Hop {
             ifindex: hop.ifindex,
             macs: hop.macs,
             local: hop.local,
+            mtu: hop.mtu,
         })
     }
 }
 
 /// How frames to a target go.
 #[derive(Clone, Copy, Debug)]
-pub struct Way {
+struct Way {
     target: Endpoint,
-    /// Index of the port; `None` while there is no next hop.
-    port: Option<usize>,
+    /// Index of the port, or why there is none.
+    port: Result<usize, Missing>,
     macs: FrameAddresses,
+    mtu: u16,
 }
 
 /// Why a segment has no way.
@@ -85,32 +124,48 @@ pub struct Way {
 pub enum NoWay {
     /// Not a target.
     NotATarget,
-    /// Next hop unknown at the moment.
-    NoNextHop,
+    /// No next hop at the moment.
+    NoNextHop(Missing),
+}
+
+/// A way that was found.
+pub struct Found<'a> {
+    /// Where frames are put.
+    pub port: &'a mut dyn Transmit,
+    /// Their link-layer addresses.
+    pub macs: FrameAddresses,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
 }
 
 /// Ports and ways of one worker.
 pub struct Egress {
     ways: Vec<Way>,
-    /// With the device each sends on; the last one, without, is the raw-socket path.
+    /// With the device each sends on; the one without is the raw-socket path.
     ports: Vec<(Option<u32>, Box<dyn Transmit>)>,
     hops: Box<dyn NextHops>,
+    supply: Box<dyn Supply>,
+    /// Devices that a port was asked for.
+    wanted: Vec<u32>,
 }
 
 impl Egress {
-    /// `targets` sorted and each once; `ports` by device index; `raw` takes what no port serves.
+    /// `targets` sorted and each once; `ports` by device index; `raw` takes what no port serves; ports for
+    /// devices that next hops move to come from `supply`.
     pub fn new(
         targets: &[Endpoint],
         ports: Vec<(u32, Box<dyn Transmit>)>,
         raw: Option<Box<dyn Transmit>>,
         hops: Box<dyn NextHops>,
+        supply: Box<dyn Supply>,
     ) -> Self {
         let ways = targets
             .iter()
             .map(|&target| Way {
                 target,
-                port: None,
+                port: Err(Missing::Route),
                 macs: FrameAddresses::default(),
+                mtu: 0,
             })
             .collect();
         let mut all: Vec<_> = ports
@@ -122,36 +177,47 @@ impl Egress {
             ways,
             ports: all,
             hops,
+            supply,
+            wanted: Vec::new(),
         };
         egress.refresh();
         egress
     }
 
-    /// Takes over changed next hops. Once per loop.
+    /// Takes over changed next hops and new ports. Once per loop.
     pub fn refresh(&mut self) {
-        if !self.hops.changed() {
+        let new = self.supply.take();
+        if !self.hops.changed() && new.is_empty() {
             return;
         }
+        for (device, port) in new {
+            self.ports.push((Some(device), port));
+        }
+        let on = |ports: &[(Option<u32>, _)], device| ports.iter().position(|(d, _)| *d == device);
+        let raw = on(&self.ports, None);
         for way in &mut self.ways {
             let hop = self.hops.hop(way.target.addr);
-            let raw = self.ports.iter().position(|(device, _)| device.is_none());
             let port = hop.and_then(|hop| {
-                let own = self
-                    .ports
-                    .iter()
-                    .position(|(device, _)| *device == Some(hop.ifindex));
-                if hop.local { raw } else { own.or(raw) }
+                let own = on(&self.ports, Some(hop.ifindex));
+                if !hop.local && own.is_none() && !self.wanted.contains(&hop.ifindex) {
+                    self.wanted.push(hop.ifindex);
+                    self.supply.want(hop.ifindex);
+                }
+                let port = if hop.local { raw } else { own.or(raw) };
+                port.ok_or(Missing::Route)
             });
-            if port.is_none() || port != way.port {
+            if port.is_err() || port != way.port {
                 tracing::debug!(target = %way.target, ?hop, ?port, "way to target");
             }
             way.port = port;
-            way.macs = hop.map_or_else(FrameAddresses::default, |hop| hop.macs);
+            if let Ok(hop) = hop {
+                (way.macs, way.mtu) = (hop.macs, hop.mtu);
+            }
         }
     }
 
-    /// Port and link addresses for a destination.
-    pub fn find(&mut self, dst: Endpoint) -> Result<(&mut dyn Transmit, FrameAddresses), NoWay> {
+    /// Port, link addresses and MTU for a destination.
+    pub fn find(&mut self, dst: Endpoint) -> Result<Found<'_>, NoWay> {
         let way = match self.ways.as_slice() {
             [only] if only.target == dst => only,
             ways => {
@@ -161,11 +227,15 @@ impl Egress {
                     .ok_or(NoWay::NotATarget)?
             }
         };
-        let port = way
-            .port
-            .and_then(|at| self.ports.get_mut(at))
-            .ok_or(NoWay::NoNextHop)?;
-        Ok((port.1.as_mut(), way.macs))
+        let at = way.port.map_err(NoWay::NoNextHop)?;
+        match self.ports.get_mut(at) {
+            Some((_, port)) => Ok(Found {
+                port: port.as_mut(),
+                macs: way.macs,
+                mtu: way.mtu,
+            }),
+            None => Err(NoWay::NoNextHop(Missing::Route)),
+        }
     }
 
     /// Hands everything queued to the kernel.

@@ -17,6 +17,7 @@
 
 mod backlog;
 mod control;
+mod cut;
 mod egress;
 mod intake;
 mod latency;
@@ -24,7 +25,7 @@ mod parts;
 mod sender;
 
 pub use control::{Control, LiveFigures, LiveStats};
-pub use egress::{Egress, Hop, LiveHops, NextHops};
+pub use egress::{Egress, Hop, LiveHops, NextHops, NoSupply, Supply};
 pub use intake::{DECODE_ERROR_NAMES, IntakeCounters};
 pub use latency::{Latencies, Latency};
 pub use parts::{Counter, WorkerParts, WorkerReport};
@@ -306,6 +307,11 @@ impl Worker {
                 name,
                 value,
             });
+        });
+        counters.push(Counter {
+            group: "tx",
+            name: "segments_cut",
+            value: self.sender.counters().cut,
         });
         self.sender.channel().counters(&mut |name, value| {
             counters.push(Counter {

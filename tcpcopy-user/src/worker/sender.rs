@@ -5,16 +5,22 @@
 //!         ─announce─▶ Channel queue ┐                                    │
 //!                                   ▼ flush(): announcements, then frames ▼
 //! ```
+//! A segment too large for the way as it is now (a route with a smaller MTU, an interface that was set lower)
+//! is cut here. What is sent again goes without DF: if a router dropped the first one as too large, and its
+//! answer went to the client whose address it bore, it cuts the second.
+//!
 //! Processing latency: the worker reads the clock once per loop, so the time at which a batch was
 //! flushed is the next loop's reading, which follows at once (a loop that sent something does not
 //! sleep). Until then the samples wait in `flushed`.
 
-use super::egress::{Egress, NoWay};
+use super::cut;
+use super::egress::{Egress, Found, NoWay};
 use super::latency::{Latencies, Latency};
 use crate::channel::Channel;
 use common::flow::{Cause, Nanos, Segment};
-use common::packet::{Endpoint, build_tcp_frame};
-use dataplane::BATCH;
+use common::packet::{Endpoint, FrameAddresses, allow_fragments, build_tcp_frame};
+use dataplane::hops::Missing;
+use dataplane::{BATCH, Transmit};
 use session::{Metric, Outcome, Output, SessionEnd};
 
 /// Samples that may wait for a flush: some batches of merged packets cut into segments. What comes
@@ -32,12 +38,18 @@ pub struct SendCounters {
     pub sent: u64,
     /// Destination was no target: a bug upstream, stopped here.
     pub not_a_target: u64,
-    /// Next hop unknown at the time.
-    pub no_next_hop: u64,
+    /// The kernel had no route, or none that permits it, at the time.
+    pub no_route: u64,
+    /// The interface was down at the time.
+    pub link_down: u64,
+    /// The next hop did not answer ARP or neighbour discovery at the time.
+    pub no_neighbour: u64,
     /// All transmit frames were in flight.
     pub no_frame: u64,
     /// Larger than a transmit frame, or of two address families.
     pub not_built: u64,
+    /// Cut because the way takes smaller packets than when the session began. No loss.
+    pub cut: u64,
 }
 
 impl SendCounters {
@@ -45,10 +57,50 @@ impl SendCounters {
     pub fn merge(&mut self, other: &Self) {
         self.sent += other.sent;
         self.not_a_target += other.not_a_target;
-        self.no_next_hop += other.no_next_hop;
+        self.no_route += other.no_route;
+        self.link_down += other.link_down;
+        self.no_neighbour += other.no_neighbour;
         self.no_frame += other.no_frame;
         self.not_built += other.not_built;
+        self.cut += other.cut;
     }
+}
+
+impl SendCounters {
+    #[cold]
+    fn no_way(&mut self, why: NoWay) {
+        match why {
+            NoWay::NotATarget => self.not_a_target += 1,
+            NoWay::NoNextHop(Missing::Route) => self.no_route += 1,
+            NoWay::NoNextHop(Missing::Link) => self.link_down += 1,
+            NoWay::NoNextHop(Missing::Neighbour) => self.no_neighbour += 1,
+        }
+    }
+}
+
+/// Builds one frame and queues it; false, and counted, if that is not possible.
+#[inline]
+fn send(
+    port: &mut dyn Transmit,
+    macs: FrameAddresses,
+    segment: &Segment<'_>,
+    cause: Cause,
+    counters: &mut SendCounters,
+) -> bool {
+    let Some(buffer) = port.reserve() else {
+        counters.no_frame += 1;
+        return false;
+    };
+    let Ok(len) = build_tcp_frame(buffer, macs, segment) else {
+        counters.not_built += 1;
+        return false;
+    };
+    if cause == Cause::Retransmit {
+        allow_fragments(buffer);
+    }
+    port.commit(len);
+    counters.sent += 1;
+    true
 }
 
 /// See the module.
@@ -128,28 +180,29 @@ impl Sender {
 
 impl Output for Sender {
     fn transmit(&mut self, segment: &Segment<'_>, cause: Cause) {
-        let (port, macs) = match self.egress.find(segment.dst) {
-            Ok(way) => way,
-            Err(NoWay::NotATarget) => {
-                self.counters.not_a_target += 1;
-                return;
-            }
-            Err(NoWay::NoNextHop) => {
-                self.counters.no_next_hop += 1;
+        let found = match self.egress.find(segment.dst) {
+            Ok(found) => found,
+            Err(why) => {
+                self.counters.no_way(why);
                 return;
             }
         };
-        let Some(buffer) = port.reserve() else {
-            self.counters.no_frame += 1;
-            return;
+        let Found { port, macs, mtu } = found;
+        let counters = &mut self.counters;
+        let sent = if cut::fits(segment, mtu) {
+            send(port, macs, segment, cause, counters)
+        } else {
+            counters.cut += 1;
+            let mut sent = false;
+            cut::pieces(segment, mtu, |piece| {
+                sent |= send(port, macs, piece, cause, counters);
+            });
+            sent
         };
-        let Ok(len) = build_tcp_frame(buffer, macs, segment) else {
-            self.counters.not_built += 1;
+        if !sent {
             return;
-        };
-        port.commit(len);
+        }
         self.dirty = true;
-        self.counters.sent += 1;
         if let Cause::Captured { at, held } = cause
             && self.committed.len() < SAMPLES
         {

@@ -15,6 +15,7 @@ mod world;
 use client::{Client, late, production, session};
 use common::flow::{Block, CaptureMeta, Nanos, Shard, flow_hash};
 use common::packet::{Addr, Endpoint, FrameAddresses, MacAddr};
+use dataplane::hops::Missing;
 use dataplane::memory::{MemoryCapture, MemoryTransmit};
 use dataplane::wake::{Waker, WakerHandle};
 use dataplane::{Capture, Transmit, clock, handover};
@@ -28,7 +29,8 @@ use tcpcopy_user::report::{Report, Setting};
 use tcpcopy_user::selection::Selection;
 use tcpcopy_user::transfers::TransferTable;
 use tcpcopy_user::worker::{
-    Control, Egress, Hop, LiveFigures, LiveStats, NextHops, Worker, WorkerParts, WorkerReport,
+    Control, Egress, Hop, LiveFigures, LiveStats, NextHops, NoSupply, Worker, WorkerParts,
+    WorkerReport,
 };
 use world::World;
 
@@ -43,15 +45,16 @@ impl NextHops for OneHop {
         !std::mem::replace(&mut self.0, true)
     }
 
-    fn hop(&self, _: Addr) -> Option<Hop> {
+    fn hop(&self, _: Addr) -> Result<Hop, Missing> {
         let macs = FrameAddresses {
             src: MacAddr([2; 6]),
             dst: MacAddr([4; 6]),
         };
-        Some(Hop {
+        Ok(Hop {
             ifindex: DEVICE,
             macs,
             local: false,
+            mtu: 1500,
         })
     }
 }
@@ -103,6 +106,7 @@ impl Replay {
                 vec![(DEVICE, Box::new(port) as Box<dyn Transmit>)],
                 None,
                 Box::new(OneHop(false)),
+                Box::new(NoSupply),
             );
             let peers = [replay.world.intercept()];
             let parts = WorkerParts {

@@ -119,10 +119,10 @@ pub(super) fn build<const HEADERS: usize>(
 
 #[cfg(test)]
 mod tests {
-    use crate::packet::build::{build_any, build_tcp_frame};
+    use crate::packet::build::{allow_fragments, build_any, build_tcp_frame};
     use crate::packet::{
         Addr, Endpoint, FrameAddresses, MacAddr, SeqNumber, TcpFlags, TcpFrame, TcpOptions,
-        Timestamps,
+        Timestamps, checksum,
     };
     use proptest::prelude::*;
     use std::vec::Vec;
@@ -165,6 +165,13 @@ mod tests {
             prop_assert_eq!(got, want);
             if let Ok(len) = want {
                 prop_assert_eq!(&one[..len], &other[..len]);
+                allow_fragments(&mut one);
+                let header = &one[14..34];
+                prop_assert_eq!(header[6], 0, "DF is off");
+                prop_assert_eq!(checksum::sum(header), u16::MAX, "the header's sum is right");
+                other[20] = 0;
+                other[24..26].copy_from_slice(&one[24..26]);
+                prop_assert_eq!(&one[..len], &other[..len], "nothing else changed");
             }
         }
     }
