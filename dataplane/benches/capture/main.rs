@@ -55,6 +55,11 @@ fn main() {
         bytes: number(bytes),
         rounds: number(rounds),
         slot: Duration::from_millis(number(millis) as u64),
+        foreign_max: if scenario == "bulk" {
+            bulk::FOREIGN_MAX
+        } else {
+            slots::FOREIGN_MAX
+        },
     };
     match scenario.as_str() {
         "tap" => tap::run(&plan),
