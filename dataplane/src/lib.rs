@@ -37,8 +37,8 @@ mod netlink;
 pub mod poll;
 pub mod port;
 pub mod raw;
-pub mod tee;
 pub mod supply;
+pub mod tee;
 pub mod wake;
 
 pub use port::{BATCH, Capture, CounterSink, Transmit};

@@ -60,7 +60,7 @@ impl Nginx {
             .arg(folder.join("error.log"))
             .arg("-c")
             .arg(&config);
-        let mut process = Process::start(name, &mut command, lab.folder())?;
+        let mut process = Process::start(&name, &mut command, lab.folder())?;
         let pid_file = folder.join("pid");
         // nginx writes its pid file once its sockets listen.
         process.wait_until("listening", READY_LIMIT, |_| pid_file.exists())?;

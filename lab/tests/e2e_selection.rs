@@ -149,9 +149,7 @@ fn a_share_of_the_sessions() {
     assert!((15..=70).contains(&replayed), "{replayed} of {SESSIONS}");
     // Left out in the kernel: no packet of them was captured, and they stand in the report once.
     assert_eq!(report.number("counters/kernel/not_sampled"), 0);
-    let comparison = servers
-        .produced()
-        .compare(&servers.target("target", 0));
+    let comparison = servers.produced().compare(&servers.target("target", 0));
     assert_eq!(comparison.unexpected + comparison.duplicates, 0);
     assert_eq!(comparison.corrupt.count(), 0);
     assert_eq!(report.outcomes().get("completed"), Some(&replayed));
@@ -218,8 +216,7 @@ fn one_source_to_three_targets(capture: Capture) {
         ..Intercept::default()
     });
     let listen = format!("{}:{}", Host::Target.address(), ports[1]);
-    let _second =
-        Nginx::start_named(&servers.lab, "second", Host::Target, &listen, "").unwrap();
+    let _second = Nginx::start_named(&servers.lab, "second", Host::Target, &listen, "").unwrap();
     let mut copy = Copy::new(capture);
     let address = Host::Target.address();
     copy.transfer = ports

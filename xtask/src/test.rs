@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What the tests use beside what the build needs: real servers and clients, and tools to look with.
-const TEST_PACKAGES: [&str; 15] = [
+const TEST_PACKAGES: [&str; 16] = [
     "apache2-utils",
     "bpftool",
     "clang",
