@@ -51,6 +51,8 @@ counters! {
         TooLarge => "too_large",
         /// Redirects refused (no socket on the queue: the packet goes to the stack).
         RedirectFailed => "redirect_failed",
+        /// UDP length out of range.
+        BadUdp => "bad_udp",
     }
 }
 
@@ -73,5 +75,7 @@ counters! {
         TrimFailed => "trim_failed",
         /// Responses dropped because no socket served their queue.
         RedirectFailed => "redirect_failed",
+        /// UDP answers of targets, which nobody needs: dropped, so that they reach no real client.
+        UdpDropped => "udp_dropped",
     }
 }

@@ -1,6 +1,6 @@
 //! What the programs match.
 
-use crate::packet::{Addr, Endpoint};
+use crate::packet::{Addr, Endpoint, protocol};
 use bytemuck::{Pod, Zeroable};
 
 /// Capacity of the endpoint hash maps (transfers, targets, responses). Entries cost about 100 bytes of
@@ -10,7 +10,7 @@ pub const MAX_ENDPOINTS: u32 = 65_536;
 /// Capacity of the map `LOCAL`: addresses of one host.
 pub const MAX_LOCAL_ADDRESSES: u32 = 4096;
 
-/// Key of the maps `TRANSFERS`, `TARGETS` (tcpcopy) and `RESPONSES` (intercept): an address and a port,
+/// Key of the maps `TRANSFERS`, `TARGETS` (tcpcopy) and `RESPONSES` (intercept): a protocol, an address and a port,
 /// the address [`Addr::ANY`] in rules that name only a port. Programs look up the exact key first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(C)]
@@ -19,31 +19,36 @@ pub struct EndpointKey {
     pub addr: Addr,
     /// Port, host byte order.
     pub port: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// Transport protocol, [`protocol::TCP`] or [`protocol::UDP`].
+    pub protocol: u16,
 }
 
 const _: () = assert!(size_of::<EndpointKey>() == 20);
 
 impl EndpointKey {
-    /// Key for an endpoint.
+    /// Key for a TCP endpoint.
     #[inline(always)]
     pub const fn new(e: Endpoint) -> Self {
         Self {
             addr: e.addr,
             port: e.port,
-            reserved: 0,
+            protocol: protocol::TCP as u16,
         }
     }
 
-    /// Key for a port on any address.
+    /// Key for a UDP endpoint.
+    #[inline(always)]
+    pub const fn udp(e: Endpoint) -> Self {
+        Self {
+            protocol: protocol::UDP as u16,
+            ..Self::new(e)
+        }
+    }
+
+    /// Key for a TCP port on any address.
     #[inline(always)]
     pub const fn any(port: u16) -> Self {
-        Self {
-            addr: Addr::ANY,
-            port,
-            reserved: 0,
-        }
+        Self::new(Endpoint::new(Addr::ANY, port))
     }
 }
 
@@ -61,6 +66,8 @@ pub mod config_flags {
     /// Rules come from peers, not from the operator: packets to this host's own addresses (map
     /// `LOCAL`) are left alone, so that no peer can cut the host off from anybody.
     pub const LEARNED_RULES: u32 = 16;
+    /// `TRANSFERS` has keys of UDP; without it what is not TCP is not looked at again.
+    pub const UDP_RULES: u32 = 1 << 12;
 }
 
 /// The global `CONFIG` of every program, set before load and constant afterwards, so that the verifier
