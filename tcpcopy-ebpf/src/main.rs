@@ -4,7 +4,7 @@
 //!  tap     tcx ingress ─ match ─▶ ring [cpu][worker]      always TCX_NEXT     (production host)
 //!  mirror  XDP         ─ match ─▶ AF_XDP socket of queue  XDP_PASS on a miss  (mirror port)
 //! ```
-//! Both decode with `common::packet` and match with [`matching`].
+//! Both decode with `common::packet` and match with [`matching`], UDP with [`udp`].
 #![no_std]
 #![no_main]
 
@@ -13,6 +13,7 @@ mod matching;
 mod mirror;
 mod record;
 mod tap;
+mod udp;
 
 /// No helper in use demands a GPL-compatible license.
 #[unsafe(no_mangle)]

@@ -5,12 +5,13 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use common::abi::TapCounter;
-use common::packet::decode_frame;
+use common::packet::{decode_frame, decode_udp_frame};
 use ebpf_kit::linear::Linear;
 use ebpf_kit::{config, xdp};
 
 use crate::maps::XSKS;
 use crate::matching::{count, matches};
+use crate::udp;
 
 #[xdp(frags)]
 #[expect(
@@ -19,7 +20,12 @@ use crate::matching::{count, matches};
 )]
 fn mirror(ctx: XdpContext) -> u32 {
     let decoded = decode_frame(&Linear::of_xdp(&ctx));
-    if !matches(&decoded) {
+    let captured = if udp::wanted(&decoded) {
+        udp::matches(&decode_udp_frame(&Linear::of_xdp(&ctx))).is_some()
+    } else {
+        matches(&decoded)
+    };
+    if !captured {
         return XDP_PASS;
     }
     let queue = ctx.rx_queue_index();

@@ -6,11 +6,12 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use common::flow::{flow_hash, owner};
-use common::packet::{Endpoint, TcpPacket};
+use common::packet::Endpoint;
 use ebpf_kit::{config, skb};
 
 use crate::matching::matches;
 use crate::record::copy_packet;
+use crate::udp;
 
 #[classifier]
 #[expect(
@@ -19,17 +20,24 @@ use crate::record::copy_packet;
 )]
 fn tap(ctx: TcContext) -> i32 {
     let decoded = skb::decode(&ctx);
-    if matches(&decoded)
-        && let Ok(packet) = &decoded
+    let ends = if udp::wanted(&decoded) {
+        udp::matches(&skb::decode_udp(&ctx))
+    } else if matches(&decoded)
+        && let Ok(p) = &decoded
     {
-        capture(&ctx, packet);
+        let client = Endpoint::new(p.ip.src, p.tcp.sport);
+        Some((client, Endpoint::new(p.ip.dst, p.tcp.dport)))
+    } else {
+        None
+    };
+    if let Some((client, online)) = ends {
+        capture(&ctx, client, online);
     }
     TCX_NEXT
 }
 
 #[inline(always)]
-fn capture(ctx: &TcContext, p: &TcpPacket) {
-    let client = Endpoint::new(p.ip.src, p.tcp.sport);
+fn capture(ctx: &TcContext, client: Endpoint, online: Endpoint) {
     let worker = owner(flow_hash(client), config::workers());
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
@@ -37,10 +45,10 @@ fn capture(ctx: &TcContext, p: &TcpPacket) {
         debug!(
             ctx,
             "tap: [{:i}]:{} > [{:i}]:{} worker {}",
-            p.ip.src.0,
-            p.tcp.sport,
-            p.ip.dst.0,
-            p.tcp.dport,
+            client.addr.0,
+            client.port,
+            online.addr.0,
+            online.port,
             worker
         );
     }

@@ -12,7 +12,7 @@ mod response;
 mod segment;
 mod time;
 
-pub use captured::{CaptureMeta, Captured, ClientSegment};
+pub use captured::{CaptureMeta, Captured, ClientDatagram, ClientSegment};
 pub use owner::{flow_hash, owner, shard};
 pub use response::ResponseHeader;
 pub use segment::{Cause, Segment};
