@@ -11,7 +11,9 @@ use common::flow::CaptureMeta;
 use common::packet::{Endpoint, decode_frame};
 use dataplane::Capture;
 use dataplane::bpf::responses::Sources;
-use dataplane::bpf::{BpfError, Mirror, MirrorConfig, QueuePort, Responses, ResponsesConfig};
+use dataplane::bpf::{
+    BpfError, Mirror, MirrorConfig, QueuePort, Responses, ResponsesConfig, UdpRules,
+};
 use dataplane::iface::Interface;
 use ebpf_support::foreign::{Foreign, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 use ebpf_support::frames::*;
@@ -35,6 +37,7 @@ fn mirror(ifname: &str, transfers: &[Endpoint]) -> Result<Mirror, BpfError> {
         workers: 2,
         transfers,
         targets: &[v4(HERE, 8080)],
+        udp: UdpRules::default(),
         also_tx: true,
         log_packets: false,
     };

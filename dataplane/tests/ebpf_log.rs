@@ -4,7 +4,7 @@ mod ebpf_support;
 
 use std::sync::Mutex;
 
-use dataplane::bpf::{Mirror, MirrorConfig, Tap, TapConfig};
+use dataplane::bpf::{Mirror, MirrorConfig, Tap, TapConfig, UdpRules};
 use ebpf_support::frames::*;
 use ebpf_support::netns::Pair;
 use ebpf_support::privileged;
@@ -54,6 +54,7 @@ fn packets_are_logged_when_asked_for_and_only_then() {
                 workers: 1,
                 transfers: &transfers,
                 targets: &[],
+                udp: UdpRules::default(),
                 ring_bytes_total: 1 << 20,
                 log_packets,
             },
@@ -76,6 +77,7 @@ fn packets_are_logged_when_asked_for_and_only_then() {
                 workers: 1,
                 transfers: &transfers,
                 targets: &[],
+                udp: UdpRules::default(),
                 also_tx: false,
                 log_packets,
             },

@@ -12,7 +12,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use common::abi::TapCounter;
 use common::flow::{CaptureMeta, flow_hash, owner};
 use common::packet::{Endpoint, TcpFlags, decode_frame};
-use dataplane::bpf::{BpfError, Tap, TapConfig, TapReader};
+use dataplane::bpf::{BpfError, Tap, TapConfig, TapReader, UdpRules};
 use dataplane::iface::Interface;
 use dataplane::{BATCH, Capture};
 use ebpf_support::foreign::{Foreign, TCX_DROP, TCX_PASS};
@@ -38,6 +38,7 @@ fn attach(workers: u32, transfers: &[Endpoint]) -> Tap {
         workers,
         transfers,
         targets: &[],
+        udp: UdpRules::default(),
         ring_bytes_total: 64 << 20,
         log_packets: false,
     };
@@ -476,6 +477,7 @@ fn a_stopped_reader_costs_captures_but_no_production_packet() {
         workers: 1,
         transfers: &[v4(PRODUCTION, 80)],
         targets: &[],
+        udp: UdpRules::default(),
         ring_bytes_total: 1 << 20,
         log_packets: false,
     };
@@ -506,6 +508,7 @@ fn errors_are_one_clear_line() {
         workers: 1,
         transfers: &[v4(PRODUCTION, 80)],
         targets: &[],
+        udp: UdpRules::default(),
         ring_bytes_total: 1 << 20,
         log_packets: false,
     };

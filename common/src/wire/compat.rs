@@ -24,6 +24,8 @@ pub const VERSION: u16 = 6;
 const OPTION_BYTES: usize = 24;
 const TYPE_ADD: u16 = 1;
 const TYPE_DEL: u16 = 2;
+/// Ours; C intercepts log and ignore it. The number is UDP's.
+const TYPE_UDP_TARGET: u16 = 17;
 
 /// What the client says. IPv4 only, as the format is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,11 @@ pub enum ClientRecord {
     Del {
         /// Client as the target sees it.
         client: Endpoint,
+        /// Target.
+        target: Endpoint,
+    },
+    /// Datagrams are replayed to this UDP target; its answers are for nobody (our programs only).
+    UdpTarget {
         /// Target.
         target: Endpoint,
     },
@@ -74,6 +81,15 @@ pub fn add(client: Endpoint, target: Endpoint) -> Option<[u8; CLIENT_RECORD_BYTE
     Some(r)
 }
 
+/// Encodes the announcement of a UDP target; `None` unless it is IPv4.
+pub fn udp_target(target: Endpoint) -> Option<[u8; CLIENT_RECORD_BYTES]> {
+    let mut r = [0; CLIENT_RECORD_BYTES];
+    r[6..8].copy_from_slice(&TYPE_UDP_TARGET.to_be_bytes());
+    r[8..12].copy_from_slice(&target.addr.as_v4()?);
+    r[12..14].copy_from_slice(&target.port.to_be_bytes());
+    Some(r)
+}
+
 impl ClientRecord {
     /// Decodes a record. `first` tells whether it is the first of its connection, which is a hello if
     /// client address and port are zero; C intercept takes a first record that is not one for a peer
@@ -92,6 +108,7 @@ impl ClientRecord {
         match kind {
             TYPE_ADD => Self::Add { client, target },
             TYPE_DEL => Self::Del { client, target },
+            TYPE_UDP_TARGET => Self::UdpTarget { target },
             kind => Self::Unknown { kind },
         }
     }

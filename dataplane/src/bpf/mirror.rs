@@ -7,7 +7,7 @@ use common::abi::TapCounter;
 use common::packet::Endpoint;
 
 use super::queues::{QueueCapture, QueueSetup};
-use super::{BpfError, QueuePort, load};
+use super::{BpfError, QueuePort, UdpRules, load};
 use crate::iface::Interface;
 
 /// What to capture and where.
@@ -21,6 +21,8 @@ pub struct MirrorConfig<'a> {
     pub transfers: &'a [Endpoint],
     /// Endpoints whose packets are never captured.
     pub targets: &'a [Endpoint],
+    /// The same for UDP.
+    pub udp: UdpRules<'a>,
     /// Transmit halves wanted on the same sockets.
     pub also_tx: bool,
     /// A log record per matching packet, at debug level. Slow.
@@ -35,13 +37,14 @@ impl Mirror {
     /// one AF_XDP socket per receive queue that exists then.
     pub fn attach(object: &[u8], config: &MirrorConfig<'_>) -> Result<Self, BpfError> {
         let interface = Interface::by_name(config.ifname)?;
-        let program = load::config(
+        let mut program = load::config(
             config.workers,
             1,
             config.log_packets,
             config.transfers,
             config.targets,
         );
+        program.flags |= config.udp.flag();
         let mut ebpf = load::load(
             object,
             program,
@@ -49,6 +52,7 @@ impl Mirror {
         )?;
         load::put_endpoints(&mut ebpf, "TRANSFERS", config.transfers)?;
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
+        load::put_udp(&mut ebpf, &config.udp)?;
         let setup = QueueSetup {
             program: "mirror",
             interface,

@@ -28,6 +28,7 @@ pub mod responses;
 pub mod tap;
 
 pub use error::BpfError;
+pub use load::UdpRules;
 pub use mirror::{Mirror, MirrorConfig};
 pub use queues::QueuePort;
 pub use reader::TapReader;

@@ -16,7 +16,7 @@ use super::counters::Counters;
 use super::error::{chain, errno, is_permission, kernel_release};
 use super::log::LogThread;
 use super::ring::Ring;
-use super::{BpfError, TapReader, load, online, sleep};
+use super::{BpfError, TapReader, UdpRules, load, online, sleep};
 use crate::iface::Interface;
 
 /// Smallest ring: holds three of the largest records, or 1 ms of small packets at 1 Mpps.
@@ -36,6 +36,8 @@ pub struct TapConfig<'a> {
     pub transfers: &'a [Endpoint],
     /// Endpoints whose packets are never captured.
     pub targets: &'a [Endpoint],
+    /// The same for UDP.
+    pub udp: UdpRules<'a>,
     /// Memory for all rings together in bytes.
     pub ring_bytes_total: usize,
     /// A log record per captured packet, at debug level. Slow.
@@ -61,16 +63,18 @@ impl Tap {
         let (cpus, online) = (online::possible(), online::online());
         let mut sizes = vec![("RINGS", cpus * workers), ("SLEEP", workers)];
         sizes.extend(load::log_size(config.log_packets));
-        let program = load::config(
+        let mut program = load::config(
             workers,
             cpus,
             config.log_packets,
             config.transfers,
             config.targets,
         );
+        program.flags |= config.udp.flag();
         let mut ebpf = load::load(object, program, &sizes)?;
         load::put_endpoints(&mut ebpf, "TRANSFERS", config.transfers)?;
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
+        load::put_udp(&mut ebpf, &config.udp)?;
 
         let bytes = ring_bytes(config.ring_bytes_total, online.len() * workers as usize);
         let readers = readers(&mut ebpf, workers, cpus, &online, bytes)?;

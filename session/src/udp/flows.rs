@@ -1,7 +1,7 @@
 //! The flows: found by client and online address, kept in the order in which they fell idle.
 //!
 //! ```text
-//!  index: (client, online) ─▶ number ─▶ flows[number]    wires[number * replicas ..]
+//!  index: (client, online) ─▶ number ─▶ places[number]   wires[number * replicas ..]
 //!                                          │ older/newer: a list, the idlest first
 //!  held: (wire, target) of every live flow
 //! ```
@@ -30,7 +30,7 @@ pub(super) struct Flows {
     replicas: usize,
     index: HashMap<Pair, u32, PairHasherBuilder>,
     held: HashSet<Pair, PairHasherBuilder>,
-    flows: Vec<Flow>,
+    places: Vec<Flow>,
     wires: Vec<Wire>,
     free: Vec<u32>,
     oldest: u32,
@@ -43,7 +43,7 @@ impl Flows {
             replicas,
             index: HashMap::default(),
             held: HashSet::default(),
-            flows: Vec::new(),
+            places: Vec::new(),
             wires: Vec::new(),
             free: Vec::new(),
             oldest: NONE,
@@ -76,7 +76,7 @@ impl Flows {
     }
 
     pub(super) fn target(&self, id: u32) -> Option<Endpoint> {
-        self.flows.get(id as usize).map(|flow| flow.target)
+        self.places.get(id as usize).map(|flow| flow.target)
     }
 
     /// The wire endpoints of a flow, one for each replica.
@@ -96,24 +96,21 @@ impl Flows {
             older: NONE,
             newer: NONE,
         };
-        let id = match self.free.pop() {
-            Some(id) => {
-                if let Some(place) = self.flows.get_mut(id as usize) {
-                    *place = flow;
-                }
-                let start = id as usize * self.replicas;
-                if let Some(to) = self.wires.get_mut(start..start + self.replicas) {
-                    for (to, wire) in to.iter_mut().zip(wires) {
-                        *to = *wire;
-                    }
-                }
-                id
+        let id = if let Some(id) = self.free.pop() {
+            if let Some(place) = self.places.get_mut(id as usize) {
+                *place = flow;
             }
-            None => {
-                self.flows.push(flow);
-                self.wires.extend_from_slice(wires);
-                (self.flows.len() - 1) as u32
+            let start = id as usize * self.replicas;
+            if let Some(to) = self.wires.get_mut(start..start + self.replicas) {
+                for (to, wire) in to.iter_mut().zip(wires) {
+                    *to = *wire;
+                }
             }
+            id
+        } else {
+            self.places.push(flow);
+            self.wires.extend_from_slice(wires);
+            (self.places.len() - 1) as u32
         };
         self.index.insert(key, id);
         self.append(id);
@@ -127,20 +124,20 @@ impl Flows {
             self.unlink(id);
             self.append(id);
         }
-        if let Some(flow) = self.flows.get_mut(id as usize) {
+        if let Some(flow) = self.places.get_mut(id as usize) {
             flow.last = now;
         }
     }
 
     /// A flow that has been idle for `idle`.
     pub(super) fn idle(&self, now: Nanos, idle: Nanos) -> Option<u32> {
-        let flow = self.flows.get(self.oldest as usize)?;
+        let flow = self.places.get(self.oldest as usize)?;
         (now.since(flow.last) >= idle).then_some(self.oldest)
     }
 
     /// Ends a flow; `freed` is told of each of its wire endpoints.
     pub(super) fn remove(&mut self, id: u32, config: &EngineConfig, mut freed: impl FnMut(&Pair)) {
-        let Some(flow) = self.flows.get(id as usize) else {
+        let Some(flow) = self.places.get(id as usize) else {
             return;
         };
         let (key, target) = (flow.key, flow.target);
@@ -156,15 +153,15 @@ impl Flows {
     }
 
     fn unlink(&mut self, id: u32) {
-        let Some(flow) = self.flows.get(id as usize) else {
+        let Some(flow) = self.places.get(id as usize) else {
             return;
         };
         let (older, newer) = (flow.older, flow.newer);
-        match self.flows.get_mut(older as usize) {
+        match self.places.get_mut(older as usize) {
             Some(flow) => flow.newer = newer,
             None => self.oldest = newer,
         }
-        match self.flows.get_mut(newer as usize) {
+        match self.places.get_mut(newer as usize) {
             Some(flow) => flow.older = older,
             None => self.newest = older,
         }
@@ -172,11 +169,11 @@ impl Flows {
 
     fn append(&mut self, id: u32) {
         let last = self.newest;
-        if let Some(flow) = self.flows.get_mut(id as usize) {
+        if let Some(flow) = self.places.get_mut(id as usize) {
             flow.older = last;
             flow.newer = NONE;
         }
-        match self.flows.get_mut(last as usize) {
+        match self.places.get_mut(last as usize) {
             Some(flow) => flow.newer = id,
             None => self.oldest = id,
         }
@@ -187,7 +184,7 @@ impl Flows {
     #[cfg(test)]
     pub(super) fn allocated_bytes(&self) -> usize {
         // A slot of a table of the standard library has a byte of control beside it.
-        self.flows.capacity() * size_of::<Flow>()
+        self.places.capacity() * size_of::<Flow>()
             + self.wires.capacity() * size_of::<Wire>()
             + self.free.capacity() * 4
             + self.index.capacity() * 8 / 7 * (size_of::<(Pair, u32)>() + 1)

@@ -3,7 +3,8 @@
 use super::UsageError;
 use super::args::{Args, CaptureKind};
 use super::endpoint::{parse_item, parse_port};
-use super::transfer::{Transfer, parse_transfers};
+use super::transfer::Transfer;
+use super::udp::parse_both;
 use common::flow::Nanos;
 use common::packet::Endpoint;
 use dataplane::cores::CoreList;
@@ -45,8 +46,10 @@ const IDLE_SURPLUS: Duration = Duration::from_mins(2);
     reason = "each is a flag of its own on the command line"
 )]
 pub struct Config {
-    /// Transfer list, not empty.
+    /// Transfer list; empty only if that of UDP is not.
     pub transfers: Vec<Transfer>,
+    /// Transfers of UDP.
+    pub udp_transfers: Vec<Transfer>,
     /// Intercepts, not empty, at most 32.
     pub intercepts: Vec<Endpoint>,
     /// Capture interface.
@@ -79,6 +82,8 @@ pub struct Config {
     pub response_timeout: Duration,
     /// Time without any packet.
     pub idle_timeout: Duration,
+    /// Time after which a silent UDP client's flow ends.
+    pub udp_idle: Duration,
     /// Longest wait for a turn.
     pub turn_limit: Duration,
     /// No waiting for turns.
@@ -113,7 +118,7 @@ impl Config {
     pub fn from_args(args: Args) -> Result<Self, UsageError> {
         const X: &str = "-x, --transfer";
         const S: &str = "-s, --intercept";
-        let transfers = parse_transfers(args.transfers.iter().map(String::as_str))
+        let transfers = parse_both(args.transfers.iter().map(String::as_str))
             .map_err(|e| UsageError::new(X, e))?;
         let port = parse_port(&args.port).map_err(|e| UsageError::new("-p, --port", e))?;
         let intercepts =
@@ -157,7 +162,8 @@ impl Config {
             .transpose()?;
         let drain = parse_duration(&args.drain).map_err(|e| UsageError::new("--drain", e))?;
         Ok(Self {
-            transfers,
+            transfers: transfers.tcp,
+            udp_transfers: transfers.udp,
             intercepts,
             iface,
             connections: number("-C, --connections", &args.connections, 1..=MAX_CONNECTIONS)?,
@@ -174,6 +180,7 @@ impl Config {
             cores,
             response_timeout,
             idle_timeout,
+            udp_idle: time("--udp-idle", &args.udp_idle)?,
             turn_limit: time("--turn-limit", &args.turn_limit)?,
             no_turns: args.no_turns,
             mtu: number("-M, --mtu", &args.mtu, MIN_MTU_BYTES..=MAX_MTU_BYTES)?,
@@ -195,16 +202,39 @@ impl Config {
 
     /// The targets, each once, sorted.
     pub fn targets(&self) -> Vec<Endpoint> {
-        let mut targets: Vec<Endpoint> = self.transfers.iter().map(|t| t.target).collect();
-        targets.sort_unstable();
-        targets.dedup();
-        targets
+        targets(&self.transfers)
+    }
+
+    /// The targets of UDP, each once, sorted.
+    pub fn udp_targets(&self) -> Vec<Endpoint> {
+        targets(&self.udp_transfers)
+    }
+
+    /// Everything that is ever sent to, each once, sorted.
+    pub fn all_targets(&self) -> Vec<Endpoint> {
+        let mut all = self.targets();
+        all.extend(self.udp_targets());
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The online endpoints of UDP.
+    pub fn udp_online(&self) -> Vec<Endpoint> {
+        self.udp_transfers.iter().map(|t| t.online).collect()
     }
 
     /// The online endpoints.
     pub fn online(&self) -> Vec<Endpoint> {
         self.transfers.iter().map(|t| t.online).collect()
     }
+}
+
+fn targets(transfers: &[Transfer]) -> Vec<Endpoint> {
+    let mut targets: Vec<Endpoint> = transfers.iter().map(|t| t.target).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    targets
 }
 
 /// A time that must not be zero.

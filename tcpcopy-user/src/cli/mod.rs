@@ -12,11 +12,13 @@ mod config;
 mod endpoint;
 mod error;
 mod transfer;
+mod udp;
 
 pub use args::{Args, CaptureKind};
 pub use config::{Config, MAX_WORKERS};
 pub use error::UsageError;
 pub use transfer::{Transfer, parse_transfers};
+pub use udp::{Transfers, parse_both};
 
 use clap::Parser;
 use operator::usage::one_line;

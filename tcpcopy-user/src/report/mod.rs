@@ -9,13 +9,14 @@
 mod drops;
 mod json;
 mod text;
+mod udp;
 
 pub use json::to_json;
 pub use text::to_text;
 
 use crate::worker::{Counter, IntakeCounters, Latencies, SendCounters, WorkerReport};
 use common::flow::Nanos;
-use session::Totals;
+use session::{Totals, UdpTotals};
 use std::collections::BTreeMap;
 
 /// Circumstances of a run.
@@ -40,6 +41,8 @@ pub struct Report {
     pub setting: Setting,
     /// Books of all engines.
     pub totals: Totals,
+    /// Books of all UDP replays, if there were any.
+    pub udp: Option<UdpTotals>,
     /// Measurements of all workers.
     pub latencies: Latencies,
     /// Frames before the engines.
@@ -56,6 +59,7 @@ impl Report {
         let mut report = Self {
             setting,
             totals: Totals::default(),
+            udp: None,
             latencies: Latencies::default(),
             intake: IntakeCounters::default(),
             sent: SendCounters::default(),
@@ -63,6 +67,9 @@ impl Report {
         };
         for w in workers {
             report.totals.merge(&w.totals);
+            if let Some(udp) = &w.udp {
+                report.udp.get_or_insert_default().merge(udp);
+            }
             report.latencies.merge(&w.latencies);
             report.intake.merge(&w.intake);
             report.sent.merge(&w.sent);

@@ -7,7 +7,7 @@ use crate::channel::Channel;
 use crate::checks;
 use crate::cli::{CaptureKind, Config, MAX_WORKERS};
 use crate::transfers::TransferTable;
-use crate::worker::{Control, Egress, LiveHops, LiveStats, WorkerParts};
+use crate::worker::{Control, Egress, LiveHops, LiveStats, UdpParts, WorkerParts};
 use common::flow::Nanos;
 use common::packet::Addr;
 use dataplane::afxdp::AfXdpTx;
@@ -15,7 +15,7 @@ use dataplane::hops::Hops;
 use dataplane::iface::Interface;
 use dataplane::wake::{Waker, WakerHandle};
 use dataplane::{Transmit, clock, egress, handover};
-use session::EngineConfig;
+use session::{EngineConfig, UdpConfig};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -51,8 +51,10 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
     }
     let own: Vec<Addr> = iface.addresses.iter().map(|(addr, _)| *addr).collect();
     checks::check_targets(&config.transfers, &iface.name, &own)?;
+    checks::check_udp_targets(&config.transfers, &config.udp_transfers, &iface.name, &own)?;
     if let Some(pool) = &config.clients {
         checks::check_clients(&config.transfers, pool)?;
+        checks::check_udp_clients(&config.udp_transfers, pool)?;
     }
     if config.capture == CaptureKind::Mirror && !config.force {
         checks::check_mirror(&iface)?;
@@ -82,18 +84,28 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
     } else {
         0
     };
-    let budget = Budget::split(memory, workers, rings, HANDOVER_RING_BYTES)?;
+    let mut budget = Budget::split(memory, workers, rings, HANDOVER_RING_BYTES)?;
+    let udp_flows = if config.udp_transfers.is_empty() {
+        0
+    } else {
+        budget.take_udp_flows(config.replicas)
+    };
     tracing::info!(
         mib = memory >> 20,
         sessions = budget.max_sessions * workers,
+        udp_flows = udp_flows * workers,
         "memory budget"
     );
     let now = clock::now();
-    let channels = (0..workers)
+    let mut channels = (0..workers)
         .map(|_| Channel::connect(&config.intercepts, config.connections, config.lonely, now))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let targets = config.targets();
+    let udp_targets = config.udp_targets();
+    for channel in &mut channels {
+        channel.set_udp_targets(&udp_targets);
+    }
+    let targets = config.all_targets();
     let mut addresses: Vec<Addr> = targets.iter().map(|t| t.addr).collect();
     addresses.dedup();
     let hops = Arc::new(Hops::start(&addresses)?);
@@ -138,6 +150,8 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
     let raw = egress::raw_all(workers)?;
 
     let transfers = Arc::new(TransferTable::new(&config.transfers));
+    let udp_transfers = (!config.udp_transfers.is_empty())
+        .then(|| Arc::new(TransferTable::new(&config.udp_transfers)));
     let control = Arc::new(Control::new(workers));
     let live: Vec<Arc<LiveStats>> = (0..workers).map(|_| Arc::default()).collect();
     let mut parts = Vec::with_capacity(workers);
@@ -153,14 +167,24 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
     for (id, ((((((ports, devices), raw), handover), channel), waker), live)) in per_worker {
         let Ports { sources, .. } = ports;
         let hops = Box::new(LiveHops::new(Arc::clone(&hops)));
+        let engine = engine_config(config, id, workers, mtu, budget);
+        let udp = udp_transfers.as_ref().map(|transfers| UdpParts {
+            transfers: Arc::clone(transfers),
+            config: UdpConfig {
+                common: engine.clone(),
+                idle: nanos(config.udp_idle),
+                max_flows: udp_flows,
+            },
+        });
         parts.push(WorkerParts {
             id: id as u32,
             workers: workers as u32,
             sources,
             handover,
             transfers: Arc::clone(&transfers),
-            engine: engine_config(config, id, workers, mtu, budget),
-            egress: Egress::new(transfers.targets(), devices, Some(raw), hops),
+            engine,
+            udp,
+            egress: Egress::new(&targets, devices, Some(raw), hops),
             channel,
             waker,
             control: Arc::clone(&control),

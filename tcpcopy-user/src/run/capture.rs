@@ -4,7 +4,7 @@ use crate::cli::{CaptureKind, Config};
 use crate::worker::Counter;
 use dataplane::Capture;
 use dataplane::afxdp::AfXdpTx;
-use dataplane::bpf::BpfError;
+use dataplane::bpf::{BpfError, UdpRules};
 use dataplane::bpf::mirror::{Mirror, MirrorConfig};
 use dataplane::bpf::tap::{Tap, TapConfig};
 
@@ -39,6 +39,10 @@ impl Attached {
     ) -> Result<Self, BpfError> {
         let (transfers, targets) = (config.online(), config.targets());
         let (transfers, targets) = (transfers.as_slice(), targets.as_slice());
+        let udp = UdpRules {
+            transfers: &config.udp_online(),
+            targets: &config.udp_targets(),
+        };
         let ifname = config.iface.as_str();
         let workers = workers as u32;
         // Off unless asked for: each packet would cost a record.
@@ -51,6 +55,7 @@ impl Attached {
                     workers,
                     transfers,
                     targets,
+                    udp,
                     ring_bytes_total: RING_BYTES_TOTAL,
                     log_packets,
                 },
@@ -62,6 +67,7 @@ impl Attached {
                     workers,
                     transfers,
                     targets,
+                    udp,
                     also_tx,
                     log_packets,
                 },

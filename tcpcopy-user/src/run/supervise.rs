@@ -55,6 +55,7 @@ pub fn supervise(
         capture = config.capture.name(),
         workers,
         transfers = %list(&config.transfers),
+        udp = %list(&config.udp_transfers),
         intercepts = %list(&config.intercepts),
         "ready"
     );

@@ -16,6 +16,7 @@
 //! shared with other workers but the hand-over rings.
 
 mod control;
+mod datagrams;
 mod egress;
 mod intake;
 mod latency;
@@ -23,6 +24,7 @@ mod parts;
 mod sender;
 
 pub use control::{Control, LiveFigures, LiveStats};
+pub use datagrams::UdpParts;
 pub use egress::{Egress, Hop, LiveHops, NextHops};
 pub use intake::{DECODE_ERROR_NAMES, IntakeCounters};
 pub use latency::{Latencies, Latency};
@@ -32,11 +34,13 @@ pub use sender::SendCounters;
 use crate::transfers::TransferTable;
 use arrayvec::ArrayVec;
 use common::flow::{ClientSegment, Nanos, ResponseHeader, flow_hash, owner};
+use common::packet::DecodeError;
 use dataplane::handover::Handover;
 use dataplane::idle::{self, Idle, Rest, nap};
 use dataplane::poll::PollSet;
 use dataplane::wake::Waker;
 use dataplane::{BATCH, Capture};
+use datagrams::Datagrams;
 use intake::{Intake, Rejected};
 use sender::Sender;
 use session::{Engine, Outcome};
@@ -59,6 +63,7 @@ pub struct Worker {
     transfers: Arc<TransferTable>,
     pool_is_v4: Option<bool>,
     engine: Engine,
+    datagrams: Option<Datagrams>,
     sender: Sender,
     waker: Waker,
     control: Arc<Control>,
@@ -85,6 +90,7 @@ impl Worker {
             transfers: parts.transfers,
             pool_is_v4,
             engine: Engine::new(parts.engine),
+            datagrams: parts.udp.map(Datagrams::new),
             sender: Sender::new(parts.egress, parts.channel),
             waker: parts.waker,
             control: parts.control,
@@ -154,6 +160,9 @@ impl Worker {
         self.engine
             .response_batch(now, &self.responses, &mut self.sender);
         self.engine.advance(now, &mut self.sender);
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.advance(now);
+        }
         let sent = self.sender.flush(now);
         if now >= self.publish_at {
             self.publish(now);
@@ -171,6 +180,7 @@ impl Worker {
             handover,
             transfers,
             engine,
+            datagrams,
             sender,
             intake,
             ..
@@ -187,7 +197,14 @@ impl Worker {
                 let segment = match rules.segment(frame) {
                     Ok(segment) => segment,
                     Err(why) => {
-                        reject(intake, why);
+                        match (why, &mut *datagrams) {
+                            (Rejected::Undecodable(DecodeError::NotTcp), Some(datagrams)) => {
+                                let others = others.as_deref_mut();
+                                let mine = (id, workers, now);
+                                datagram(datagrams, mine, frame, others, sender, intake);
+                            }
+                            _ => reject(intake, why),
+                        }
                         continue;
                     }
                 };
@@ -292,6 +309,7 @@ impl Worker {
         });
         WorkerReport {
             totals: self.engine.totals().clone(),
+            udp: self.datagrams.as_ref().map(Datagrams::totals),
             latencies: self.sender.latencies().clone(),
             sent: self.sender.counters(),
             intake: self.intake,
@@ -343,6 +361,27 @@ impl Worker {
 struct Round {
     worked: bool,
     handed_over: usize,
+}
+
+/// Replays a frame that is not TCP, or hands it to its owner; `mine` are this worker's number, that of all
+/// workers, and the time.
+fn datagram(
+    datagrams: &mut Datagrams,
+    (id, workers, now): (u32, u32, Nanos),
+    frame: &common::flow::Captured<'_>,
+    others: Option<&mut Handover>,
+    sender: &mut Sender,
+    intake: &mut IntakeCounters,
+) {
+    match (datagrams.decode(frame, workers), others) {
+        (Err(why), _) => reject(intake, why),
+        (Ok((owner, _)), Some(others)) if owner != id => {
+            if !others.send(owner as usize, frame) {
+                intake.handover_full += 1;
+            }
+        }
+        (Ok((_, datagram)), _) => datagrams.replay(now, &datagram, sender),
+    }
 }
 
 fn reject(counters: &mut IntakeCounters, why: Rejected) {

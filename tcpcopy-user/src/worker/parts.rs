@@ -1,12 +1,13 @@
 //! What goes into a worker and what comes out of it.
 
+use super::datagrams::UdpParts;
 use super::{Control, Egress, IntakeCounters, Latencies, LiveStats, SendCounters};
 use crate::channel::Channel;
 use crate::transfers::TransferTable;
 use dataplane::Capture;
 use dataplane::handover::Handover;
 use dataplane::wake::Waker;
-use session::{EngineConfig, Totals};
+use session::{EngineConfig, Totals, UdpTotals};
 use std::sync::Arc;
 
 /// What a worker is made of.
@@ -23,6 +24,8 @@ pub struct WorkerParts {
     pub transfers: Arc<TransferTable>,
     /// Settings of its engine.
     pub engine: EngineConfig,
+    /// UDP, if any is replayed.
+    pub udp: Option<UdpParts>,
     /// Its ports.
     pub egress: Egress,
     /// Its connections to intercept.
@@ -51,6 +54,8 @@ pub struct Counter {
 pub struct WorkerReport {
     /// Books of its engine.
     pub totals: Totals,
+    /// Books of its UDP replay.
+    pub udp: Option<UdpTotals>,
     /// What it measured.
     pub latencies: Latencies,
     /// Segments by what became of them behind the engine.

@@ -13,9 +13,9 @@ use super::egress::{Egress, NoWay};
 use super::latency::{Latencies, Latency};
 use crate::channel::Channel;
 use common::flow::{Cause, Nanos, Segment};
-use common::packet::{Endpoint, build_tcp_frame};
+use common::packet::{Endpoint, UdpFrame, build_tcp_frame, build_udp_frame};
 use dataplane::BATCH;
-use session::{Metric, Outcome, Output, SessionEnd};
+use session::{Metric, Outcome, Output, SessionEnd, UdpDrop, UdpOutput};
 
 /// Samples that may wait for a flush: some batches of merged packets cut into segments. What comes
 /// beyond is not measured, never delayed.
@@ -185,5 +185,22 @@ impl Output for Sender {
 
     fn sample(&mut self, metric: Metric, value: Nanos) {
         self.latencies.record(metric.into(), value);
+    }
+}
+
+impl UdpOutput for Sender {
+    fn send(&mut self, datagram: &UdpFrame<'_>, at: Nanos) -> Result<(), UdpDrop> {
+        let (port, macs) = self.egress.find(datagram.dst).map_err(|why| match why {
+            NoWay::NotATarget => UdpDrop::NotATarget,
+            NoWay::NoNextHop => UdpDrop::NoNextHop,
+        })?;
+        let buffer = port.reserve().ok_or(UdpDrop::NoFrame)?;
+        let len = build_udp_frame(buffer, macs, datagram).map_err(|_| UdpDrop::NotBuilt)?;
+        port.commit(len);
+        self.dirty = true;
+        if self.committed.len() < SAMPLES {
+            self.committed.push(at);
+        }
+        Ok(())
     }
 }
