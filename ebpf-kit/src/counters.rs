@@ -35,9 +35,8 @@ pub const fn intercept_error(error: DecodeError) -> Option<InterceptCounter> {
         DecodeError::Truncated => Some(InterceptCounter::Truncated),
         DecodeError::BadIp => Some(InterceptCounter::BadIp),
         DecodeError::BadTcp => Some(InterceptCounter::BadTcp),
-        DecodeError::Fragment
-        | DecodeError::NotIp
-        | DecodeError::NotTcp
-        | DecodeError::BadUdp => None,
+        DecodeError::Fragment | DecodeError::NotIp | DecodeError::NotTcp | DecodeError::BadUdp => {
+            None
+        }
     }
 }

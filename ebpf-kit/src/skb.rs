@@ -2,9 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
-use common::packet::{
-    Bytes, DecodeError, TcpPacket, UdpPacket, decode_frame, decode_udp_frame,
-};
+use common::packet::{Bytes, DecodeError, TcpPacket, UdpPacket, decode_frame, decode_udp_frame};
 
 use crate::linear::Linear;
 

@@ -23,8 +23,8 @@ use common::abi::{
     config_flags,
 };
 use common::packet::{
-    Addr, DecodeError, Endpoint, Ip, TcpPacket, decode_ethernet, decode_ip, decode_tcp,
-    decode_udp, protocol,
+    Addr, DecodeError, Endpoint, Ip, TcpPacket, decode_ethernet, decode_ip, decode_tcp, decode_udp,
+    protocol,
 };
 use ebpf_kit::linear::Linear;
 use ebpf_kit::{config, counters, xdp};

@@ -5,7 +5,7 @@ mod support;
 use common::flow::Nanos;
 use common::packet::{Endpoint, TcpFlags};
 use common::wire::compat;
-use intercept_user::channel::{ControlOptions, QUEUE_RECORDS};
+use intercept_user::channel::{Announced, ControlOptions, QUEUE_RECORDS};
 use intercept_user::report::{Report, to_json, to_text};
 use intercept_user::worker::Limits;
 use std::io::{Read, Write};
@@ -520,8 +520,17 @@ fn each_announced_target_is_told_once() {
     for target in [TARGET, TARGET, other, TARGET] {
         peer.send(&compat::add(client(1), target).expect("IPv4"));
     }
-    assert_eq!(told.recv_timeout(PATIENCE), Ok(TARGET));
-    assert_eq!(told.recv_timeout(PATIENCE), Ok(other));
+    // The same endpoint as a target of datagrams is another target.
+    for target in [TARGET, TARGET] {
+        peer.send(&compat::udp_target(target).expect("IPv4"));
+    }
+    for target in [
+        Announced::Tcp(TARGET),
+        Announced::Tcp(other),
+        Announced::Udp(TARGET),
+    ] {
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(target));
+    }
     drop(peer);
     world.stop();
     assert!(told.recv().is_err(), "nothing twice");

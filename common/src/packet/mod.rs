@@ -38,9 +38,7 @@ pub use ip::{Ip, decode_ip, protocol};
 pub use options::{MAX_SACK_BLOCKS, SackBlock, SackBlocks, TcpOptions, Timestamps};
 pub use seq::SeqNumber;
 pub use tcp::{Tcp, TcpFlags, decode_tcp};
-pub use udp::{
-    UDP_HEADER_BYTES, Udp, UdpPacket, decode_udp, decode_udp_frame, decode_udp_from_ip,
-};
+pub use udp::{UDP_HEADER_BYTES, Udp, UdpPacket, decode_udp, decode_udp_frame, decode_udp_from_ip};
 
 /// Why bytes are not a usable packet. Kernel counters are indexed by these (see [`crate::abi`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -174,13 +174,7 @@ impl UdpReplay {
         Ok((id, payload))
     }
 
-    fn send<O: UdpOutput>(
-        &mut self,
-        id: u32,
-        d: &ClientDatagram<'_>,
-        payload: &[u8],
-        out: &mut O,
-    ) {
+    fn send<O: UdpOutput>(&mut self, id: u32, d: &ClientDatagram<'_>, payload: &[u8], out: &mut O) {
         let Self {
             config,
             flows,

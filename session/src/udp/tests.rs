@@ -22,7 +22,7 @@ struct Wire {
 impl UdpOutput for Wire {
     fn send(&mut self, d: &UdpFrame<'_>, _at: Nanos) -> Result<(), UdpDrop> {
         self.asked += 1;
-        if self.refuse != 0 && self.asked % self.refuse == 0 {
+        if self.refuse != 0 && self.asked.is_multiple_of(self.refuse) {
             return Err(UdpDrop::NoFrame);
         }
         self.sent.push((d.src, d.dst, d.payload.to_vec()));
@@ -274,7 +274,7 @@ proptest! {
         for (at, step) in steps.iter().enumerate() {
             let (client, online, len) = match *step {
                 Step::Wait(ms) => {
-                    now = now + Nanos::from_millis(ms);
+                    now += Nanos::from_millis(ms);
                     udp.advance(now);
                     live.retain(|_, (last, _)| now.since(*last) < IDLE);
                     prop_assert_eq!(udp.totals().flows_open as usize, live.len());

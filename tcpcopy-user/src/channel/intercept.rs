@@ -90,7 +90,9 @@ impl Intercept {
             .filter_map(|&target| compat::udp_target(target))
             .collect();
         for link in self.links.iter_mut().filter(|link| link.is_up()) {
-            self.udp_targets.iter().for_each(|&record| link.push(record));
+            self.udp_targets
+                .iter()
+                .for_each(|&record| link.push(record));
         }
     }
 
@@ -114,7 +116,9 @@ impl Intercept {
             }
             let change = link.service(now, buffer, out);
             if change == Change::Up {
-                self.udp_targets.iter().for_each(|&record| link.push(record));
+                self.udp_targets
+                    .iter()
+                    .for_each(|&record| link.push(record));
             }
             if change != Change::None {
                 // Up: routes without a connection have one now. Down: they move to the others.

@@ -325,3 +325,30 @@ fn ipv6_is_refused_by_the_format_and_counted() {
     assert_eq!(counter(&channel, "family_not_carried"), 2);
     assert_eq!(counter(&channel, "routes_live"), 0);
 }
+
+#[test]
+fn udp_targets_are_told_on_every_connection_also_those_made_later() {
+    let (listener, peer) = listener();
+    let mut channel = Channel::connect(&[peer], 2, false, now()).unwrap();
+    let mut streams = [accept(&listener), accept(&listener)];
+    let dns = Endpoint::new(Addr::v4([10, 0, 0, 31]), 53);
+    let v6 = Endpoint::new(Addr([0x20; 16]), 53);
+    channel.set_udp_targets(&[dns, v6]);
+    channel.flush(now());
+    for stream in &mut streams {
+        assert_eq!(read_record(stream), ClientRecord::UdpTarget { target: dns });
+    }
+    drop(streams);
+    let mut out = Vec::new();
+    until(&mut channel, &mut out, |c, _| counter(c, "connects") == 4);
+    until(&mut channel, &mut out, |c, _| {
+        counter(c, "records_sent") == 4 * 2
+    });
+    for _ in 0..2 {
+        let mut stream = accept(&listener);
+        assert_eq!(
+            read_record(&mut stream),
+            ClientRecord::UdpTarget { target: dns }
+        );
+    }
+}

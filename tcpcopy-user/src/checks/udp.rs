@@ -23,8 +23,7 @@ pub fn check_udp_targets(
                 return Err(CheckError::TargetOnline { target, of: *of });
             }
             let any = of.iter().any(|o| o.online.addr.is_any());
-            if any && iface_addresses.contains(&target.addr) && !target.addr.to_ip().is_loopback()
-            {
+            if any && iface_addresses.contains(&target.addr) && !target.addr.to_ip().is_loopback() {
                 return Err(CheckError::TargetIsHost {
                     target,
                     iface: iface.to_owned(),
@@ -85,7 +84,10 @@ mod tests {
                 "53-10.77.0.21:53,udp:10.77.0.21:53-10.77.0.30:53",
                 "target 10.77.0.21:53 is on the online address of the transfer 10.77.0.21:53-",
             ),
-            ("udp:53-10.77.0.20:54", "target 10.77.0.20:54 is an address of eth0"),
+            (
+                "udp:53-10.77.0.20:54",
+                "target 10.77.0.20:54 is an address of eth0",
+            ),
             (
                 "80-10.77.0.30:80,udp:10.77.0.21:53-10.77.0.20:53",
                 "target 10.77.0.20:53 is an address of eth0",

@@ -69,10 +69,16 @@ mod tests {
             ("", "empty item"),
             ("udp:", "empty item"),
             ("udp:53", "'53' has no '-'"),
-            ("udp:53-10.0.0.30", "target '10.0.0.30' in '53-10.0.0.30' must have an address and a port"),
+            (
+                "udp:53-10.0.0.30",
+                "target '10.0.0.30' in '53-10.0.0.30' must have an address and a port",
+            ),
             ("udp:0-10.0.0.30:53", "port '0' out of range"),
             ("udp:53-224.0.0.251:5353", "is no host's address"),
-            ("udp:2001:db8::1:53-[2001:db8::2]:53", "looks like IPv6 without brackets"),
+            (
+                "udp:2001:db8::1:53-[2001:db8::2]:53",
+                "looks like IPv6 without brackets",
+            ),
             (
                 "udp:53-10.0.0.30:53,udp:53-10.0.0.31:53",
                 "'53-10.0.0.31:53' and '53-10.0.0.30:53' transfer the same packets",

@@ -4,9 +4,9 @@ use crate::cli::{CaptureKind, Config};
 use crate::worker::Counter;
 use dataplane::Capture;
 use dataplane::afxdp::AfXdpTx;
-use dataplane::bpf::{BpfError, UdpRules};
 use dataplane::bpf::mirror::{Mirror, MirrorConfig};
 use dataplane::bpf::tap::{Tap, TapConfig};
+use dataplane::bpf::{BpfError, UdpRules};
 
 /// All ring buffers of a tap together (design 3.1): at 1400-byte packets and a million a second, two
 /// workers' rings hold 50 ms of traffic.

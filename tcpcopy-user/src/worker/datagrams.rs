@@ -128,7 +128,10 @@ mod tests {
     fn what_is_taken_and_what_is_not() {
         let client = "192.0.2.1:4000";
         let of = |bytes: &[u8]| decoded(bytes, bytes.len()).map(|d| d.0);
-        assert_eq!(of(&frame(client, "10.0.0.20:53", b"q")), Ok(at("10.0.0.30:5353")));
+        assert_eq!(
+            of(&frame(client, "10.0.0.20:53", b"q")),
+            Ok(at("10.0.0.30:5353"))
+        );
         assert_eq!(
             of(&frame("[2001:db8::9]:1", "[2001:db8::1]:53", b"q")),
             Ok(at("[2001:db8::2]:53"))

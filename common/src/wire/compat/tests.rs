@@ -151,3 +151,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn udp_targets_are_told_by_a_record_of_their_own() {
+    let target = Endpoint::new(Addr::v4([10, 9, 0, 2]), 5353);
+    let record = udp_target(target).unwrap();
+    assert_eq!(
+        record,
+        [0, 0, 0, 0, 0, 0, 0, 17, 10, 9, 0, 2, 0x14, 0xe9],
+        "a type that C intercepts ignore"
+    );
+    assert_eq!(
+        ClientRecord::decode(&record, false),
+        ClientRecord::UdpTarget { target }
+    );
+    assert_eq!(udp_target(Endpoint::new(Addr([0x20; 16]), 53)), None);
+}
