@@ -5,7 +5,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use common::abi::TapCounter;
-use common::packet::{decode_frame, decode_udp_frame};
+use common::packet::{Endpoint, decode_frame, decode_udp_frame};
 use ebpf_kit::linear::Linear;
 use ebpf_kit::{config, xdp};
 
@@ -20,25 +20,28 @@ use crate::udp;
 )]
 fn mirror(ctx: XdpContext) -> u32 {
     let decoded = decode_frame(&Linear::of_xdp(&ctx));
-    let captured = if udp::wanted(&decoded) {
-        udp::matches(&decode_udp_frame(&Linear::of_xdp(&ctx))).is_some()
-    } else {
-        matches(&decoded)
-    };
-    if !captured {
-        return XDP_PASS;
-    }
-    let queue = ctx.rx_queue_index();
-    if config::log_packets()
+    let ends = if udp::wanted(&decoded) {
+        udp::matches(&decode_udp_frame(&Linear::of_xdp(&ctx)))
+    } else if matches(&decoded)
         && let Ok(p) = &decoded
     {
+        let client = Endpoint::new(p.ip.src, p.tcp.sport);
+        Some((client, Endpoint::new(p.ip.dst, p.tcp.dport)))
+    } else {
+        None
+    };
+    let Some((client, online)) = ends else {
+        return XDP_PASS;
+    };
+    let queue = ctx.rx_queue_index();
+    if config::log_packets() {
         debug!(
             &ctx,
             "mirror: [{:i}]:{} > [{:i}]:{} queue {}",
-            p.ip.src.0,
-            p.tcp.sport,
-            p.ip.dst.0,
-            p.tcp.dport,
+            client.addr.0,
+            client.port,
+            online.addr.0,
+            online.port,
             queue
         );
     }
