@@ -521,13 +521,19 @@ fn each_announced_target_is_told_once() {
         peer.send(&compat::add(client(1), target).expect("IPv4"));
     }
     // The same endpoint as a target of datagrams is another target.
-    for target in [TARGET, TARGET] {
-        peer.send(&compat::udp_target(target).expect("IPv4"));
+    let v6 = Endpoint::new(common::packet::Addr([0x20; 16]), 53);
+    for target in [TARGET, v6, TARGET, v6] {
+        let (first, second) = compat::udp_target(target);
+        peer.send(&first);
+        if let Some(second) = second {
+            peer.send(&second);
+        }
     }
     for target in [
         Announced::Tcp(TARGET),
         Announced::Tcp(other),
         Announced::Udp(TARGET),
+        Announced::Udp(v6),
     ] {
         assert_eq!(told.recv_timeout(PATIENCE), Ok(target));
     }

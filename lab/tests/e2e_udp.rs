@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_mins(2);
 const SETTLE: Duration = Duration::from_secs(10);
 const DNS_PORT: u16 = 53;
 const TARGET_DNS_PORT: u16 = 5353;
-const QUERIES: u32 = 1500;
+const QUERIES: u32 = 1000;
 const SOCKETS: usize = 40;
 const CURL_REQUESTS: u64 = 200;
 

@@ -8,7 +8,7 @@ use super::{Command, CommandSender, ConnectionId, Reader, Refused, Throttle};
 use crate::routes::RouteKey;
 use common::flow::{Nanos, flow_hash, owner};
 use common::packet::Endpoint;
-use common::wire::compat::{CLIENT_RECORD_BYTES, ClientRecord, VERSION};
+use common::wire::compat::{CLIENT_RECORD_BYTES, ClientRecord, VERSION, udp_target6};
 use dataplane::poll::PollSet;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -100,6 +100,8 @@ struct Connection {
     peer: SocketAddr,
     reader: Reader,
     accepted: Instant,
+    /// First part of an IPv6 target, until the second comes.
+    udp_head: Option<[u8; 12]>,
 }
 
 /// The control thread's state. See the module head.
@@ -214,6 +216,7 @@ impl Control {
             peer,
             reader: Reader::default(),
             accepted: Instant::now(),
+            udp_head: None,
         });
     }
 
@@ -258,7 +261,7 @@ impl Control {
         };
         let (id, peer) = (connection.id, connection.peer);
         let workers = commands.workers();
-        let socket = &connection.socket;
+        let (socket, udp_head) = (&connection.socket, &mut connection.udp_head);
         connection.reader.feed(bytes, |record| match record {
             ClientRecord::Hello { version, .. } => {
                 totals.greeted += 1;
@@ -287,6 +290,13 @@ impl Control {
             ClientRecord::UdpTarget { target } => {
                 totals.udp_targets += 1;
                 tell(targets, Announced::Udp(target));
+            }
+            ClientRecord::UdpTarget6Head { bytes } => *udp_head = Some(bytes),
+            ClientRecord::UdpTarget6Tail { bytes, port } => {
+                if let Some(head) = udp_head.take() {
+                    totals.udp_targets += 1;
+                    tell(targets, Announced::Udp(udp_target6(head, bytes, port)));
+                }
             }
             ClientRecord::Unknown { kind } => {
                 totals.unknown += 1;

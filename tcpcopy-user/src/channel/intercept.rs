@@ -87,7 +87,10 @@ impl Intercept {
     pub fn set_udp_targets(&mut self, targets: &[Endpoint]) {
         self.udp_targets = targets
             .iter()
-            .filter_map(|&target| compat::udp_target(target))
+            .flat_map(|&target| {
+                let (first, second) = compat::udp_target(target);
+                std::iter::once(first).chain(second)
+            })
             .collect();
         for link in self.links.iter_mut().filter(|link| link.is_up()) {
             self.udp_targets

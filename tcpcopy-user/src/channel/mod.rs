@@ -99,7 +99,7 @@ impl Channel {
     }
 
     /// Tells all intercepts of the targets of UDP, whose answers they shall swallow: now, and on each
-    /// connection that is made later. The format carries IPv4 only; others are left out.
+    /// connection that is made later.
     pub fn set_udp_targets(&mut self, targets: &[Endpoint]) {
         for intercept in &mut self.intercepts {
             intercept.set_udp_targets(targets);
