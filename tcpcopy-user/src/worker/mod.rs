@@ -325,7 +325,8 @@ impl Worker {
             sessions: totals.sessions,
             completed: totals.outcome(Outcome::Completed),
             frames: self.intake.frames,
-            sent: self.sender.counters().sent,
+            sent: self.sender.counters().sent
+                + self.datagrams.as_ref().map_or(0, |d| d.totals().sent),
             responses: totals.responses,
             bytes_captured: totals.bytes_captured,
             bytes_delivered: totals.bytes_delivered,
