@@ -5,7 +5,7 @@ mod support;
 use common::flow::Nanos;
 use common::packet::{Endpoint, TcpFlags};
 use common::wire::compat;
-use intercept_user::channel::{ControlOptions, QUEUE_RECORDS};
+use intercept_user::channel::{Announced, ControlOptions, QUEUE_RECORDS};
 use intercept_user::report::{Report, to_json, to_text};
 use intercept_user::worker::Limits;
 use std::io::{Read, Write};
@@ -520,8 +520,23 @@ fn each_announced_target_is_told_once() {
     for target in [TARGET, TARGET, other, TARGET] {
         peer.send(&compat::add(client(1), target).expect("IPv4"));
     }
-    assert_eq!(told.recv_timeout(PATIENCE), Ok(TARGET));
-    assert_eq!(told.recv_timeout(PATIENCE), Ok(other));
+    // The same endpoint as a target of datagrams is another target.
+    let v6 = Endpoint::new(common::packet::Addr([0x20; 16]), 53);
+    for target in [TARGET, v6, TARGET, v6] {
+        let (first, second) = compat::udp_target(target);
+        peer.send(&first);
+        if let Some(second) = second {
+            peer.send(&second);
+        }
+    }
+    for target in [
+        Announced::Tcp(TARGET),
+        Announced::Tcp(other),
+        Announced::Udp(TARGET),
+        Announced::Udp(v6),
+    ] {
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(target));
+    }
     drop(peer);
     world.stop();
     assert!(told.recv().is_err(), "nothing twice");

@@ -6,13 +6,14 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use common::flow::{flow_hash, owner};
-use common::packet::{Endpoint, TcpPacket};
+use common::packet::{DecodeError, Endpoint, TcpPacket};
 use ebpf_kit::{config, filter, skb};
 
 use crate::maps::FILTERS;
 use crate::matching::matches;
 use crate::record::copy_packet;
-use crate::selection::takes;
+use crate::selection::{takes, takes_datagram};
+use crate::udp;
 
 #[classifier]
 #[expect(
@@ -20,13 +21,32 @@ use crate::selection::takes;
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn tap(ctx: TcContext) -> i32 {
-    let decoded = skb::decode(&ctx);
-    if (config::behind_filter() || matches(&decoded))
-        && let Ok(packet) = &decoded
-    {
-        capture(&ctx, packet);
+    let ends = ends(&ctx, &skb::decode(&ctx));
+    if let Some((client, online)) = ends {
+        capture(&ctx, client, online);
     }
     TCX_NEXT
+}
+
+/// Client and online address of what is to be captured.
+#[inline(always)]
+fn ends(ctx: &TcContext, decoded: &Result<TcpPacket, DecodeError>) -> Option<(Endpoint, Endpoint)> {
+    if udp::wanted(decoded) {
+        let decoded = skb::decode_udp(ctx);
+        if !config::behind_filter() && !udp::matches(&decoded) {
+            return None;
+        }
+        let p = decoded.ok()?;
+        let client = Endpoint::new(p.ip.src, p.udp.sport);
+        return takes_datagram(p.ip.src, flow_hash(client))
+            .then(|| (client, Endpoint::new(p.ip.dst, p.udp.dport)));
+    }
+    if !config::behind_filter() && !matches(decoded) {
+        return None;
+    }
+    let p = decoded.as_ref().ok()?;
+    let client = Endpoint::new(p.ip.src, p.tcp.sport);
+    takes(p, flow_hash(client)).then(|| (client, Endpoint::new(p.ip.dst, p.tcp.dport)))
 }
 
 /// In front of `tap` if there is a filter.
@@ -36,29 +56,31 @@ fn tap(ctx: TcContext) -> i32 {
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn tap_filtered(ctx: TcContext) -> i32 {
-    if matches(&skb::decode(&ctx)) {
+    let decoded = skb::decode(&ctx);
+    let matched = if udp::wanted(&decoded) {
+        udp::matches(&skb::decode_udp(&ctx))
+    } else {
+        matches(&decoded)
+    };
+    if matched {
         filter::ask(&FILTERS, &ctx);
     }
     TCX_NEXT
 }
 
 #[inline(always)]
-fn capture(ctx: &TcContext, p: &TcpPacket) {
-    let hash = flow_hash(Endpoint::new(p.ip.src, p.tcp.sport));
-    if !takes(p, hash) {
-        return;
-    }
-    let worker = owner(hash, config::workers());
+fn capture(ctx: &TcContext, client: Endpoint, online: Endpoint) {
+    let worker = owner(flow_hash(client), config::workers());
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
     if config::log_packets() {
         debug!(
             ctx,
             "tap: [{:i}]:{} > [{:i}]:{} worker {}",
-            p.ip.src.0,
-            p.tcp.sport,
-            p.ip.dst.0,
-            p.tcp.dport,
+            client.addr.0,
+            client.port,
+            online.addr.0,
+            online.port,
             worker
         );
     }

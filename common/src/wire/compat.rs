@@ -24,6 +24,11 @@ pub const VERSION: u16 = 6;
 const OPTION_BYTES: usize = 24;
 const TYPE_ADD: u16 = 1;
 const TYPE_DEL: u16 = 2;
+/// Ours; C intercepts log and ignore it. The number is UDP's.
+const TYPE_UDP_TARGET: u16 = 17;
+/// An IPv6 address does not fit a record: its first twelve bytes, then the others with the port.
+const TYPE_UDP_TARGET6_HEAD: u16 = 18;
+const TYPE_UDP_TARGET6_TAIL: u16 = 19;
 
 /// What the client says. IPv4 only, as the format is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +53,23 @@ pub enum ClientRecord {
         client: Endpoint,
         /// Target.
         target: Endpoint,
+    },
+    /// Datagrams are replayed to this UDP target; its answers are for nobody (our programs only).
+    UdpTarget {
+        /// Target.
+        target: Endpoint,
+    },
+    /// The same for IPv6, the first of two records.
+    UdpTarget6Head {
+        /// First twelve bytes of the address.
+        bytes: [u8; 12],
+    },
+    /// The second one, which follows at once.
+    UdpTarget6Tail {
+        /// Last four bytes of the address.
+        bytes: [u8; 4],
+        /// Port.
+        port: u16,
     },
     /// A type that is not known; to be ignored.
     Unknown {
@@ -74,6 +96,44 @@ pub fn add(client: Endpoint, target: Endpoint) -> Option<[u8; CLIENT_RECORD_BYTE
     Some(r)
 }
 
+/// Encodes the announcement of a UDP target: one record, or two that belong together.
+pub fn udp_target(
+    target: Endpoint,
+) -> ([u8; CLIENT_RECORD_BYTES], Option<[u8; CLIENT_RECORD_BYTES]>) {
+    let record = |kind: u16, front: [u8; 6], back: [u8; 6]| {
+        let mut r = [0; CLIENT_RECORD_BYTES];
+        r[..6].copy_from_slice(&front);
+        r[6..8].copy_from_slice(&kind.to_be_bytes());
+        r[8..].copy_from_slice(&back);
+        r
+    };
+    let [p0, p1] = target.port.to_be_bytes();
+    if let Some([a, b, c, d]) = target.addr.as_v4() {
+        return (record(TYPE_UDP_TARGET, [0; 6], [a, b, c, d, p0, p1]), None);
+    }
+    let [a, b, c, d, e, f, g, h, i, j, k, l, t0, t1, t2, t3] = target.addr.0;
+    (
+        record(
+            TYPE_UDP_TARGET6_HEAD,
+            [a, b, c, d, e, f],
+            [g, h, i, j, k, l],
+        ),
+        Some(record(
+            TYPE_UDP_TARGET6_TAIL,
+            [0; 6],
+            [t0, t1, t2, t3, p0, p1],
+        )),
+    )
+}
+
+/// The target that the two records of [`udp_target`] tell.
+pub fn udp_target6(head: [u8; 12], tail: [u8; 4], port: u16) -> Endpoint {
+    let mut address = [0; 16];
+    address[..12].copy_from_slice(&head);
+    address[12..].copy_from_slice(&tail);
+    Endpoint::new(Addr(address), port)
+}
+
 impl ClientRecord {
     /// Decodes a record. `first` tells whether it is the first of its connection, which is a hello if
     /// client address and port are zero; C intercept takes a first record that is not one for a peer
@@ -92,6 +152,14 @@ impl ClientRecord {
         match kind {
             TYPE_ADD => Self::Add { client, target },
             TYPE_DEL => Self::Del { client, target },
+            TYPE_UDP_TARGET => Self::UdpTarget { target },
+            TYPE_UDP_TARGET6_HEAD => Self::UdpTarget6Head {
+                bytes: [c0, c1, c2, c3, cp0, cp1, t0, t1, t2, t3, tp0, tp1],
+            },
+            TYPE_UDP_TARGET6_TAIL => Self::UdpTarget6Tail {
+                bytes: [t0, t1, t2, t3],
+                port: target.port,
+            },
             kind => Self::Unknown { kind },
         }
     }

@@ -9,7 +9,7 @@ use common::packet::Endpoint;
 use super::filter::{Hook, Parts};
 use super::queues::{QueueCapture, QueueSetup, XDP_PASS};
 use super::select::{DenyList, Sessions};
-use super::{BpfError, Filter, QueuePort, load};
+use super::{BpfError, Filter, QueuePort, UdpRules, load};
 use crate::iface::Interface;
 
 /// What to capture and where.
@@ -27,6 +27,8 @@ pub struct MirrorConfig<'a> {
     pub sessions: Sessions<'a>,
     /// What matching packets must pass in addition.
     pub filter: Option<&'a Filter>,
+    /// The same for UDP.
+    pub udp: UdpRules<'a>,
     /// Transmit halves wanted on the same sockets.
     pub also_tx: bool,
     /// A log record per matching packet, at debug level. Slow.
@@ -64,6 +66,7 @@ impl Mirror {
         if config.filter.is_some() {
             program.flags |= config_flags::BEHIND_FILTER;
         }
+        program.flags |= config.udp.flag();
         let mut ebpf = load::load(
             object,
             program,
@@ -71,6 +74,7 @@ impl Mirror {
         )?;
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
         config.sessions.put_maps(&mut ebpf, config.transfers)?;
+        load::put_udp(&mut ebpf, &config.udp)?;
         let setup = QueueSetup {
             program: "mirror",
             interface,

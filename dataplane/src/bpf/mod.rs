@@ -31,6 +31,7 @@ pub mod tap;
 
 pub use error::BpfError;
 pub use filter::{Filter, FilterError};
+pub use load::UdpRules;
 pub use mirror::{Mirror, MirrorConfig};
 pub use queues::QueuePort;
 pub use reader::TapReader;

@@ -8,7 +8,7 @@ use super::{Command, CommandSender, ConnectionId, Reader, Refused, Throttle};
 use crate::routes::RouteKey;
 use common::flow::{Nanos, flow_hash, owner};
 use common::packet::Endpoint;
-use common::wire::compat::{CLIENT_RECORD_BYTES, ClientRecord, VERSION};
+use common::wire::compat::{CLIENT_RECORD_BYTES, ClientRecord, VERSION, udp_target6};
 use dataplane::poll::PollSet;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -56,8 +56,17 @@ impl Default for ControlOptions {
     }
 }
 
+/// A target that a peer announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Announced {
+    /// By its first session.
+    Tcp(Endpoint),
+    /// As a target of datagrams.
+    Udp(Endpoint),
+}
+
 /// Told of each target that peers announce, the first time.
-pub type TargetSink = Box<dyn FnMut(Endpoint) + Send>;
+pub type TargetSink = Box<dyn FnMut(Announced) + Send>;
 
 /// Targets that are remembered: a peer that makes up more does not get them taken.
 const MAX_TARGETS: usize = 4096;
@@ -79,6 +88,8 @@ pub struct ControlTotals {
     pub adds: u64,
     /// Routes given back.
     pub dels: u64,
+    /// Announcements of UDP targets.
+    pub udp_targets: u64,
     /// Records of unknown type, ignored.
     pub unknown: u64,
 }
@@ -89,6 +100,8 @@ struct Connection {
     peer: SocketAddr,
     reader: Reader,
     accepted: Instant,
+    /// First part of an IPv6 target, until the second comes.
+    udp_head: Option<[u8; 12]>,
 }
 
 /// The control thread's state. See the module head.
@@ -97,7 +110,7 @@ pub struct Control {
     commands: CommandSender,
     options: ControlOptions,
     /// Who wants to know of new targets, and those it knows.
-    targets: Option<(TargetSink, HashSet<Endpoint>)>,
+    targets: Option<(TargetSink, HashSet<Announced>)>,
     /// By place; generations survive the connections.
     connections: Vec<(u32, Option<Connection>)>,
     poll: PollSet,
@@ -203,6 +216,7 @@ impl Control {
             peer,
             reader: Reader::default(),
             accepted: Instant::now(),
+            udp_head: None,
         });
     }
 
@@ -247,7 +261,7 @@ impl Control {
         };
         let (id, peer) = (connection.id, connection.peer);
         let workers = commands.workers();
-        let socket = &connection.socket;
+        let (socket, udp_head) = (&connection.socket, &mut connection.udp_head);
         connection.reader.feed(bytes, |record| match record {
             ClientRecord::Hello { version, .. } => {
                 totals.greeted += 1;
@@ -262,12 +276,7 @@ impl Control {
             }
             ClientRecord::Add { client, target } => {
                 totals.adds += 1;
-                if let Some((sink, known)) = targets
-                    && known.len() < MAX_TARGETS
-                    && known.insert(target)
-                {
-                    sink(target);
-                }
+                tell(targets, Announced::Tcp(target));
                 let key = RouteKey { client, target };
                 let worker = owner(flow_hash(client), workers);
                 commands.send(worker, Command::Add { key, connection: id });
@@ -277,6 +286,17 @@ impl Control {
                 let key = RouteKey { client, target };
                 let worker = owner(flow_hash(client), workers);
                 commands.send(worker, Command::Del { key, connection: id });
+            }
+            ClientRecord::UdpTarget { target } => {
+                totals.udp_targets += 1;
+                tell(targets, Announced::Udp(target));
+            }
+            ClientRecord::UdpTarget6Head { bytes } => *udp_head = Some(bytes),
+            ClientRecord::UdpTarget6Tail { bytes, port } => {
+                if let Some(head) = udp_head.take() {
+                    totals.udp_targets += 1;
+                    tell(targets, Announced::Udp(udp_target6(head, bytes, port)));
+                }
             }
             ClientRecord::Unknown { kind } => {
                 totals.unknown += 1;
@@ -335,6 +355,16 @@ impl Control {
                 tracing::warn!(peer = %c.peer, suppressed = more, "closed: no hello within {seconds} s");
             }
         }
+    }
+}
+
+/// Tells of a target if it is a new one.
+fn tell(targets: &mut Option<(TargetSink, HashSet<Announced>)>, target: Announced) {
+    if let Some((sink, known)) = targets
+        && known.len() < MAX_TARGETS
+        && known.insert(target)
+    {
+        sink(target);
     }
 }
 

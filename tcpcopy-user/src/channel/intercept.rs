@@ -22,6 +22,8 @@ pub struct Intercept {
     /// Next slot to look at while routes are announced again.
     rescan: Option<usize>,
     reannounced: u64,
+    /// Announcements of UDP targets, for every connection.
+    udp_targets: Vec<[u8; compat::CLIENT_RECORD_BYTES]>,
 }
 
 impl Intercept {
@@ -37,6 +39,7 @@ impl Intercept {
             turn: 0,
             rescan: None,
             reannounced: 0,
+            udp_targets: Vec::new(),
         }
     }
 
@@ -80,6 +83,22 @@ impl Intercept {
         true
     }
 
+    /// Announces UDP targets on all connections, those to come included.
+    pub fn set_udp_targets(&mut self, targets: &[Endpoint]) {
+        self.udp_targets = targets
+            .iter()
+            .flat_map(|&target| {
+                let (first, second) = compat::udp_target(target);
+                std::iter::once(first).chain(second)
+            })
+            .collect();
+        for link in self.links.iter_mut().filter(|link| link.is_up()) {
+            self.udp_targets
+                .iter()
+                .for_each(|&record| link.push(record));
+        }
+    }
+
     /// Forgets a route. The C format has no message for it; intercept expires routes by itself.
     pub fn retire(&mut self, client: Endpoint, target: Endpoint) {
         self.routes.remove(client, target);
@@ -98,7 +117,13 @@ impl Intercept {
             if link.is_up() && ready.next() == Some(false) {
                 continue;
             }
-            if link.service(now, buffer, out) != Change::None {
+            let change = link.service(now, buffer, out);
+            if change == Change::Up {
+                self.udp_targets
+                    .iter()
+                    .for_each(|&record| link.push(record));
+            }
+            if change != Change::None {
                 // Up: routes without a connection have one now. Down: they move to the others.
                 self.rescan = Some(0);
             }

@@ -325,3 +325,32 @@ fn ipv6_is_refused_by_the_format_and_counted() {
     assert_eq!(counter(&channel, "family_not_carried"), 2);
     assert_eq!(counter(&channel, "routes_live"), 0);
 }
+
+#[test]
+fn udp_targets_are_told_on_every_connection_also_those_made_later() {
+    let (listener, peer) = listener();
+    let mut channel = Channel::connect(&[peer], 2, false, now()).unwrap();
+    let mut streams = [accept(&listener), accept(&listener)];
+    let dns = Endpoint::new(Addr::v4([10, 0, 0, 31]), 53);
+    let v6 = Endpoint::new(Addr([0x20; 16]), 53);
+    let assert_told = |stream: &mut TcpStream| {
+        assert_eq!(read_record(stream), ClientRecord::UdpTarget { target: dns });
+        let head = ClientRecord::UdpTarget6Head { bytes: [0x20; 12] };
+        assert_eq!(read_record(stream), head);
+        let tail = ClientRecord::UdpTarget6Tail {
+            bytes: [0x20; 4],
+            port: 53,
+        };
+        assert_eq!(read_record(stream), tail);
+    };
+    channel.set_udp_targets(&[dns, v6]);
+    channel.flush(now());
+    streams.iter_mut().for_each(assert_told);
+    drop(streams);
+    let mut out = Vec::new();
+    until(&mut channel, &mut out, |c, _| counter(c, "connects") == 4);
+    for _ in 0..2 {
+        channel.flush(now());
+        assert_told(&mut accept(&listener));
+    }
+}

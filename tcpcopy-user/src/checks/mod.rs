@@ -6,11 +6,13 @@
 
 mod mirror;
 mod targets;
+mod udp;
 
 pub use mirror::check_mirror;
 use operator::privileges::{MissingCapability, MissingToSend};
 pub use operator::privileges::{check_privileges, check_transmit_privileges};
 pub use targets::{check_clients, check_targets};
+pub use udp::{check_udp_clients, check_udp_targets};
 
 use crate::cli::Transfer;
 use common::packet::{Addr, Endpoint};
@@ -73,6 +75,14 @@ pub enum CheckError {
     /// `-c` is of the other family.
     #[error("-c gives IPv6 addresses, but target {target} is IPv4; expected IPv4 addresses")]
     ClientFamily {
+        /// The target.
+        target: Endpoint,
+    },
+    /// `-c` is of the other family.
+    #[error(
+        "-c and the target {target} of UDP are of different IP families; expected addresses of the target's family"
+    )]
+    UdpClientFamily {
         /// The target.
         target: Endpoint,
     },

@@ -151,3 +151,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn udp_targets_are_told_by_a_record_of_their_own() {
+    let target = Endpoint::new(Addr::v4([10, 9, 0, 2]), 5353);
+    let (record, more) = udp_target(target);
+    assert_eq!(more, None);
+    assert_eq!(
+        record,
+        [0, 0, 0, 0, 0, 0, 0, 17, 10, 9, 0, 2, 0x14, 0xe9],
+        "a type that C intercepts ignore"
+    );
+    assert_eq!(
+        ClientRecord::decode(&record, false),
+        ClientRecord::UdpTarget { target }
+    );
+
+    let mut address = [7; 16];
+    address[15] = 9;
+    let target = Endpoint::new(Addr(address), 5353);
+    let (head, tail) = udp_target(target);
+    let ClientRecord::UdpTarget6Head { bytes: head } = ClientRecord::decode(&head, false) else {
+        panic!("{head:?}")
+    };
+    let ClientRecord::UdpTarget6Tail { bytes, port } = ClientRecord::decode(&tail.unwrap(), false)
+    else {
+        panic!("{tail:?}")
+    };
+    assert_eq!(udp_target6(head, bytes, port), target);
+}
