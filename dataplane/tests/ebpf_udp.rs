@@ -74,6 +74,7 @@ fn load(rules: &Rules, flags: u32) -> Loaded {
         flags,
         maps: &[("TRANSFERS", &rules.tcp)],
         ring_bytes: 4 << 20,
+        ..Setup::default()
     });
     let keys = |list: &[Endpoint]| {
         list.iter()

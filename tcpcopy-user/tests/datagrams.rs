@@ -2,6 +2,7 @@
 
 use common::flow::{CaptureMeta, Nanos, flow_hash, owner};
 use common::packet::{Addr, Endpoint, FrameAddresses, UdpFrame, build_udp_frame, decode_udp_frame};
+use dataplane::hops::Missing;
 use dataplane::memory::{MemoryCapture, MemoryTransmit};
 use dataplane::wake::Waker;
 use dataplane::{Capture, Transmit, clock, handover};
@@ -15,7 +16,7 @@ use tcpcopy_user::cli::parse_both;
 use tcpcopy_user::report::{Report, Setting};
 use tcpcopy_user::transfers::TransferTable;
 use tcpcopy_user::worker::{
-    Control, Egress, Hop, LiveStats, NextHops, UdpParts, Worker, WorkerParts,
+    Control, Egress, Hop, LiveStats, NextHops, NoSupply, UdpParts, Worker, WorkerParts,
 };
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -30,8 +31,9 @@ impl NextHops for OneHop {
         !std::mem::replace(&mut self.0, true)
     }
 
-    fn hop(&self, _: Addr) -> Option<Hop> {
-        Some(Hop {
+    fn hop(&self, _: Addr) -> Result<Hop, Missing> {
+        Ok(Hop {
+            mtu: 1500,
             ifindex: DEVICE,
             macs: FrameAddresses::default(),
             local: false,
@@ -85,6 +87,7 @@ fn replay(workers: usize, replicas: u16, frames: &[Vec<u8>]) -> (Report, Vec<Vec
         };
         let port = Box::new(ports[id].clone()) as Box<dyn Transmit>;
         let parts = WorkerParts {
+            selection: None,
             id: id as u32,
             workers: workers as u32,
             sources: vec![Box::new(sources[id].clone()) as Box<dyn Capture>],
@@ -105,6 +108,7 @@ fn replay(workers: usize, replicas: u16, frames: &[Vec<u8>]) -> (Report, Vec<Vec
                 vec![(DEVICE, port)],
                 None,
                 Box::new(OneHop(false)),
+                Box::new(NoSupply),
             ),
             channel: Channel::connect(&peers, 1, false, clock::now()).unwrap(),
             waker,

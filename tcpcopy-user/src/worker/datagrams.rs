@@ -71,9 +71,8 @@ fn datagram<'p>(
     let target = match transfers.lookup(online) {
         // One: the command line takes no more.
         Lookup::Targets([target, ..]) => *target,
-        Lookup::Targets([]) => return Err(Rejected::NoTransfer),
         Lookup::ToTarget => return Err(Rejected::ToTarget),
-        Lookup::Miss => return Err(Rejected::NoTransfer),
+        Lookup::Targets([]) | Lookup::Miss => return Err(Rejected::NoTransfer),
     };
     let frame_len = (frame.meta.frame_len as usize).max(bytes.len());
     let payload_len = packet.payload_len(frame_len);

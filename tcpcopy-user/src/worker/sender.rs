@@ -245,9 +245,9 @@ impl Output for Sender {
 
 impl UdpOutput for Sender {
     fn send(&mut self, datagram: &UdpFrame<'_>, at: Nanos) -> Result<(), UdpDrop> {
-        let (port, macs) = self.egress.find(datagram.dst).map_err(|why| match why {
+        let Found { port, macs, .. } = self.egress.find(datagram.dst).map_err(|why| match why {
             NoWay::NotATarget => UdpDrop::NotATarget,
-            NoWay::NoNextHop => UdpDrop::NoNextHop,
+            NoWay::NoNextHop(_) => UdpDrop::NoNextHop,
         })?;
         let buffer = port.reserve().ok_or(UdpDrop::NoFrame)?;
         let len = build_udp_frame(buffer, macs, datagram).map_err(|_| UdpDrop::NotBuilt)?;
