@@ -3,6 +3,7 @@
 //! ```text
 //!  tap     tcx ingress ─ match ─▶ ring [cpu][worker]      always TCX_NEXT     (production host)
 //!  mirror  XDP         ─ match ─▶ AF_XDP socket of queue  XDP_PASS on a miss  (mirror port)
+//!                 └ tunnel ─▶ match the packet inside ─▶ the same socket
 //! ```
 //! Both decode with `common::packet` and match with [`matching`].
 #![no_std]
@@ -13,6 +14,7 @@ mod matching;
 mod mirror;
 mod record;
 mod tap;
+mod tunnel;
 
 /// No helper in use demands a GPL-compatible license.
 #[unsafe(no_mangle)]

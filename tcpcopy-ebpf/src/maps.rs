@@ -1,9 +1,13 @@
 //! Maps; user space finds them by name.
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf, XskMap};
+use aya_ebpf::btf_maps::{
+    Array, ArrayOfMaps, HashMap, PerCpuArray, ProgramArray, RingBuf, XskMap,
+};
 use aya_ebpf::macros::btf_map;
-use common::abi::{EndpointKey, MAX_ENDPOINTS, TAP_COUNTERS};
+use common::abi::{
+    EndpointKey, MAX_ENDPOINTS, MAX_STREAMS, StreamKey, StreamState, TAP_COUNTERS,
+};
 
 /// Sizes that the loader replaces: rings, workers.
 const SET_BY_LOADER: usize = 1;
@@ -49,3 +53,20 @@ pub static COUNTERS: PerCpuArray<u64, { TAP_COUNTERS as usize }> = PerCpuArray::
 /// Sockets of the mirror by receive queue.
 #[btf_map]
 pub static XSKS: XskMap<MAX_QUEUES> = XskMap::new();
+
+/// The program `mirror_tunnel`, if tunnels are opened.
+#[btf_map]
+pub static TUNNEL: ProgramArray<1> = ProgramArray::new();
+
+/// Offset and header of the layer that is decoded next (see `tunnel::forget`).
+#[btf_map]
+pub static POSITION: PerCpuArray<[u32; 2], 1> = PerCpuArray::new();
+
+/// What sequence numbers tell of mirrors.
+#[btf_map]
+pub static STREAMS: HashMap<
+    StreamKey,
+    StreamState,
+    { MAX_STREAMS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();

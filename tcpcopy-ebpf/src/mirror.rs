@@ -1,16 +1,20 @@
 //! `mirror`: matching packets go to the AF_XDP socket of their queue.
+//!
+//! Frames that are no TCP of their own may be tunnels; these go on in the program of [`crate::tunnel`],
+//! so that plain traffic does not pay for them.
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
-use common::abi::TapCounter;
-use common::packet::decode_frame;
+use common::abi::{TapCounter, decap_flags};
+use common::packet::{DecodeError, TcpPacket, decode_frame};
 use ebpf_kit::linear::Linear;
 use ebpf_kit::{config, xdp};
 
-use crate::maps::XSKS;
+use crate::maps::{TUNNEL, XSKS};
 use crate::matching::{count, matches};
+use crate::tunnel::decap_flags;
 
 #[xdp(frags)]
 #[expect(
@@ -19,15 +23,33 @@ use crate::matching::{count, matches};
 )]
 fn mirror(ctx: XdpContext) -> u32 {
     let decoded = decode_frame(&Linear::of_xdp(&ctx));
-    if !matches(&decoded) {
-        return XDP_PASS;
+    let taken = decap_flags();
+    if taken & decap_flags::PLAIN != 0 {
+        if matches(&decoded)
+            && let Ok(packet) = &decoded
+        {
+            return redirect(&ctx, packet);
+        }
+    } else if matches!(decoded, Err(DecodeError::Fragment)) {
+        // Of a tunnel's packet perhaps, of which the rest is elsewhere.
+        count(TapCounter::Fragment);
     }
-    let queue = ctx.rx_queue_index();
-    if config::log_packets()
-        && let Ok(p) = &decoded
+    if taken & decap_flags::TUNNELS != 0
+        && matches!(decoded, Err(DecodeError::NotTcp | DecodeError::NotIp))
     {
+        // SAFETY: does not return if it succeeds; nothing here needs to be dropped.
+        unsafe { TUNNEL.tail_call(&ctx, 0) };
+    }
+    XDP_PASS
+}
+
+/// Hands the whole frame to the socket of its queue.
+#[inline(always)]
+pub fn redirect(ctx: &XdpContext, p: &TcpPacket) -> u32 {
+    let queue = ctx.rx_queue_index();
+    if config::log_packets() {
         debug!(
-            &ctx,
+            ctx,
             "mirror: [{:i}]:{} > [{:i}]:{} queue {}",
             p.ip.src.0,
             p.tcp.sport,
@@ -42,7 +64,7 @@ fn mirror(ctx: XdpContext) -> u32 {
         count(TapCounter::RedirectFailed);
         return XDP_PASS;
     }
-    xdp::write_meta(&ctx, xdp::frame_len(&ctx));
+    xdp::write_meta(ctx, xdp::frame_len(ctx));
     if let Ok(action) = XSKS.redirect(queue, u64::from(XDP_PASS)) {
         count(TapCounter::Captured);
         action

@@ -51,6 +51,12 @@ counters! {
         TooLarge => "too_large",
         /// Redirects refused (no socket on the queue: the packet goes to the stack).
         RedirectFailed => "redirect_failed",
+        /// Packets in tunnels that are opened, whatever is in them.
+        Tunnelled => "tunnelled",
+        /// Packets in tunnels that `--decap` does not name, passed on.
+        TunnelOther => "tunnel_other",
+        /// Packets in more tunnels, one in the other, than are opened; passed on.
+        TunnelTooDeep => "tunnel_too_deep",
     }
 }
 

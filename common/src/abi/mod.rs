@@ -4,9 +4,14 @@
 //! at compile time on both sides, and has named integers where Rust would use an enum or a bool.
 
 mod counters;
+mod decap;
 mod record;
 mod rules;
 
 pub use counters::{INTERCEPT_COUNTERS, InterceptCounter, TAP_COUNTERS, TapCounter};
+pub use decap::{
+    DecapConfig, DecapPort, DecapRule, MAX_DECAP_PORTS, MAX_DECAP_RULES, MAX_STREAMS, StreamKey,
+    StreamState, decap_flags,
+};
 pub use record::{MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RecordHeader, XdpMeta, record_flags};
 pub use rules::{EndpointKey, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, ProgramConfig, config_flags};
