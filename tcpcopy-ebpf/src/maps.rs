@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::macros::btf_map;
 use common::abi::{
-    EndpointKey, MAX_ENDPOINTS, MAX_STREAMS, StreamKey, StreamState, TAP_COUNTERS,
+    EndpointKey, MAX_ENDPOINTS, MAX_STREAMS, MIRROR_TAILS, StreamKey, StreamState, TAP_COUNTERS,
 };
 
 /// Sizes that the loader replaces: rings, workers.
@@ -54,13 +54,13 @@ pub static COUNTERS: PerCpuArray<u64, { TAP_COUNTERS as usize }> = PerCpuArray::
 #[btf_map]
 pub static XSKS: XskMap<MAX_QUEUES> = XskMap::new();
 
-/// The program `mirror_tunnel`, if tunnels are opened.
+/// The mirror's further programs, by `mirror_tail`, those that are in use.
 #[btf_map]
-pub static TUNNEL: ProgramArray<1> = ProgramArray::new();
+pub static TAIL: ProgramArray<{ MIRROR_TAILS as usize }> = ProgramArray::new();
 
-/// Offset and header of the layer that is decoded next (see `tunnel::forget`).
+/// From one of them to the next: offset and header of what is to be decoded, layers before it.
 #[btf_map]
-pub static POSITION: PerCpuArray<[u32; 2], 1> = PerCpuArray::new();
+pub static POSITION: PerCpuArray<[u32; 3], 1> = PerCpuArray::new();
 
 /// What sequence numbers tell of mirrors.
 #[btf_map]

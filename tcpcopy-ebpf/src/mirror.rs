@@ -7,14 +7,14 @@ use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
-use common::abi::{TapCounter, decap_flags};
-use common::packet::{DecodeError, TcpPacket, decode_frame};
+use common::abi::{TapCounter, decap_flags, mirror_tail as tail};
+use common::packet::{Bytes, TcpPacket, decode_frame, ethertype, protocol};
 use ebpf_kit::linear::Linear;
 use ebpf_kit::{config, xdp};
 
-use crate::maps::{TUNNEL, XSKS};
+use crate::maps::{TAIL, XSKS};
 use crate::matching::{count, matches};
-use crate::tunnel::decap_flags;
+use crate::tunnel::decap_flags as flags;
 
 #[xdp(frags)]
 #[expect(
@@ -23,41 +23,69 @@ use crate::tunnel::decap_flags;
 )]
 fn mirror(ctx: XdpContext) -> u32 {
     let decoded = decode_frame(&Linear::of_xdp(&ctx));
-    let taken = decap_flags();
-    if taken & decap_flags::PLAIN != 0 {
-        if matches(&decoded)
-            && let Ok(packet) = &decoded
-        {
-            return redirect(&ctx, packet);
-        }
-    } else if matches!(decoded, Err(DecodeError::Fragment)) {
-        // Of a tunnel's packet perhaps, of which the rest is elsewhere.
-        count(TapCounter::Fragment);
+    if !matches(&decoded) {
+        return miss(&ctx);
     }
-    if taken & decap_flags::TUNNELS != 0
-        && matches!(decoded, Err(DecodeError::NotTcp | DecodeError::NotIp))
-    {
+    if config::log_packets() {
         // SAFETY: does not return if it succeeds; nothing here needs to be dropped.
-        unsafe { TUNNEL.tail_call(&ctx, 0) };
+        unsafe { TAIL.tail_call(&ctx, tail::LOG) };
+    }
+    redirect(&ctx)
+}
+
+/// `mirror`'s end when packets are logged: what goes into a record needs much of the stack.
+#[xdp(frags)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute's entry point makes the context and hands it over"
+)]
+fn mirror_log(ctx: XdpContext) -> u32 {
+    if let Ok(packet) = decode_frame(&Linear::of_xdp(&ctx)) {
+        log(&ctx, &packet);
+    }
+    redirect(&ctx)
+}
+
+/// A record of a packet that is taken.
+#[inline(always)]
+pub fn log(ctx: &XdpContext, p: &TcpPacket) {
+    debug!(
+        ctx,
+        "mirror: [{:i}]:{} > [{:i}]:{} queue {}",
+        p.ip.src.0,
+        p.tcp.sport,
+        p.ip.dst.0,
+        p.tcp.dport,
+        ctx.rx_queue_index()
+    );
+}
+
+#[inline(always)]
+fn miss(ctx: &XdpContext) -> u32 {
+    if flags() & decap_flags::TUNNELS != 0 && may_be_tunnel(&Linear::of_xdp(ctx)) {
+        // SAFETY: does not return if it succeeds; nothing here needs to be dropped.
+        unsafe { TAIL.tail_call(ctx, tail::TUNNEL) };
     }
     XDP_PASS
 }
 
+/// False for the usual packets that are certainly none. Looks again instead of at what was decoded,
+/// which the stack has no room to keep.
+#[inline(always)]
+fn may_be_tunnel(bytes: &Linear) -> bool {
+    let protocol = match bytes.be16(12) {
+        Some(ethertype::IPV4) => bytes.u8(14 + 9),
+        Some(ethertype::IPV6) => bytes.u8(14 + 6),
+        Some(_) => return true,
+        None => return false,
+    };
+    protocol.is_some_and(|protocol| protocol != protocol::TCP)
+}
+
 /// Hands the whole frame to the socket of its queue.
 #[inline(always)]
-pub fn redirect(ctx: &XdpContext, p: &TcpPacket) -> u32 {
+pub fn redirect(ctx: &XdpContext) -> u32 {
     let queue = ctx.rx_queue_index();
-    if config::log_packets() {
-        debug!(
-            ctx,
-            "mirror: [{:i}]:{} > [{:i}]:{} queue {}",
-            p.ip.src.0,
-            p.tcp.sport,
-            p.ip.dst.0,
-            p.tcp.dport,
-            queue
-        );
-    }
     // Looked up first: without a socket the packet goes to the stack, and what may go there is not
     // touched.
     if XSKS.get(queue).is_none() {

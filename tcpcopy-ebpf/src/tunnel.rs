@@ -1,23 +1,24 @@
-//! `mirror_tunnel`: the mirror program's second half, for frames that may hold a packet in tunnels.
+//! The mirror's further programs, for frames that may hold a packet in tunnels.
 //!
 //! ```text
-//!  mirror ─ neither TCP nor … ─▶ outermost tunnel: taken? ─▶ further tunnels ─▶ match ─▶ redirect
-//!                                   │ sequence number ─▶ STREAMS
+//!  mirror ─ no TCP ─▶ mirror_tunnel ─ taken? ─▶ mirror_inner ─ a packet ─▶ match ─▶ redirect
+//!                       │ sequence number          ▲  │ another tunnel, at most MAX_LAYERS
+//!                       ▼                          └──┘
+//!                     STREAMS
 //! ```
-//! A packet that is not taken is passed on as it came: the host's own overlay may live on this port.
+//! `mirror_tunnel` is attached itself if only tunnels are taken. A packet that is not taken is passed on as it came: the host's own overlay may live on this port.
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use common::abi::{DecapConfig, StreamKey, StreamState, TapCounter};
-use common::packet::{
-    DecodeError, Header, MAX_LAYERS, Peeled, Position, TcpPacket, Tunnel, peel,
-};
+use common::abi::{DecapConfig, StreamKey, StreamState, TapCounter, mirror_tail as tail};
+use common::packet::{DecodeError, Header, MAX_LAYERS, Peeled, Position, Tunnel, peel};
+use ebpf_kit::config;
 use ebpf_kit::linear::{Linear, opaque};
 
-use crate::maps::{POSITION, STREAMS};
+use crate::maps::{POSITION, STREAMS, TAIL};
 use crate::matching::{count, matches};
-use crate::mirror::redirect;
+use crate::mirror::{log, redirect};
 
 /// Overridden by the loader, by this name; frozen, so the verifier knows each field.
 #[unsafe(no_mangle)]
@@ -44,11 +45,19 @@ fn decap() -> &'static DecapConfig {
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn mirror_tunnel(ctx: XdpContext) -> u32 {
-    let bytes = Linear::of_xdp(&ctx);
     let config = decap();
-    // What cannot be decoded so far out is the host's business.
-    let Ok(Peeled::Tunnel(outer, next)) = peel(&bytes, Position::FRAME, config) else {
-        return XDP_PASS;
+    let (outer, next) = match peel(&Linear::of_xdp(&ctx), Position::FRAME, config) {
+        Ok(Peeled::Tunnel(outer, next)) => (outer, next),
+        Err(DecodeError::Fragment) => {
+            // Of a tunnel's packet perhaps, of which the rest is elsewhere. `mirror` has counted it
+            // if it ran.
+            if !config.plain() {
+                count(TapCounter::Fragment);
+            }
+            return XDP_PASS;
+        }
+        // What else cannot be decoded so far out is the host's business.
+        _ => return XDP_PASS,
     };
     if !config.takes(&outer) {
         count(TapCounter::TunnelOther);
@@ -56,52 +65,66 @@ fn mirror_tunnel(ctx: XdpContext) -> u32 {
     }
     count(TapCounter::Tunnelled);
     note_sequence(&outer);
-    let Some(inner) = innermost(&bytes, next, config) else {
-        return XDP_PASS;
-    };
-    if matches(&inner)
-        && let Ok(packet) = &inner
-    {
-        return redirect(&ctx, packet);
-    }
+    go_on(&ctx, next, 1);
     XDP_PASS
 }
 
-/// The packet at the end of all tunnels; `None` if there are too many.
-#[inline(always)]
-fn innermost(
-    bytes: &Linear,
-    from: Position,
-    config: &DecapConfig,
-) -> Option<Result<TcpPacket, DecodeError>> {
-    let mut position = forget(from)?;
-    for _ in 0..MAX_LAYERS {
-        match peel(bytes, position, config) {
-            Ok(Peeled::Packet(packet)) => return Some(Ok(packet)),
-            Ok(Peeled::Tunnel(_, next)) => position = forget(next)?,
-            Err(error) => return Some(Err(error)),
+/// One layer of what is in the outermost tunnel.
+#[xdp(frags)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute's entry point makes the context and hands it over"
+)]
+fn mirror_inner(ctx: XdpContext) -> u32 {
+    let Some((position, layers)) = position() else {
+        return XDP_PASS;
+    };
+    let inner = match peel(&Linear::of_xdp(&ctx), position, decap()) {
+        Ok(Peeled::Packet(packet)) => Ok(packet),
+        Ok(Peeled::Tunnel(_, next)) => {
+            if layers < MAX_LAYERS as u32 {
+                go_on(&ctx, next, layers + 1);
+            }
+            count(TapCounter::TunnelTooDeep);
+            return XDP_PASS;
         }
+        Err(error) => Err(error),
+    };
+    if !matches(&inner) {
+        return XDP_PASS;
     }
-    count(TapCounter::TunnelTooDeep);
-    None
+    if config::log_packets()
+        && let Ok(packet) = &inner
+    {
+        log(&ctx, packet);
+    }
+    redirect(&ctx)
 }
 
-/// The same position, by way of memory whose contents the verifier does not follow. It would else try
-/// each layer once for every way through all layers before.
+/// Decodes what is at `position`, behind so many layers, in another program: each then has the stack
+/// and the verifier's patience to itself. Returns only if that fails.
 #[inline(always)]
-fn forget(position: Position) -> Option<Position> {
+fn go_on(ctx: &XdpContext, position: Position, layers: u32) {
+    if let Some(slot) = POSITION.get_ptr_mut(0) {
+        // SAFETY: this CPU's slot of the map; programs of one CPU do not nest here.
+        unsafe { slot.write([position.offset as u32, position.header as u32, layers]) };
+        // SAFETY: does not return if it succeeds; nothing here needs to be dropped.
+        unsafe { TAIL.tail_call(ctx, tail::INNER) };
+    }
+}
+
+/// What [`go_on`] left.
+#[inline(always)]
+fn position() -> Option<(Position, u32)> {
     let slot = POSITION.get_ptr_mut(0)?;
-    // SAFETY: this CPU's slot of the map; programs of one CPU do not nest here.
-    let [offset, header] = unsafe {
-        slot.write_volatile([position.offset as u32, position.header as u32]);
-        slot.read_volatile()
-    };
+    // SAFETY: as above.
+    let [offset, header, layers] = unsafe { slot.read() };
     let header = match header {
         0 => Header::Ethernet,
         1 => Header::Ip,
         _ => Header::Mpls,
     };
-    Some(Position::new(offset as usize, header))
+    Some((Position::new(offset as usize, header), layers))
 }
 
 #[inline(always)]

@@ -46,6 +46,19 @@ pub struct DecapPort {
 
 const _: () = assert!(size_of::<DecapPort>() == 4);
 
+/// Indices of the map `TAIL`: the programs that `mirror` goes on in.
+pub mod mirror_tail {
+    /// `mirror_tunnel`.
+    pub const TUNNEL: u32 = 0;
+    /// `mirror_inner`.
+    pub const INNER: u32 = 1;
+    /// `mirror_log`.
+    pub const LOG: u32 = 2;
+}
+
+/// Capacity of `TAIL`.
+pub const MIRROR_TAILS: u32 = 3;
+
 /// Bits of [`DecapConfig::flags`] and [`DecapRule::flags`].
 pub mod decap_flags {
     /// Frames that come in no tunnel are taken.

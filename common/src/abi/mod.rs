@@ -10,8 +10,8 @@ mod rules;
 
 pub use counters::{INTERCEPT_COUNTERS, InterceptCounter, TAP_COUNTERS, TapCounter};
 pub use decap::{
-    DecapConfig, DecapPort, DecapRule, MAX_DECAP_PORTS, MAX_DECAP_RULES, MAX_STREAMS, StreamKey,
-    StreamState, decap_flags,
+    DecapConfig, DecapPort, DecapRule, MAX_DECAP_PORTS, MAX_DECAP_RULES, MAX_STREAMS, MIRROR_TAILS,
+    StreamKey, StreamState, decap_flags, mirror_tail,
 };
 pub use record::{MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RecordHeader, XdpMeta, record_flags};
 pub use rules::{EndpointKey, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, ProgramConfig, config_flags};

@@ -1,6 +1,9 @@
 //! Network interfaces of this host (of its network namespace), by netlink.
 
 mod channels;
+mod promiscuous;
+
+pub use promiscuous::Promiscuous;
 
 use crate::netlink::Netlink;
 use common::packet::{Addr, MacAddr};

@@ -27,11 +27,11 @@ pub fn peel<B: Bytes + ?Sized>(
             let l3 = at.offset + ether.l3;
             match ether.ethertype {
                 ethertype::IPV4 | ethertype::IPV6 => l3,
-                ethertype::MPLS | ethertype::MPLS_MULTICAST => return labels(bytes, l3),
+                ethertype::MPLS | ethertype::MPLS_MULTICAST => return bare_labels(bytes, l3),
                 _ => return Err(DecodeError::NotIp),
             }
         }
-        Header::Mpls => return labels(bytes, at.offset),
+        Header::Mpls => return bare_labels(bytes, at.offset),
         Header::Ip => at.offset,
     };
     let ip = decode_ip(bytes, l3)?;
@@ -49,7 +49,14 @@ pub fn peel<B: Bytes + ?Sized>(
             Tunnel::of(TunnelKind::Ipip, &ip),
             Position::new(ip.l4, Header::Ip),
         )),
-        protocol::MPLS => labels(bytes, ip.l4),
+        protocol::MPLS => {
+            let (id, next) = labels(bytes, ip.l4)?;
+            let tunnel = Tunnel {
+                id,
+                ..Tunnel::of(TunnelKind::Mpls, &ip)
+            };
+            Ok(Peeled::Tunnel(tunnel, next))
+        }
         _ => Err(DecodeError::NotTcp),
     }
 }
@@ -70,39 +77,43 @@ impl Tunnel {
     }
 }
 
-/// Behind the label stack is what the first four bits tell (RFC 4928 section 3): an IP version, the
-/// control word of a pseudowire (RFC 4385), or an Ethernet frame without one.
+/// Labels directly on a link or in a header that is a layer of its own.
 #[inline(always)]
-fn labels<B: Bytes + ?Sized>(bytes: &B, at: usize) -> Result<Peeled, DecodeError> {
-    let mut at = at;
-    let mut label = 0;
-    let mut bottom = false;
-    for _ in 0..MAX_LABELS {
-        label = bytes.be32(at).ok_or(DecodeError::Truncated)?;
-        at += LABEL_BYTES;
-        bottom = label & BOTTOM != 0;
-        if bottom {
-            break;
-        }
-    }
-    if !bottom {
-        return Err(DecodeError::NotIp);
-    }
-    let position = match bytes.u8(at).ok_or(DecodeError::Truncated)? >> 4 {
-        4 | 6 => Position::new(at, Header::Ip),
-        0 => Position::new(at + LABEL_BYTES, Header::Ethernet),
-        _ => Position::new(at, Header::Ethernet),
-    };
+fn bare_labels<B: Bytes + ?Sized>(bytes: &B, at: usize) -> Result<Peeled, DecodeError> {
+    let (id, next) = labels(bytes, at)?;
     let tunnel = Tunnel {
         kind: TunnelKind::Mpls,
         cut: false,
         port: 0,
-        id: label >> 12,
+        id,
         sequence: None,
         src: Addr::ANY,
         dst: Addr::ANY,
     };
-    Ok(Peeled::Tunnel(tunnel, position))
+    Ok(Peeled::Tunnel(tunnel, next))
+}
+
+/// The label at the bottom of the stack. Behind it is what the first four bits tell (RFC 4928 section
+/// 3): an IP version, the control word of a pseudowire (RFC 4385), or an Ethernet frame without one.
+#[inline(always)]
+pub(super) fn labels<B: Bytes + ?Sized>(
+    bytes: &B,
+    at: usize,
+) -> Result<(u32, Position), DecodeError> {
+    let mut at = at;
+    for _ in 0..MAX_LABELS {
+        let label = bytes.be32(at).ok_or(DecodeError::Truncated)?;
+        at += LABEL_BYTES;
+        if label & BOTTOM != 0 {
+            let next = match bytes.u8(at).ok_or(DecodeError::Truncated)? >> 4 {
+                4 | 6 => Position::new(at, Header::Ip),
+                0 => Position::new(at + LABEL_BYTES, Header::Ethernet),
+                _ => Position::new(at, Header::Ethernet),
+            };
+            return Ok((label >> 12, next));
+        }
+    }
+    Err(DecodeError::NotIp)
 }
 
 /// Bytes from an offset on.

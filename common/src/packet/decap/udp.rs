@@ -1,6 +1,6 @@
 //! Tunnels in UDP: VXLAN, GENEVE, GTP-U, MPLS; the destination port tells which.
 
-use super::{Header, Peeled, Position, Tunnel, TunnelKind, VXLAN_PORT};
+use super::{Header, Peeled, Position, Tunnel, TunnelKind, VXLAN_PORT, layer::labels};
 use crate::abi::DecapConfig;
 use crate::packet::{Bytes, DecodeError, Ip, ethertype};
 
@@ -45,8 +45,7 @@ pub(super) fn peel<B: Bytes + ?Sized>(
         TunnelKind::Vxlan => vxlan(bytes, at)?,
         TunnelKind::Geneve => geneve(bytes, at)?,
         TunnelKind::Gtpu => gtpu(bytes, at)?,
-        // The labels are a layer of their own, which also knows where they end.
-        TunnelKind::Mpls => (0, Position::new(at, Header::Mpls)),
+        TunnelKind::Mpls => labels(bytes, at)?,
         _ => return Err(DecodeError::NotTcp),
     };
     let tunnel = Tunnel {
