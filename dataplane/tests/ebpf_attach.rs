@@ -34,6 +34,7 @@ fn mirror(ifname: &str, transfers: &[Endpoint]) -> Result<Mirror, BpfError> {
         ifname,
         workers: 2,
         transfers,
+        decap: &common::abi::DecapConfig::AUTO,
         targets: &[v4(HERE, 8080)],
         also_tx: true,
         log_packets: false,

@@ -1,9 +1,7 @@
 //! Maps; user space finds them by name.
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{
-    Array, ArrayOfMaps, HashMap, PerCpuArray, ProgramArray, RingBuf, XskMap,
-};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, ProgramArray, RingBuf, XskMap};
 use aya_ebpf::macros::btf_map;
 use common::abi::{
     EndpointKey, MAX_ENDPOINTS, MAX_STREAMS, MIRROR_TAILS, StreamKey, StreamState, TAP_COUNTERS,

@@ -32,8 +32,8 @@ pub use addr::{Addr, Endpoint};
 pub use build::{BuildError, FrameAddresses, HEADROOM_MAX_BYTES, TcpFrame, build_tcp_frame};
 pub use bytes::Bytes;
 pub use decap::{
-    DecapError, Decapsulated, Header, MAX_LAYERS, Peeled, Position, TUNNEL_KINDS, Tunnel, TunnelKind,
-    VXLAN_PORT, decapsulate, peel,
+    DecapError, Decapsulated, Header, MAX_LAYERS, Peeled, Position, TUNNEL_KINDS, Tunnel,
+    TunnelKind, VXLAN_PORT, decapsulate, peel,
 };
 pub use ether::{ETH_HEADER_BYTES, Ether, MAX_VLAN_TAGS, MacAddr, decode_ethernet, ethertype};
 pub use ip::{Ip, decode_ip, protocol};

@@ -24,8 +24,7 @@ const TUNNEL_PROGRAMS: [(u32, &str); 2] = [
 const LOG_PROGRAM: (u32, &str) = (mirror_tail::LOG, "mirror_log");
 
 /// `STREAMS` as aya takes it.
-type Streams =
-    HashMap<MapData, [u8; size_of::<StreamKey>()], [u8; size_of::<StreamState>()]>;
+type Streams = HashMap<MapData, [u8; size_of::<StreamKey>()], [u8; size_of::<StreamState>()]>;
 
 /// What to capture and where.
 #[derive(Clone, Copy, Debug)]
@@ -81,12 +80,12 @@ impl Mirror {
             load_tails(&mut ebpf, &[LOG_PROGRAM])?;
         }
         let promiscuous = if config.decap.plain() {
-            Some(Promiscuous::enter(&interface).map_err(|source| {
-                BpfError::Promiscuous {
+            Some(
+                Promiscuous::enter(&interface).map_err(|source| BpfError::Promiscuous {
                     ifname: config.ifname.to_owned(),
                     source,
-                }
-            })?)
+                })?,
+            )
         } else {
             None
         };

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, RingBuf, XskMap};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf, XskMap};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use common::abi::{EndpointKey, ProgramConfig, RecordHeader, config_flags};
+use common::abi::{
+    DecapConfig, EndpointKey, ProgramConfig, RecordHeader, config_flags, mirror_tail,
+};
 use common::packet::Endpoint;
 
 /// Marks our metadata in these tests.
@@ -37,6 +39,8 @@ pub struct Setup<'a> {
     /// Endpoint maps to fill.
     pub maps: &'a [(&'static str, &'a [Endpoint])],
     pub ring_bytes: u32,
+    /// Tunnels that the mirror opens.
+    pub decap: DecapConfig,
 }
 
 impl Default for Setup<'_> {
@@ -46,6 +50,7 @@ impl Default for Setup<'_> {
             flags: config_flags::XDP_META,
             maps: &[],
             ring_bytes: 1 << 20,
+            decap: DecapConfig::NONE,
         }
     }
 }
@@ -81,6 +86,7 @@ impl Loaded {
         let tap = setup.object == "tcpcopy-ebpf";
         let mut loader = EbpfLoader::new();
         loader.override_global("CONFIG", &config, true);
+        loader.override_global("DECAP", bytemuck::bytes_of(&setup.decap), false);
         if tap {
             loader.map_max_entries("RINGS", cpus);
         }
@@ -121,6 +127,34 @@ impl Loaded {
         program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
         report(name, &program.info().unwrap());
         program
+    }
+
+    /// Loads the programs that `mirror` goes on in, as `dataplane` does.
+    pub fn tails(&mut self) {
+        for (index, name) in [
+            (mirror_tail::TUNNEL, "mirror_tunnel"),
+            (mirror_tail::INNER, "mirror_inner"),
+            (mirror_tail::LOG, "mirror_log"),
+        ] {
+            let fd = self.xdp(name).fd().unwrap().try_clone().unwrap();
+            let mut map = ProgramArray::try_from(self.ebpf.map_mut("TAIL").unwrap()).unwrap();
+            map.set(index, &fd, 0).unwrap();
+        }
+    }
+
+    /// All entries of a hash map.
+    pub fn entries<K: bytemuck::Pod, V: bytemuck::Pod>(&mut self, name: &str) -> Vec<(K, V)> {
+        let map =
+            HashMap::<_, [u8; 40], [u8; 40]>::try_from(self.ebpf.map_mut(name).unwrap()).unwrap();
+        map.iter()
+            .map(|entry| entry.unwrap())
+            .map(|(k, v)| {
+                (
+                    bytemuck::pod_read_unaligned(&k),
+                    bytemuck::pod_read_unaligned(&v),
+                )
+            })
+            .collect()
     }
 
     /// Runs the program once; `None` if the kernel does not make a packet of these bytes.

@@ -75,6 +75,14 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = CaptureKind::Tap)]
     pub capture: CaptureKind,
 
+    /// Tunnels that a mirror's packets come in: auto (any, or none), none, or a comma list of what alone is
+    /// taken: plain or KIND[:PORT][/ID][@SENDER] of the outermost tunnel, such as
+    /// vxlan:8472/100,erspan/7@192.0.2.1. Kinds: vxlan, geneve, gre, erspan, ipip, gtpu, mpls. With a list
+    /// without plain the interface may be in use: what the list does not name reaches the host.
+    /// Default: auto with `mirror`
+    #[arg(long, value_name = "LIST")]
+    pub decap: Option<String>,
+
     /// Let `--capture mirror` take packets away from an interface that looks in use
     #[arg(long)]
     pub force: bool,

@@ -2,8 +2,10 @@
 
 use super::UsageError;
 use super::args::{Args, CaptureKind};
+use super::decap::parse_decap;
 use super::endpoint::{parse_item, parse_port};
 use super::transfer::{Transfer, parse_transfers};
+use common::abi::DecapConfig;
 use common::flow::Nanos;
 use common::packet::Endpoint;
 use dataplane::cores::CoreList;
@@ -71,6 +73,8 @@ pub struct Config {
     pub mss: u16,
     /// How to capture.
     pub capture: CaptureKind,
+    /// Which tunnels are opened.
+    pub decap: DecapConfig,
     /// Capture by mirror although the interface looks in use.
     pub force: bool,
     /// Cores to pin workers to.
@@ -170,6 +174,7 @@ impl Config {
             rtt: parse_rtt(&args.rtt).map_err(|e| UsageError::new("--rtt", e))?,
             mss: number("-D, --mss", &args.mss, MIN_MSS_BYTES..=MAX_MSS_BYTES)?,
             capture: args.capture,
+            decap: decap(args.capture, args.decap.as_deref())?,
             force: args.force,
             cores,
             response_timeout,
@@ -217,6 +222,20 @@ fn time(flag: &'static str, text: &str) -> Result<Duration, UsageError> {
         ));
     }
     Ok(time)
+}
+
+fn decap(capture: CaptureKind, text: Option<&str>) -> Result<DecapConfig, UsageError> {
+    const FLAG: &str = "--decap";
+    match (capture, text) {
+        (CaptureKind::Tap, None) => Ok(DecapConfig::NONE),
+        (CaptureKind::Tap, Some(_)) => Err(UsageError::new(
+            FLAG,
+            "given with --capture tap, which takes what comes in no tunnel; expected --capture mirror",
+        )),
+        (CaptureKind::Mirror, text) => {
+            parse_decap(text.unwrap_or("auto")).map_err(|e| UsageError::new(FLAG, e))
+        }
+    }
 }
 
 fn number<T>(flag: &'static str, text: &str, range: RangeInclusive<T>) -> Result<T, UsageError>

@@ -191,7 +191,10 @@ mod tests {
             ("gre@host", "'host'"),
             ("gre@0.0.0.0", "'0.0.0.0'"),
             ("vxlan:5000,geneve:5000", "port 5000 is given to two kinds"),
-            ("vxlan:1,vxlan:2,vxlan:3,vxlan:4,vxlan:5,vxlan:6,vxlan:7,vxlan:8,vxlan:9", "8 ports"),
+            (
+                "vxlan:1,vxlan:2,vxlan:3,vxlan:4,vxlan:5,vxlan:6,vxlan:7,vxlan:8,vxlan:9",
+                "8 ports",
+            ),
         ] {
             let error = parse_decap(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

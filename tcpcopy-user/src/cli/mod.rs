@@ -9,12 +9,14 @@
 
 mod args;
 mod config;
+mod decap;
 mod endpoint;
 mod error;
 mod transfer;
 
 pub use args::{Args, CaptureKind};
 pub use config::{Config, MAX_WORKERS};
+pub use decap::parse_decap;
 pub use error::UsageError;
 pub use transfer::{Transfer, parse_transfers};
 

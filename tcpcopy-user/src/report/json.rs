@@ -2,6 +2,7 @@
 
 use super::Report;
 use crate::worker::Latency;
+use common::packet::TunnelKind;
 use operator::percentiles::Percentiles;
 use serde::Serialize;
 use session::{Outcome, Totals};
@@ -22,6 +23,21 @@ struct Json<'a> {
     latency_us: BTreeMap<&'static str, Percentiles>,
     clock: Clock,
     counters: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+    mirror_streams: Vec<Stream>,
+}
+
+/// What sequence numbers told of one sender.
+#[derive(Serialize)]
+struct Stream {
+    kind: &'static str,
+    id: u32,
+    sender: String,
+    receiver: String,
+    received: u64,
+    lost: u64,
+    late: u64,
+    repeated: u64,
+    restarts: u32,
 }
 
 #[derive(Serialize)]
@@ -105,6 +121,21 @@ pub fn to_json(report: &Report) -> serde_json::Result<String> {
             resolution_ns: s.clock_resolution.0,
         },
         counters,
+        mirror_streams: report
+            .streams
+            .iter()
+            .map(|(key, state)| Stream {
+                kind: key.tunnel_kind().map_or("unknown", TunnelKind::name),
+                id: key.id,
+                sender: key.src.to_string(),
+                receiver: key.dst.to_string(),
+                received: state.received,
+                lost: state.missing,
+                late: state.late,
+                repeated: state.repeated,
+                restarts: state.restarts,
+            })
+            .collect(),
     };
     serde_json::to_string_pretty(&json)
 }

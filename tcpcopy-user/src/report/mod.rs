@@ -14,7 +14,9 @@ pub use json::to_json;
 pub use text::to_text;
 
 use crate::worker::{Counter, IntakeCounters, Latencies, SendCounters, WorkerReport};
+use common::abi::{StreamKey, StreamState};
 use common::flow::Nanos;
+use common::packet::TunnelKind;
 use session::Totals;
 use std::collections::BTreeMap;
 
@@ -48,6 +50,8 @@ pub struct Report {
     pub sent: SendCounters,
     /// Sums by group and name.
     pub counters: BTreeMap<(&'static str, &'static str), u64>,
+    /// What sequence numbers told of the senders of a mirror.
+    pub streams: Vec<(StreamKey, StreamState)>,
 }
 
 impl Report {
@@ -60,6 +64,7 @@ impl Report {
             intake: IntakeCounters::default(),
             sent: SendCounters::default(),
             counters: BTreeMap::new(),
+            streams: Vec::new(),
         };
         for w in workers {
             report.totals.merge(&w.totals);
@@ -73,7 +78,18 @@ impl Report {
         for (name, value) in report.totals.events() {
             report.counters.insert(("engine", name), value);
         }
+        for kind in TunnelKind::ALL {
+            let n = report.intake.out_of(*kind);
+            if n > 0 {
+                report.counters.insert(("tunnels", kind.name()), n);
+            }
+        }
         report
+    }
+
+    /// Packets that mirrors lost before they came here, as far as their sequence numbers tell.
+    pub fn mirror_lost(&self) -> u64 {
+        self.streams.iter().map(|(_, state)| state.missing).sum()
     }
 
     /// A counter, 0 if nobody counts it.

@@ -55,7 +55,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         checks::check_clients(&config.transfers, pool)?;
     }
     if config.capture == CaptureKind::Mirror && !config.force {
-        checks::check_mirror(&iface)?;
+        checks::check_mirror(&iface, &config.decap)?;
     }
     if let Some(path) = &config.report {
         std::fs::OpenOptions::new()
@@ -159,6 +159,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             sources,
             handover,
             transfers: Arc::clone(&transfers),
+            decap: config.decap,
             engine: engine_config(config, id, workers, mtu, budget),
             egress: Egress::new(transfers.targets(), devices, Some(raw), hops),
             channel,

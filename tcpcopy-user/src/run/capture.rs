@@ -2,6 +2,7 @@
 
 use crate::cli::{CaptureKind, Config};
 use crate::worker::Counter;
+use common::abi::{StreamKey, StreamState};
 use dataplane::Capture;
 use dataplane::afxdp::AfXdpTx;
 use dataplane::bpf::BpfError;
@@ -62,6 +63,7 @@ impl Attached {
                     workers,
                     transfers,
                     targets,
+                    decap: &config.decap,
                     also_tx,
                     log_packets,
                 },
@@ -104,6 +106,14 @@ impl Attached {
                 value,
             })
             .collect()
+    }
+
+    /// What sequence numbers told of the senders of a mirror.
+    pub fn streams(&self) -> Vec<(StreamKey, StreamState)> {
+        match self {
+            Self::Tap(_) => Vec::new(),
+            Self::Mirror(mirror) => mirror.streams(),
+        }
     }
 
     /// Ends the capture while workers go on. A tap lets go of production at once, and what is in its

@@ -122,7 +122,9 @@ pub fn supervise(
         duration,
         clock_resolution: clock::resolution(),
     };
-    Ok(Report::new(setting, &reports, &run.attached.counters()))
+    let mut report = Report::new(setting, &reports, &run.attached.counters());
+    report.streams = run.attached.streams();
+    Ok(report)
 }
 
 struct Run {

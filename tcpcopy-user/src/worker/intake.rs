@@ -1,13 +1,17 @@
 //! From captured frames to client segments, and to the worker that owns them.
 //!
 //! ```text
-//!  Captured ─decode─▶ transfer lookup ─▶ owner? ─mine──▶ ClientSegment ─▶ engine
-//!                                          └─other's─▶ hand-over ring, the frame as it is
+//!  Captured ─decode, out of its tunnels─▶ transfer lookup ─▶ owner? ─mine──▶ ClientSegment ─▶ engine
+//!                                                               └─other's─▶ hand-over ring, the frame as it is
 //! ```
 
 use crate::transfers::{Lookup, TransferTable};
+use common::abi::DecapConfig;
 use common::flow::{Captured, ClientSegment, Nanos};
-use common::packet::{DecodeError, Endpoint, TcpOptions, decode_frame};
+use common::packet::{
+    DecapError, DecodeError, Endpoint, TUNNEL_KINDS, TcpOptions, TcpPacket, TunnelKind,
+    decapsulate, decode_frame,
+};
 
 /// Frames by what became of them before the engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +24,12 @@ pub struct IntakeCounters {
     pub after_end: u64,
     /// Not to be decoded, by [`DecodeError`].
     pub undecodable: [u64; DECODE_ERRORS],
+    /// In a tunnel that is not opened, in none where only tunnels are taken, or in too many.
+    pub other_tunnel: u64,
+    /// Taken out of tunnels, by the number of the tunnel's kind; a packet counts for each of its tunnels.
+    pub tunnels: [u64; TUNNEL_KINDS + 1],
+    /// Shorter than the packet they hold: the mirror, or a capture file, cut them.
+    pub cut: u64,
     /// To a target: our own output, seen again.
     pub to_target: u64,
     /// To no address of the transfer list.
@@ -51,10 +61,32 @@ impl IntakeCounters {
         for (a, b) in self.undecodable.iter_mut().zip(other.undecodable) {
             *a += b;
         }
+        self.other_tunnel += other.other_tunnel;
+        for (a, b) in self.tunnels.iter_mut().zip(other.tunnels) {
+            *a += b;
+        }
+        self.cut += other.cut;
         self.to_target += other.to_target;
         self.no_transfer += other.no_transfer;
         self.other_family += other.other_family;
         self.handover_full += other.handover_full;
+    }
+
+    /// Counts how a segment came.
+    #[inline]
+    pub fn taken(&mut self, taken: &Taken<'_>) {
+        self.cut += u64::from(taken.cut);
+        if taken.tunnels == 0 {
+            return;
+        }
+        for (number, count) in self.tunnels.iter_mut().enumerate() {
+            *count += u64::from(taken.tunnels >> number & 1);
+        }
+    }
+
+    /// Packets out of tunnels of a kind.
+    pub fn out_of(&self, kind: TunnelKind) -> u64 {
+        self.tunnels.get(kind as usize).copied().unwrap_or(0)
     }
 
     /// Counts an undecodable frame.
@@ -72,6 +104,8 @@ pub enum Rejected {
     AfterEnd,
     /// Cannot be decoded.
     Undecodable(DecodeError),
+    /// Not in a tunnel that is opened.
+    OtherTunnel,
     /// On its way to a target.
     ToTarget,
     /// Not in the transfer list.
@@ -80,11 +114,24 @@ pub enum Rejected {
     OtherFamily,
 }
 
+/// A segment, and how it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken<'p> {
+    /// The segment.
+    pub segment: ClientSegment<'p>,
+    /// Kinds of the tunnels it came in: bit n for the kind with number n.
+    pub tunnels: u8,
+    /// Bytes are missing at its end.
+    pub cut: bool,
+}
+
 /// Rules that turn frames into segments.
 #[derive(Clone, Copy, Debug)]
 pub struct Intake<'a> {
     /// The transfer list.
     pub transfers: &'a TransferTable,
+    /// Which tunnels are opened.
+    pub decap: &'a DecapConfig,
     /// Family of the addresses that stand in for clients', if there are such.
     pub pool_is_v4: Option<bool>,
     /// Frames captured later are not part of the run.
@@ -93,12 +140,12 @@ pub struct Intake<'a> {
 
 impl Intake<'_> {
     /// Decodes one frame.
-    pub fn segment<'p>(&self, frame: &Captured<'p>) -> Result<ClientSegment<'p>, Rejected> {
+    pub fn segment<'p>(&self, frame: &Captured<'p>) -> Result<Taken<'p>, Rejected> {
         if self.stop_at.is_some_and(|end| frame.meta.at > end) {
             return Err(Rejected::AfterEnd);
         }
         let bytes = frame.bytes;
-        let packet = decode_frame(bytes).map_err(Rejected::Undecodable)?;
+        let (packet, tunnels, marked_cut) = self.packet(bytes)?;
         let online = Endpoint::new(packet.ip.dst, packet.tcp.dport);
         let target = match self.transfers.lookup(online) {
             Lookup::Target(target) => target,
@@ -117,7 +164,8 @@ impl Intake<'_> {
         let options = bytes
             .get(packet.ip.l4 + 20..start)
             .map_or_else(TcpOptions::default, TcpOptions::parse);
-        Ok(ClientSegment {
+        let payload = bytes.get(start..end).unwrap_or_default();
+        let segment = ClientSegment {
             client,
             online,
             target,
@@ -126,11 +174,39 @@ impl Intake<'_> {
             flags: packet.tcp.flags,
             window: packet.tcp.window,
             options,
-            payload: bytes.get(start..end).unwrap_or_default(),
+            payload,
             payload_len: payload_len as u32,
             gso_size: frame.meta.gso_size,
             at: frame.meta.at,
+        };
+        Ok(Taken {
+            segment,
+            tunnels,
+            cut: marked_cut || payload_len > payload.len(),
         })
+    }
+
+    /// The packet of a frame, the kinds of its tunnels, and whether one of these says that it was cut.
+    #[inline]
+    fn packet(&self, bytes: &[u8]) -> Result<(TcpPacket, u8, bool), Rejected> {
+        if self.decap.plain() {
+            match decode_frame(bytes) {
+                Ok(packet) => return Ok((packet, 0, false)),
+                Err(DecodeError::NotTcp | DecodeError::NotIp) if self.decap.tunnels() => {}
+                Err(error) => return Err(Rejected::Undecodable(error)),
+            }
+        }
+        self.unwrap(bytes)
+    }
+
+    /// Apart from the way of plain frames, which it would slow.
+    #[inline(never)]
+    fn unwrap(&self, bytes: &[u8]) -> Result<(TcpPacket, u8, bool), Rejected> {
+        match decapsulate(bytes, self.decap) {
+            Ok(inner) => Ok((inner.packet, inner.kinds, inner.cut)),
+            Err(DecapError::Decode(error)) => Err(Rejected::Undecodable(error)),
+            Err(DecapError::NotTaken | DecapError::TooDeep) => Err(Rejected::OtherTunnel),
+        }
     }
 }
 
@@ -182,11 +258,16 @@ mod tests {
         );
         let intake = Intake {
             transfers: &table,
+            decap: &DecapConfig::AUTO,
             pool_is_v4: None,
             stop_at: Some(Nanos(1000)),
         };
         let client = "192.0.2.1:4000";
-        let of = |bytes: &[u8], at| intake.segment(&captured(bytes, at)).map(|s| s.target);
+        let of = |bytes: &[u8], at| {
+            intake
+                .segment(&captured(bytes, at))
+                .map(|t| t.segment.target)
+        };
         assert_eq!(
             of(&frame(client, "10.0.0.20:80", b"x"), 1000),
             Ok(at("10.0.0.30:8080"))
@@ -219,12 +300,13 @@ mod tests {
         let table = TransferTable::new(&parse_transfers(["80-10.0.0.30:8080"]).unwrap());
         let intake = Intake {
             transfers: &table,
+            decap: &DecapConfig::AUTO,
             pool_is_v4: None,
             stop_at: None,
         };
         let mut bytes = frame("192.0.2.1:4000", "10.0.0.20:80", b"GET");
         bytes.extend_from_slice(&[0xee; 9]);
-        let segment = intake.segment(&captured(&bytes, 5)).unwrap();
+        let segment = intake.segment(&captured(&bytes, 5)).unwrap().segment;
         assert_eq!(segment.payload, b"GET");
         assert_eq!(segment.payload_len, 3);
         assert_eq!(segment.seq, SeqNumber(u32::MAX - 1));
@@ -240,7 +322,9 @@ mod tests {
                 bytes: &whole[..cut],
                 meta,
             }) {
-                Ok(s) => {
+                Ok(taken) => {
+                    let s = taken.segment;
+                    assert_eq!(taken.cut, cut < whole.len());
                     assert_eq!(s.payload_len, 500, "cut at {cut}");
                     assert_eq!(s.payload.len(), cut.saturating_sub(66), "cut at {cut}");
                 }

@@ -31,6 +31,7 @@ pub use sender::SendCounters;
 
 use crate::transfers::TransferTable;
 use arrayvec::ArrayVec;
+use common::abi::DecapConfig;
 use common::flow::{ClientSegment, Nanos, ResponseHeader, flow_hash, owner};
 use dataplane::handover::Handover;
 use dataplane::idle::{self, Idle, Rest, nap};
@@ -57,6 +58,7 @@ pub struct Worker {
     sources: Vec<Box<dyn Capture>>,
     handover: Handover,
     transfers: Arc<TransferTable>,
+    decap: DecapConfig,
     pool_is_v4: Option<bool>,
     engine: Engine,
     sender: Sender,
@@ -83,6 +85,7 @@ impl Worker {
             sources: parts.sources,
             handover: parts.handover,
             transfers: parts.transfers,
+            decap: parts.decap,
             pool_is_v4,
             engine: Engine::new(parts.engine),
             sender: Sender::new(parts.egress, parts.channel),
@@ -170,6 +173,7 @@ impl Worker {
             sources,
             handover,
             transfers,
+            decap,
             engine,
             sender,
             intake,
@@ -177,6 +181,7 @@ impl Worker {
         } = self;
         let rules = Intake {
             transfers,
+            decap,
             pool_is_v4: self.pool_is_v4,
             stop_at,
         };
@@ -185,7 +190,13 @@ impl Worker {
             let mut segments: ArrayVec<ClientSegment<'_>, BATCH> = ArrayVec::new();
             for frame in batch {
                 let segment = match rules.segment(frame) {
-                    Ok(segment) => segment,
+                    Ok(taken) => {
+                        // Once, where the frame came in.
+                        if others.is_some() {
+                            intake.taken(&taken);
+                        }
+                        taken.segment
+                    }
                     Err(why) => {
                         reject(intake, why);
                         continue;
@@ -349,6 +360,7 @@ fn reject(counters: &mut IntakeCounters, why: Rejected) {
     match why {
         Rejected::AfterEnd => counters.after_end += 1,
         Rejected::Undecodable(error) => counters.undecodable(error),
+        Rejected::OtherTunnel => counters.other_tunnel += 1,
         Rejected::ToTarget => counters.to_target += 1,
         Rejected::NoTransfer => counters.no_transfer += 1,
         Rejected::OtherFamily => counters.other_family += 1,

@@ -3,6 +3,7 @@
 use super::{Control, Egress, IntakeCounters, Latencies, LiveStats, SendCounters};
 use crate::channel::Channel;
 use crate::transfers::TransferTable;
+use common::abi::DecapConfig;
 use dataplane::Capture;
 use dataplane::handover::Handover;
 use dataplane::wake::Waker;
@@ -21,6 +22,8 @@ pub struct WorkerParts {
     pub handover: Handover,
     /// The transfer list.
     pub transfers: Arc<TransferTable>,
+    /// Which tunnels are opened.
+    pub decap: DecapConfig,
     /// Settings of its engine.
     pub engine: EngineConfig,
     /// Its ports.

@@ -189,6 +189,3 @@ pub fn decapsulate<B: Bytes + ?Sized>(
     }
     Err(DecapError::TooDeep)
 }
-
-#[cfg(test)]
-mod tests;

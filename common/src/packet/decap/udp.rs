@@ -108,7 +108,11 @@ fn gtpu<B: Bytes + ?Sized>(bytes: &B, at: usize) -> Result<(u32, Position), Deco
     if h[0] & (EXTENSION | SEQUENCE_OR_NPDU) != 0 {
         let optional = bytes.read::<4>(at).ok_or(DecodeError::Truncated)?;
         at += 4;
-        let mut next = if h[0] & EXTENSION == 0 { 0 } else { optional[3] };
+        let mut next = if h[0] & EXTENSION == 0 {
+            0
+        } else {
+            optional[3]
+        };
         for _ in 0..MAX_EXTENSIONS {
             if next == 0 {
                 break;
