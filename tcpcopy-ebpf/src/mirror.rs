@@ -8,7 +8,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use common::abi::{TapCounter, decap_flags, mirror_tail as tail};
-use common::packet::{Bytes, TcpPacket, decode_frame, ethertype, protocol};
+use common::packet::{Bytes, Ip, decode_ethernet, decode_frame, decode_ip, ethertype, protocol};
 use ebpf_kit::linear::Linear;
 use ebpf_kit::{config, xdp};
 
@@ -40,22 +40,28 @@ fn mirror(ctx: XdpContext) -> u32 {
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn mirror_log(ctx: XdpContext) -> u32 {
-    if let Ok(packet) = decode_frame(&Linear::of_xdp(&ctx)) {
-        log(&ctx, &packet);
+    let bytes = Linear::of_xdp(&ctx);
+    // No more than the record needs: `mirror` has looked at the rest.
+    if let Ok(ether) = decode_ethernet(&bytes)
+        && let Ok(ip) = decode_ip(&bytes, ether.l3)
+        && let Some([a, b, c, d]) = bytes.read::<4>(ip.l4)
+    {
+        let ports = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
+        log(&ctx, &ip, ports);
     }
     redirect(&ctx)
 }
 
 /// A record of a packet that is taken.
 #[inline(always)]
-pub fn log(ctx: &XdpContext, p: &TcpPacket) {
+pub fn log(ctx: &XdpContext, ip: &Ip, [sport, dport]: [u16; 2]) {
     debug!(
         ctx,
         "mirror: [{:i}]:{} > [{:i}]:{} queue {}",
-        p.ip.src.0,
-        p.tcp.sport,
-        p.ip.dst.0,
-        p.tcp.dport,
+        ip.src.0,
+        sport,
+        ip.dst.0,
+        dport,
         ctx.rx_queue_index()
     );
 }

@@ -94,9 +94,9 @@ fn mirror_inner(ctx: XdpContext) -> u32 {
         return XDP_PASS;
     }
     if config::log_packets()
-        && let Ok(packet) = &inner
+        && let Ok(p) = &inner
     {
-        log(&ctx, packet);
+        log(&ctx, &p.ip, [p.tcp.sport, p.tcp.dport]);
     }
     redirect(&ctx)
 }

@@ -104,32 +104,32 @@ fn gtpu<B: Bytes + ?Sized>(bytes: &B, at: usize) -> Result<(u32, Position), Deco
         return Err(DecodeError::NotTcp);
     }
     let teid = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
-    let mut at = at + 8;
-    if h[0] & (EXTENSION | SEQUENCE_OR_NPDU) != 0 {
-        let optional = bytes.read::<4>(at).ok_or(DecodeError::Truncated)?;
-        at += 4;
-        let mut next = if h[0] & EXTENSION == 0 {
-            0
-        } else {
-            optional[3]
-        };
-        for _ in 0..MAX_EXTENSIONS {
-            if next == 0 {
-                break;
-            }
-            // In units of four bytes, the first and the last byte included.
-            let len = (bytes.u8(at).ok_or(DecodeError::Truncated)? as usize) * 4;
-            if len == 0 {
-                return Err(DecodeError::NotTcp);
-            }
-            at += len;
-            next = bytes.u8(at - 1).ok_or(DecodeError::Truncated)?;
-        }
-        if next != 0 {
-            return Err(DecodeError::NotIp);
-        }
+    if h[0] & (EXTENSION | SEQUENCE_OR_NPDU) == 0 {
+        return Ok((teid, Position::new(at + 8, Header::Ip)));
     }
-    Ok((teid, Position::new(at, Header::Ip)))
+    // The byte that names the next extension header, which follows it: the last of this part, and of
+    // each extension header.
+    let mut link = at + 11;
+    let mut next = bytes.u8(link).ok_or(DecodeError::Truncated)?;
+    if h[0] & EXTENSION == 0 {
+        next = 0;
+    }
+    for _ in 0..MAX_EXTENSIONS {
+        if next == 0 {
+            break;
+        }
+        // In units of four bytes, the first and the last byte included.
+        let len = (bytes.u8(link + 1).ok_or(DecodeError::Truncated)? as usize) * 4;
+        if len == 0 {
+            return Err(DecodeError::NotTcp);
+        }
+        link += len;
+        next = bytes.u8(link).ok_or(DecodeError::Truncated)?;
+    }
+    if next != 0 {
+        return Err(DecodeError::NotIp);
+    }
+    Ok((teid, Position::new(link + 1, Header::Ip)))
 }
 
 /// What an ethertype in a tunnel's header announces.
