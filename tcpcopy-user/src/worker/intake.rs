@@ -332,4 +332,48 @@ mod tests {
             }
         }
     }
+
+    /// An IP packet in GRE in IPv4.
+    fn in_gre(frame: &[u8]) -> Vec<u8> {
+        let len = (frame.len() - 14 + 24) as u16;
+        let mut out = frame[..14].to_vec();
+        out.extend([0x45, 0]);
+        out.extend(len.to_be_bytes());
+        out.extend([0, 0, 0, 0, 64, 47, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2, 0, 0, 8, 0]);
+        out.extend(&frame[14..]);
+        out
+    }
+
+    #[test]
+    fn packets_come_out_of_tunnels_that_are_opened() {
+        let table = TransferTable::new(&parse_transfers(["80-10.0.0.30:8080"]).unwrap());
+        let only_gre = crate::cli::parse_decap("gre@192.0.2.1").unwrap();
+        let plain = frame("192.0.2.1:4000", "10.0.0.20:80", b"GET");
+        let tunnelled = in_gre(&plain);
+        let of = |decap: &DecapConfig, bytes: &[u8]| {
+            let intake = Intake {
+                transfers: &table,
+                decap,
+                pool_is_v4: None,
+                stop_at: None,
+            };
+            let taken = intake.segment(&captured(bytes, 1))?;
+            assert_eq!(
+                (taken.segment.payload, taken.segment.payload_len),
+                (&b"GET"[..], 3)
+            );
+            let mut counters = IntakeCounters::default();
+            counters.taken(&taken);
+            assert_eq!(counters.cut, 0);
+            Ok(counters.out_of(TunnelKind::Gre))
+        };
+        assert_eq!(of(&DecapConfig::AUTO, &plain), Ok(0));
+        assert_eq!(of(&DecapConfig::AUTO, &tunnelled), Ok(1));
+        assert_eq!(of(&DecapConfig::AUTO, &in_gre(&tunnelled)), Ok(1));
+        assert_eq!(of(&only_gre, &tunnelled), Ok(1));
+        assert_eq!(of(&only_gre, &plain), Err(Rejected::OtherTunnel));
+        assert_eq!(of(&DecapConfig::NONE, &plain), Ok(0));
+        let not_tcp = Rejected::Undecodable(DecodeError::NotTcp);
+        assert_eq!(of(&DecapConfig::NONE, &tunnelled), Err(not_tcp));
+    }
 }
