@@ -38,6 +38,7 @@ fn load(rules: &Rules, flags: u32) -> Loaded {
         flags,
         maps: &[("TRANSFERS", &rules.transfers), ("TARGETS", &rules.targets)],
         ring_bytes: 4 << 20,
+        ..Setup::default()
     });
     loaded.classifier("tap");
     loaded

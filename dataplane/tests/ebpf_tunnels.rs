@@ -3,6 +3,7 @@
 
 mod ebpf_support;
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -41,11 +42,11 @@ struct Mirror {
 }
 
 impl Mirror {
-    fn load(config: DecapConfig, transfers: &[Endpoint]) -> Self {
+    fn load(config: &DecapConfig, transfers: &[Endpoint]) -> Self {
         let mut program = Loaded::new(&Setup {
             object: "tcpcopy-ebpf",
             maps: &[("TRANSFERS", transfers), ("TARGETS", &[v4(TARGET, 8080)])],
-            decap: config,
+            decap: *config,
             ..Setup::default()
         });
         program.xdp("mirror");
@@ -62,7 +63,7 @@ impl Mirror {
         Self {
             program,
             transfers: transfers.to_vec(),
-            config,
+            config: *config,
             _rx: rx,
             _pair: pair,
         }
@@ -229,7 +230,7 @@ fn transfers() -> Vec<Endpoint> {
 #[test]
 fn every_kind_one_in_another() {
     privileged();
-    let mirror = Mirror::load(DecapConfig::AUTO, &transfers());
+    let mirror = Mirror::load(&DecapConfig::AUTO, &transfers());
     let mut taken = 0;
     for hit in hits() {
         for first in layers() {
@@ -262,7 +263,7 @@ fn every_kind_one_in_another() {
 fn with_none_no_tunnel_is_opened_and_with_a_list_nothing_else() {
     privileged();
     let [hit, _] = hits();
-    let none = Mirror::load(DecapConfig::NONE, &transfers());
+    let none = Mirror::load(&DecapConfig::NONE, &transfers());
     let frame = wrap(layers()[0], ends(false), &hit);
     let before = none.program.counters(TAP_COUNTERS);
     assert_eq!(
@@ -292,7 +293,7 @@ fn with_none_no_tunnel_is_opened_and_with_a_list_nothing_else() {
         kind: TunnelKind::Erspan as u8,
         flags: 0,
     };
-    let list = Mirror::load(config, &transfers());
+    let list = Mirror::load(&config, &transfers());
     let vxlan = |vni| wrap(Layer::Vxlan { port: 4789, vni }, ends(false), &hit);
     assert_eq!(list.check("named", &vxlan(100)), Some(true));
     assert_eq!(list.check("another VNI", &vxlan(101)), Some(false));
@@ -323,7 +324,7 @@ fn with_none_no_tunnel_is_opened_and_with_a_list_nothing_else() {
 #[test]
 fn sequence_numbers_tell_what_a_mirror_lost() {
     privileged();
-    let mut mirror = Mirror::load(DecapConfig::AUTO, &transfers());
+    let mut mirror = Mirror::load(&DecapConfig::AUTO, &transfers());
     let [hit, _] = hits();
     let other = tcp(v4(CLIENT, 1), v4(ONLINE, 81), b"not ours");
     for (at, sequence) in [5u32, 6, 9, 8, 10, 10].into_iter().enumerate() {
@@ -388,7 +389,7 @@ fn captures_of_real_tunnels() {
     let mut names: Vec<_> = std::fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".pcap"))
+        .filter(|name| Path::new(name).extension().is_some_and(|e| e == "pcap"))
         .collect();
     names.sort();
     let mut table = String::new();
@@ -402,7 +403,7 @@ fn captures_of_real_tunnels() {
             .collect();
         transfers.sort_unstable();
         transfers.dedup();
-        let mirror = Mirror::load(DecapConfig::AUTO, &transfers);
+        let mirror = Mirror::load(&DecapConfig::AUTO, &transfers);
         let (mut plain, mut tunnelled, mut other, mut refused) = (0, 0, 0, 0);
         let mut ids = std::collections::BTreeSet::new();
         for (at, frame) in frames.iter().enumerate() {
@@ -417,12 +418,16 @@ fn captures_of_real_tunnels() {
                 Err(_) => other += 1,
             }
             // A test run takes no more than the largest packet without BIG TCP.
-            if frame.len() < 14 || frame.len() > 60_000 || mirror.check(&format!("{name} {at}"), frame).is_none() {
+            if frame.len() < 14
+                || frame.len() > 60_000
+                || mirror.check(&format!("{name} {at}"), frame).is_none()
+            {
                 refused += 1;
             }
         }
-        table += &format!(
-            "{name}: {} frames, {plain} plain, {tunnelled} tunnelled, {other} other, {refused} not run, {ids:?}\n",
+        let _ = writeln!(
+            table,
+            "{name}: {} frames, {plain} plain, {tunnelled} tunnelled, {other} other, {refused} not run, {ids:?}",
             frames.len()
         );
     }
@@ -432,7 +437,7 @@ fn captures_of_real_tunnels() {
 #[test]
 fn changed_frames_as_the_slice_decoder_sees_them() {
     privileged();
-    let mirror = Mirror::load(DecapConfig::AUTO, &transfers());
+    let mirror = Mirror::load(&DecapConfig::AUTO, &transfers());
     let mut seeds = Vec::new();
     for hit in hits() {
         for first in layers() {
@@ -455,7 +460,7 @@ fn changed_frames_as_the_slice_decoder_sees_them() {
 #[test]
 fn what_fuzzing_found() {
     privileged();
-    let mirror = Mirror::load(DecapConfig::AUTO, &transfers());
+    let mirror = Mirror::load(&DecapConfig::AUTO, &transfers());
     let mut run = 0;
     for target in ["decoder", "tunnels"] {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -480,7 +485,7 @@ fn cost() {
     let miss = tcp(v4(CLIENT, 40000), v4(ONLINE, 81), b"");
     let udp = changed(&miss, 23, 17);
     for (name, config) in [("none", DecapConfig::NONE), ("auto", DecapConfig::AUTO)] {
-        let mirror = Mirror::load(config, one);
+        let mirror = Mirror::load(&config, one);
         let ns = |frame: &[u8]| mirror.program.nanoseconds("mirror", frame, 1_000_000);
         println!(
             "--decap {name}: UDP {} ns, no match {} ns, match {} ns",
@@ -489,7 +494,7 @@ fn cost() {
             ns(&hit)
         );
     }
-    let mirror = Mirror::load(DecapConfig::AUTO, one);
+    let mirror = Mirror::load(&DecapConfig::AUTO, one);
     let once = wrap(layers()[0], ends(false), &hit);
     for (name, frame) in [
         ("vxlan", once.clone()),

@@ -339,7 +339,9 @@ mod tests {
         let mut out = frame[..14].to_vec();
         out.extend([0x45, 0]);
         out.extend(len.to_be_bytes());
-        out.extend([0, 0, 0, 0, 64, 47, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2, 0, 0, 8, 0]);
+        out.extend([
+            0, 0, 0, 0, 64, 47, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2, 0, 0, 8, 0,
+        ]);
         out.extend(&frame[14..]);
         out
     }
