@@ -29,7 +29,7 @@ pub use addr::{Addr, Endpoint};
 pub use build::{BuildError, FrameAddresses, HEADROOM_MAX_BYTES, TcpFrame, build_tcp_frame};
 pub use bytes::Bytes;
 pub use ether::{ETH_HEADER_BYTES, Ether, MAX_VLAN_TAGS, MacAddr, decode_ethernet, ethertype};
-pub use ip::{Ip, decode_ip, protocol};
+pub use ip::{Fragment, Ip, decode_ip, protocol};
 pub use options::{MAX_SACK_BLOCKS, SackBlock, SackBlocks, TcpOptions, Timestamps};
 pub use seq::SeqNumber;
 pub use tcp::{Tcp, TcpFlags, decode_tcp};
