@@ -3,7 +3,7 @@
 //! ```text
 //!  program ─▶ linear::Linear / skb::SkbBytes ─▶ common::packet::decode_*
 //!     │                                              │
-//!     ├─▶ config (.rodata, frozen at load), filter (tail calls)           ▼
+//!     ├─▶ config (.rodata), filter (tail calls)      ▼
 //!     └─▶ counters::Counters ◀── counter of a DecodeError
 //! ```
 #![no_std]

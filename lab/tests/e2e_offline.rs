@@ -613,3 +613,48 @@ fn top_speed_waits_for_the_target() {
     assert_eq!(outcomes.get("completed"), Some(&REQUESTS), "{outcomes:?}");
     world.finish();
 }
+
+/// No kernel program stands in front of a file: shares, shards, denied clients and filters hold all the same.
+#[test]
+fn which_sessions_of_a_file_are_replayed() {
+    let mut world = World::up();
+    world.record(&[("eth.pcap", &["-i", "eth0"])], curls);
+    let file = world.file("eth.pcap");
+    let total = |run: &Run| run.report.number("sessions/total");
+    let counted = |run: &Run, counter: &str| run.report.number(&format!("counters/{counter}"));
+    let all = total(&world.replay_all(&["--read", &file], 1));
+
+    let shards = ["0/2", "1/2"].map(|k| world.replay(&["--read", &file, "--shard", k], 0));
+    let [first, second] = shards.each_ref().map(total);
+    assert!(
+        first > 0 && second > 0 && first + second == all,
+        "{first} {second}"
+    );
+    assert_eq!(counted(&shards[0], "engine/sessions_other_shard"), second);
+
+    let share = world.replay(&["--read", &file, "-r", "40"], 0);
+    assert!(
+        (1..all).contains(&total(&share)),
+        "{} of {all}",
+        total(&share)
+    );
+    assert_eq!(
+        counted(&share, "engine/sessions_not_sampled"),
+        all - total(&share)
+    );
+
+    let client = lab::world::CLIENT_SOURCE.to_string();
+    let denied = world.replay(&["--read", &file, "--deny", &client], 0);
+    assert_eq!(
+        (total(&denied), counted(&denied, "engine/sessions_denied")),
+        (0, all)
+    );
+
+    let filtered = world.replay(&["--read", &file, "-F", "src host 203.0.113.1"], 0);
+    assert_eq!(total(&filtered), 0);
+    assert!(counted(&filtered, "read/filtered") >= all);
+    let passed = format!("src host {client}");
+    let run = world.replay_all(&["--read", &file, "-F", &passed], 1);
+    assert_eq!((total(&run), counted(&run, "read/filtered")), (all, 0));
+    world.finish();
+}

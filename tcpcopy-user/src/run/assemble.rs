@@ -296,8 +296,8 @@ fn engine_config(
         pool: config.clients.clone(),
         replicas: config.replicas,
         port_shift: config.port_shift,
-        // Without a ramp the kernel has chosen already.
-        share: if config.ramp {
+        // Without a ramp the kernel has chosen already, but for files.
+        share: if config.ramp || config.offline.is_some() {
             config.share
         } else {
             Share::ALL

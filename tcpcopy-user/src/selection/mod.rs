@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  tap, mirror      kernel: deny ─▶ shard ─▶ share              worker: nothing
-//!  other captures   worker: deny ─▶ shard ─▶ engine: share
+//!  files            reader: deny ─▶ shard ─▶ engine: share
 //! ```
 //! The share is the engine's part, since it also grows it (`-g`).
 
