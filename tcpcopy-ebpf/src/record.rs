@@ -21,11 +21,14 @@ use crate::maps::{RINGS, Ring, SLEEP};
 use crate::matching::count;
 
 const HEADER_BYTES: u64 = size_of::<RecordHeader>() as u64;
+/// Data of a record that only wakes: with the kernel's 8 bytes a cache line, as all others are of whole ones.
+const WAKE_BYTES: u64 = 56;
 const C0: usize = RECORD_CLASSES_BYTES[0];
 const C1: usize = RECORD_CLASSES_BYTES[1];
 const C2: usize = RECORD_CLASSES_BYTES[2];
 const C3: usize = RECORD_CLASSES_BYTES[3];
 const C4: usize = RECORD_CLASSES_BYTES[4];
+const C5: usize = RECORD_CLASSES_BYTES[5];
 
 /// Copies the whole packet, or counts why not.
 #[inline(always)]
@@ -66,6 +69,8 @@ pub fn copy_packet(ctx: &TcContext, cpu: u32, worker: u32) {
         put::<C3>(ctx, ring, worker, header, len)
     } else if len <= C4 as u64 {
         put::<C4>(ctx, ring, worker, header, len)
+    } else if len <= C5 as u64 {
+        put::<C5>(ctx, ring, worker, header, len)
     } else {
         put_large(ctx, ring, worker, header, len)
     };
@@ -109,8 +114,9 @@ fn put<const C: usize>(
             bpf_ringbuf_discard(record, u64::from(BPF_RB_NO_WAKEUP));
             return Err(TapCounter::LoadFailed);
         }
-        bpf_ringbuf_submit(record, wake_flags(worker));
+        bpf_ringbuf_submit(record, u64::from(BPF_RB_NO_WAKEUP));
     }
+    wake(map, worker);
     Ok(())
 }
 
@@ -123,7 +129,7 @@ fn put_large(
     mut header: RecordHeader,
     len: u64,
 ) -> Result<(), TapCounter> {
-    if len > C4 as u64 * u64::from(MAX_CONTINUATIONS) {
+    if len > C5 as u64 * u64::from(MAX_CONTINUATIONS) {
         return Err(TapCounter::TooLarge);
     }
     // All or nothing: a head without its tail would only cost the reader time. Room for 8 records of
@@ -137,7 +143,8 @@ fn put_large(
         )
     };
     // The kernel puts 8 bytes in front of each record and rounds up to 8 (kernel/bpf/ringbuf.c).
-    let need = len.div_ceil(C4 as u64) * (HEADER_BYTES + C4 as u64 + 16);
+    // Waking takes a record more.
+    let need = len.div_ceil(C5 as u64) * (HEADER_BYTES + C5 as u64 + 16) + WAKE_BYTES + 8;
     if used + need > size {
         return Err(TapCounter::RingFull);
     }
@@ -150,30 +157,46 @@ fn put_large(
         header.offset = offset as u32;
         if rest == 0 {
             break;
-        } else if rest <= C4 as u64 {
-            put::<C4>(ctx, ring, worker, header, rest)?;
+        } else if rest <= C5 as u64 {
+            put::<C5>(ctx, ring, worker, header, rest)?;
         } else {
-            put::<C4>(ctx, ring, worker, header, C4 as u64)?;
+            put::<C5>(ctx, ring, worker, header, C5 as u64)?;
         }
-        offset += C4 as u64;
+        offset += C5 as u64;
     }
     Ok(())
 }
 
-/// How to submit: wake the worker if it sleeps, and then only once.
+/// Wakes the worker if it sleeps, and then only once.
 ///
-/// The worker sets its flag and then looks for data; this program made data visible (the reserve
-/// moved the producer position) and then takes the flag. The exchange is a full barrier, so one of
-/// the two sees the other and no wake-up is lost.
+/// The worker sets its flag, and after a full barrier looks for data; this program made data visible (the
+/// reserve moved the producer position), and after the full barrier that submitting is (an exchange, in
+/// `bpf_ringbuf_commit`, kernel/bpf/ringbuf.c) it looks at the flag. So one of the two sees the other and no
+/// wake-up is lost. While the worker is awake all its producers only read the flag: the line stays in the
+/// caches of all of them.
 #[inline(always)]
-fn wake_flags(worker: u32) -> u64 {
+fn wake(map: *mut core::ffi::c_void, worker: u32) {
     let Some(slot) = SLEEP.get_ptr_mut(worker) else {
-        return u64::from(BPF_RB_NO_WAKEUP);
+        return;
     };
-    // SAFETY: the first word of the worker's slot, 8-byte aligned, only accessed atomically.
-    if unsafe { atomic::exchange(slot.cast(), 0) } == 0 {
-        u64::from(BPF_RB_NO_WAKEUP)
-    } else {
-        u64::from(BPF_RB_FORCE_WAKEUP)
+    let slot: *mut u64 = slot.cast();
+    // SAFETY: the first word of the worker's slot, 8-byte aligned, only accessed as a whole word.
+    if unsafe { slot.read_volatile() } == 0 {
+        return;
+    }
+    // SAFETY: as above. The one who takes the flag wakes.
+    if unsafe { atomic::exchange(slot, 0) } == 0 {
+        return;
+    }
+    // Waking is done by a record: an empty one, which the reader steps over.
+    // SAFETY: the ring that the kernel looked up; the record is discarded on the only path.
+    unsafe {
+        let record = bpf_ringbuf_reserve(map, WAKE_BYTES, 0);
+        if record.is_null() {
+            // Full, so that a reader who looked would not have slept: left to the next packet.
+            atomic::exchange(slot, 1);
+        } else {
+            bpf_ringbuf_discard(record, u64::from(BPF_RB_FORCE_WAKEUP));
+        }
     }
 }

@@ -8,7 +8,10 @@ mod record;
 mod rules;
 
 pub use counters::{INTERCEPT_COUNTERS, InterceptCounter, TAP_COUNTERS, TapCounter};
-pub use record::{MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RecordHeader, XdpMeta, record_flags};
+pub use record::{
+    MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RECORD_OVERHEAD_BYTES, RecordHeader, XdpMeta,
+    record_flags,
+};
 pub use rules::{
     DenyKey, EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, PORT_WORDS, PortWord,
     ProgramConfig, config_flags, filter_slots,

@@ -189,7 +189,7 @@ impl Reader for BareXsk {
 
     fn rest(&mut self, worked: bool) {
         if !worked {
-            idle::nap();
+            idle::nap(idle::NAP);
         }
     }
 }

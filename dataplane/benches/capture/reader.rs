@@ -64,6 +64,8 @@ pub fn drain(reader: &mut dyn Reader, core: usize, stop: &AtomicBool) -> Taken {
 pub struct Product<C> {
     capture: C,
     idle: Idle,
+    /// Packets of the last round.
+    work: usize,
     poll: PollSet,
     /// Pause on an empty round instead of the product's.
     pause: Option<Duration>,
@@ -75,6 +77,7 @@ impl<C: Capture> Product<C> {
         Self {
             capture,
             idle: Idle::default(),
+            work: 0,
             poll: PollSet::new(),
             pause: None,
         }
@@ -92,6 +95,7 @@ impl<C: Capture> Reader for Product<C> {
         let packets = self.capture.recv(&mut |batch| {
             bytes += batch.iter().map(|c| c.bytes.len() as u64).sum::<u64>();
         });
+        self.work = packets;
         (packets as u64, bytes)
     }
 
@@ -99,9 +103,9 @@ impl<C: Capture> Reader for Product<C> {
         if let Some(pause) = self.pause.filter(|_| !worked) {
             return std::thread::sleep(pause);
         }
-        match self.idle.after(worked, false, clock::now(), || None) {
+        match self.idle.after(self.work, false, clock::now(), || None) {
             Rest::None => {}
-            Rest::Nap => idle::nap(),
+            Rest::Nap(length) => idle::nap(length),
             Rest::Sleep(longest) => {
                 if self.capture.arm() {
                     self.poll.clear();

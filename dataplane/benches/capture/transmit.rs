@@ -174,8 +174,11 @@ impl Reader for Forwarder {
     }
 
     fn rest(&mut self, worked: bool) {
-        if self.idle.after(worked, true, clock::now(), || None) != Rest::None {
-            idle::nap();
+        let rest = self
+            .idle
+            .after(usize::from(worked), true, clock::now(), || None);
+        if let Rest::Nap(length) = rest {
+            idle::nap(length);
         }
     }
 }

@@ -31,6 +31,10 @@ const MAX_PACKET_BYTES: usize =
 /// microseconds of each other; a worker that sleeps 50 us between calls has waited 100 ms then.
 const PATIENCE_CALLS: u32 = 2000;
 
+/// How far ahead records are fetched, counted in records as long as the one that is taken: what another
+/// core has just written takes some 100 ns to come, and a record is taken in a tenth of that.
+const LOOK_AHEAD_RECORDS: u64 = 4;
+
 /// Looks at a record that is being written before the batch ends there. A copy of 64 KiB takes some
 /// microseconds.
 const BUSY_LOOKS: u32 = 256;
@@ -67,13 +71,13 @@ pub struct TapReader {
 }
 
 /// What is at the head of a ring.
-enum Head {
+enum Head<'a> {
     /// Nothing.
     Empty,
     /// A record that is being written.
     Busy,
-    /// A record captured at this time.
-    At(u64),
+    /// A packet, or the first part of one, and the next position.
+    At(RecordHeader, &'a [u8], u64),
 }
 
 impl TapReader {
@@ -116,7 +120,7 @@ impl TapReader {
             match head(ring, position, *end, &mut self.malformed) {
                 Head::Empty => {}
                 Head::Busy => busy = true,
-                Head::At(at) => self.heads.push(Reverse((at, index))),
+                Head::At(header, ..) => self.heads.push(Reverse((header.captured_ns, index))),
             }
         }
         self.busy_calls = if busy { self.busy_calls + 1 } else { 0 };
@@ -225,8 +229,8 @@ impl Capture for TapReader {
         }; BATCH];
         let mut n = 0;
         let mut large = None;
-        while !blocked && n < BATCH {
-            let Some(Reverse((at, index))) = self.heads.pop() else {
+        'batch: while !blocked && n < BATCH {
+            let Some(Reverse((oldest, index))) = self.heads.pop() else {
                 break;
             };
             let (Some(ring), Some(position), Some(&end)) = (
@@ -236,31 +240,38 @@ impl Capture for TapReader {
             ) else {
                 break;
             };
-            if at > newest {
+            if oldest > newest {
                 break;
             }
-            let Peek::Record(record, next) = ring.peek(*position, end) else {
-                break;
-            };
-            let Some((header, bytes)) = split(record) else {
-                break;
-            };
-            if header.frame_len > header.len {
-                large = Some(index);
-                break;
-            }
-            *position = next;
-            if let Some(slot) = batch.get_mut(n) {
+            // As long as no other ring has something older, this one goes on.
+            let until = self
+                .heads
+                .peek()
+                .map_or(newest, |other| other.0.0.min(newest));
+            loop {
+                let (header, bytes, next) = match head(ring, position, end, &mut self.malformed) {
+                    Head::Empty => break,
+                    Head::Busy => {
+                        blocked = true;
+                        break;
+                    }
+                    Head::At(header, bytes, next) => (header, bytes, next),
+                };
+                let Some(slot) = batch.get_mut(n).filter(|_| header.captured_ns <= until) else {
+                    self.heads.push(Reverse((header.captured_ns, index)));
+                    break;
+                };
+                if header.frame_len > header.len {
+                    large = Some(index);
+                    break 'batch;
+                }
+                ring.prefetch(next + LOOK_AHEAD_RECORDS * (next - *position));
+                *position = next;
                 *slot = Captured {
                     bytes,
                     meta: meta_of(&header),
                 };
                 n += 1;
-            }
-            match head(ring, position, end, &mut self.malformed) {
-                Head::Empty => {}
-                Head::Busy => blocked = true,
-                Head::At(at) => self.heads.push(Reverse((at, index))),
             }
         }
         if n == 0 {
@@ -306,7 +317,7 @@ impl Capture for TapReader {
 
 /// The first packet of a ring from `position` on, which moves over what is none.
 #[inline]
-fn head(ring: &Ring, position: &mut u64, end: u64, malformed: &mut u64) -> Head {
+fn head<'a>(ring: &'a Ring, position: &mut u64, end: u64, malformed: &mut u64) -> Head<'a> {
     let mut looks = 0;
     loop {
         match ring.peek(*position, end) {
@@ -318,7 +329,9 @@ fn head(ring: &Ring, position: &mut u64, end: u64, malformed: &mut u64) -> Head 
             }
             Peek::Discarded(next) => *position = next,
             Peek::Record(record, next) => match split(record) {
-                Some((header, _)) if header.offset == 0 => return Head::At(header.captured_ns),
+                Some((header, bytes)) if header.offset == 0 => {
+                    return Head::At(header, bytes, next);
+                }
                 // A continuation whose head was given up, or not a record of ours.
                 _ => {
                     *malformed += 1;

@@ -92,10 +92,10 @@ impl Worker {
         let mut idle = Idle::default();
         while !self.stop.load(Ordering::Acquire) {
             let now = clock::now();
-            let worked = self.round(now);
-            match idle.after(worked, false, now, || self.core.next_deadline(now)) {
+            let work = self.round(now);
+            match idle.after(work, false, now, || self.core.next_deadline(now)) {
                 Rest::None => {}
-                Rest::Nap => nap(),
+                Rest::Nap(length) => nap(length),
                 Rest::Sleep(left) => self.sleep(left),
             }
         }
@@ -110,8 +110,8 @@ impl Worker {
         self.core.finish(counters)
     }
 
-    /// One turn through everything; false if there was nothing to do.
-    fn round(&mut self, now: Nanos) -> bool {
+    /// One turn through everything; how much there was to do.
+    fn round(&mut self, now: Nanos) -> usize {
         let Self {
             core,
             captures,
@@ -142,7 +142,7 @@ impl Worker {
             work += core.take_links();
         }
         core.flush(now, clock::now);
-        core.advance(now) || work > 0
+        work + usize::from(core.advance(now))
     }
 
     /// Sleeps until something happens, at most for `left`.

@@ -37,7 +37,7 @@ use arrayvec::ArrayVec;
 use backlog::Backlog;
 use common::flow::{ClientSegment, Nanos, ResponseHeader, flow_hash, owner};
 use dataplane::handover::Handover;
-use dataplane::idle::{self, Idle, Rest, nap};
+use dataplane::idle::{self, Idle, NAP, Rest, nap};
 use dataplane::poll::PollSet;
 use dataplane::wake::Waker;
 use dataplane::{BATCH, Capture};
@@ -129,9 +129,9 @@ impl Worker {
             } = &mut self;
             let busy = sender.busy();
             let deadline = || earlier(engine.next_deadline(), sender.channel().deadline());
-            match idle.after(round.worked, busy, now, deadline) {
+            match idle.after(round.work, busy, now, deadline) {
                 Rest::None => {}
-                Rest::Nap => nap(),
+                Rest::Nap(length) => nap(length),
                 Rest::Sleep(left) => self.sleep(left),
             }
         }
@@ -169,7 +169,7 @@ impl Worker {
             self.publish(now);
         }
         Round {
-            worked: taken + handed_over > 0 || sent || !self.responses.is_empty(),
+            work: taken + handed_over + self.responses.len() + usize::from(sent),
             handed_over,
         }
     }
@@ -288,7 +288,7 @@ impl Worker {
             if !self.sender.busy() {
                 break;
             }
-            nap();
+            nap(NAP);
             self.sender.flush(now);
         }
         self.sender.begin_loop(clock());
@@ -381,7 +381,7 @@ impl Worker {
 /// What a round came to.
 #[derive(Clone, Copy, Debug)]
 struct Round {
-    worked: bool,
+    work: usize,
     handed_over: usize,
 }
 
