@@ -142,7 +142,7 @@ mod tests {
         let mut now = Nanos::from_secs(1);
         let mut at = |idle: &mut Idle, per_ms: usize, busy: bool| {
             for _ in 0..10 {
-                now = now + Nanos::from_millis(1);
+                now += Nanos::from_millis(1);
                 if per_ms > 0 {
                     assert_eq!(idle.after(per_ms, busy, now, || None), Rest::None);
                 }

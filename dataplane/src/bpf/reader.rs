@@ -28,7 +28,7 @@ use crate::port::{BATCH, Capture, CounterSink};
 const MAX_PACKET_BYTES: usize =
     MAX_CONTINUATIONS as usize * RECORD_CLASSES_BYTES[RECORD_CLASSES_BYTES.len() - 1];
 /// Calls after which a head without its continuation is given up. The program writes them within
-/// microseconds of each other; a worker that sleeps 50 us between calls has waited 100 ms then.
+/// microseconds of each other; a worker that sleeps 50 us or more between calls has waited 100 ms then.
 const PATIENCE_CALLS: u32 = 2000;
 
 /// How far ahead records are fetched, counted in records as long as the one that is taken: what another
@@ -39,7 +39,7 @@ const LOOK_AHEAD_RECORDS: u64 = 4;
 /// microseconds.
 const BUSY_LOOKS: u32 = 256;
 /// Calls after which a ring whose record stays busy no longer holds the others up: its CPU was taken
-/// away (a virtual machine's). At 50 us of sleep between calls this is 10 ms.
+/// away (a virtual machine's). At 50 us of sleep between calls this is 10 ms; longer naps end within 2 ms.
 const BUSY_CALLS: u32 = 200;
 
 /// Reads what the tap captured for one worker. Outlives the tap: what is in the rings stays readable.
