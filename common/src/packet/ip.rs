@@ -43,6 +43,50 @@ pub struct Ip {
     pub fragment: bool,
 }
 
+/// Where a fragment belongs in its datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Identification: with both addresses and the protocol it names the datagram.
+    pub id: u32,
+    /// First byte of the datagram's payload that is in this fragment.
+    pub offset: u32,
+    /// Others follow behind it.
+    pub more: bool,
+}
+
+impl Fragment {
+    /// What the headers of a packet say that [`decode_ip`] called a fragment.
+    #[inline(always)]
+    pub fn decode<B: Bytes + ?Sized>(bytes: &B, ip: &Ip) -> Result<Self, DecodeError> {
+        let (id, field, more) = if ip.src.is_v4() {
+            let h = bytes.read::<4>(ip.l3 + 4).ok_or(DecodeError::Truncated)?;
+            let field = u16::from_be_bytes([h[2], h[3]]);
+            // In units of eight bytes; behind three flags, the last of which is "more" (RFC 791
+            // section 3.1).
+            (
+                u32::from(u16::from_be_bytes([h[0], h[1]])),
+                field << 3,
+                field & 0x2000 != 0,
+            )
+        } else {
+            // The fragment header lies in front of what it carries (RFC 8200 section 4.5).
+            let at = ip.l4.checked_sub(8).ok_or(DecodeError::BadIp)?;
+            let h = bytes.read::<8>(at).ok_or(DecodeError::Truncated)?;
+            let field = u16::from_be_bytes([h[2], h[3]]);
+            (
+                u32::from_be_bytes([h[4], h[5], h[6], h[7]]),
+                field & 0xfff8,
+                field & 1 != 0,
+            )
+        };
+        Ok(Self {
+            id,
+            offset: u32::from(field),
+            more,
+        })
+    }
+}
+
 /// Decodes the IP header at `l3`.
 #[inline(always)]
 pub fn decode_ip<B: Bytes + ?Sized>(bytes: &B, l3: usize) -> Result<Ip, DecodeError> {

@@ -31,7 +31,7 @@ pub use build::{
 };
 pub use bytes::Bytes;
 pub use ether::{ETH_HEADER_BYTES, Ether, MAX_VLAN_TAGS, MacAddr, decode_ethernet, ethertype};
-pub use ip::{Ip, decode_ip, protocol};
+pub use ip::{Fragment, Ip, decode_ip, protocol};
 pub use options::{MAX_SACK_BLOCKS, SackBlock, SackBlocks, TcpOptions, Timestamps};
 pub use seq::SeqNumber;
 pub use tcp::{Tcp, TcpFlags, decode_tcp};

@@ -22,6 +22,7 @@ mod egress;
 mod intake;
 mod latency;
 mod parts;
+mod reassembly;
 mod sender;
 
 pub use control::{Control, LiveFigures, LiveStats};
