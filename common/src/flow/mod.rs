@@ -16,7 +16,7 @@ mod time;
 
 pub use block::Block;
 pub use captured::{CaptureMeta, Captured, ClientSegment};
-pub use owner::{flow_hash, owner, shard};
+pub use owner::{flow_hash, fragment_hash, owner, shard};
 pub use response::ResponseHeader;
 pub use segment::{Cause, Segment};
 pub use select::{Shard, Share};

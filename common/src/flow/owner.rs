@@ -4,7 +4,7 @@
 //! hashed by their source, responses by their destination, so both meet on one worker without a table.
 //! Kernel programs call the same functions.
 
-use crate::packet::Endpoint;
+use crate::packet::{Addr, Endpoint};
 
 /// 32-bit finaliser of MurmurHash3 (public domain, Austin Appleby): every input bit changes every
 /// output bit with probability near 1/2, three multiplications, no table, BPF-friendly.
@@ -30,6 +30,15 @@ pub const fn flow_hash(client: Endpoint) -> u32 {
         .wrapping_add(c)
         .wrapping_mul(0xc2b2_ae3d);
     mix(mix(upper ^ d).wrapping_add(client.port as u32))
+}
+
+/// Hash of a packet that comes in fragments, which carry no ports: all of them meet on the worker of this
+/// hash, and what is put together there goes on to the owner of its flow.
+#[inline(always)]
+pub const fn fragment_hash(src: Addr, dst: Addr, id: u32) -> u32 {
+    let from = flow_hash(Endpoint::new(src, id as u16));
+    let to = flow_hash(Endpoint::new(dst, (id >> 16) as u16));
+    mix(from ^ to.rotate_left(16))
 }
 
 /// Worker of a flow: `hash * workers / 2^32`, a uniform choice from the upper bits without a division.
@@ -69,6 +78,19 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn fragments_spread_over_workers_by_their_id() {
+        let (a, b) = (Addr::v4([10, 0, 0, 1]), Addr::v4([10, 0, 0, 2]));
+        for shift in [0, 16] {
+            let mut count = [0u32; 4];
+            for id in 0..40_000u32 {
+                count[owner(fragment_hash(a, b, id << shift), 4) as usize] += 1;
+            }
+            assert!(count.iter().all(|c| c.abs_diff(10_000) < 500), "{count:?}");
+        }
+        assert_ne!(fragment_hash(a, b, 1), fragment_hash(b, a, 1));
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub(super) trait RxRings: Send {
     fn receive(&mut self, into: &mut Vec<ReceivedFrame<Self::Desc>>);
     /// The bytes of a frame.
     fn bytes<'a>(&'a self, frame: &'a ReceivedFrame<Self::Desc>) -> &'a [u8];
+    /// The packet goes on in the next frame.
+    fn continues(&self, frame: &ReceivedFrame<Self::Desc>) -> bool;
     /// Reads the metadata in front of a frame and invalidates it, if it carries `cookie`.
     fn take_meta(&mut self, frame: &ReceivedFrame<Self::Desc>, cookie: u32) -> Option<XdpMeta>;
     /// Puts frames into the fill ring; those that do not fit stay in `frames`.

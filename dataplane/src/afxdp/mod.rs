@@ -13,15 +13,19 @@
 //! at the next attach. No XDP program is loaded here (libxdp's own is switched off): put
 //! [`AfXdpRx::as_raw_fd`] into an XSKMAP.
 //!
-//! Without `XDP_USE_SG` a packet larger than a frame's room (2048 - 256 bytes) cannot be received; the
-//! kernel drops it and counts it as `rx_dropped`.
+//! A packet larger than a frame's room (2048 - 256 bytes) comes in several frames (`XDP_USE_SG`, Linux 6.6)
+//! and is put together by joined.rs. Not with zero-copy on an interface whose MTU fits a frame: no such
+//! packet comes from its wire, and most drivers can do either only. Where several frames cannot be
+//! received the kernel drops such a packet and counts it as `rx_dropped`.
 
 mod frame;
+mod joined;
 mod region;
 mod rings;
 mod rx;
 mod tx;
 
+use crate::iface::Interface;
 use crate::port::{Capture, CounterSink, Transmit};
 use common::flow::Captured;
 use frame::FreeFrame;
@@ -37,7 +41,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 use tx::TxPort;
 use xsk_rs::config::{
-    BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
+    BindFlags, FrameSize, Interface as InterfaceName, LibxdpFlags, QueueSize, SocketConfig,
+    UmemConfig,
 };
 use xsk_rs::umem::Umem;
 
@@ -54,6 +59,10 @@ pub const FRAMES: u32 = 8192;
 pub const FRAME_BYTES: u32 = 2048;
 /// Ring size of a half that is not wanted; the kernel allows nothing smaller than 1.
 const UNUSED_RING: u32 = 64;
+/// What the kernel keeps free in front of a received packet (`XDP_PACKET_HEADROOM`).
+const HEADROOM_BYTES: u32 = 256;
+/// Ethernet with two VLAN tags, which the MTU does not count.
+const LINK_HEADER_BYTES: u32 = 22;
 
 /// What to open.
 #[derive(Clone, Debug)]
@@ -185,7 +194,7 @@ pub fn open(options: &OpenOptions) -> Result<Socket, AfXdpError> {
     let deadline = Instant::now() + BUSY_RETRY;
     let mut pause = BUSY_PAUSE;
     loop {
-        match open_once(options) {
+        match open_some_way(options) {
             Err(AfXdpError::Busy { .. }) if Instant::now() + pause < deadline => {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(BUSY_PAUSE_MAX);
@@ -195,7 +204,40 @@ pub fn open(options: &OpenOptions) -> Result<Socket, AfXdpError> {
     }
 }
 
-fn open_once(options: &OpenOptions) -> Result<Socket, AfXdpError> {
+/// Zero-copy if allowed and possible, else several frames a packet, which copies, else neither.
+fn open_some_way(options: &OpenOptions) -> Result<Socket, AfXdpError> {
+    let copy = if options.force_copy {
+        BindFlags::XDP_COPY
+    } else {
+        // Without XDP_COPY and XDP_ZEROCOPY the kernel tries zero-copy and falls back by itself
+        // (net/xdp/xsk_buff_pool.c, xp_assign_dev).
+        BindFlags::empty()
+    };
+    if !options.rx {
+        return open_once(options, copy);
+    }
+    if !options.force_copy {
+        let mtu = Interface::by_name(&options.ifname).map_or(0, |i| i.mtu);
+        let fits = mtu + LINK_HEADER_BYTES + HEADROOM_BYTES <= options.frame_bytes;
+        let several = if fits {
+            BindFlags::empty()
+        } else {
+            BindFlags::XDP_USE_SG
+        };
+        match open_once(options, BindFlags::XDP_ZEROCOPY | several) {
+            // The driver cannot; what else is wrong the next try will tell as well.
+            Err(AfXdpError::Os { .. } | AfXdpError::NoQueue { .. }) => {}
+            answer => return answer,
+        }
+    }
+    match open_once(options, BindFlags::XDP_COPY | BindFlags::XDP_USE_SG) {
+        // An unknown flag to kernels before 6.6.
+        Err(AfXdpError::NoQueue { .. }) => open_once(options, BindFlags::XDP_COPY),
+        answer => answer,
+    }
+}
+
+fn open_once(options: &OpenOptions, how: BindFlags) -> Result<Socket, AfXdpError> {
     let bad = |what: String| AfXdpError::Options {
         ifname: options.ifname.clone(),
         queue: options.queue,
@@ -244,19 +286,13 @@ fn open_once(options: &OpenOptions) -> Result<Socket, AfXdpError> {
     };
     let (rx_region, tx_region) = (region()?, region()?);
 
-    let mut bind = BindFlags::XDP_USE_NEED_WAKEUP;
-    if options.force_copy {
-        bind |= BindFlags::XDP_COPY;
-    }
-    // Without XDP_COPY and XDP_ZEROCOPY the kernel tries zero-copy and falls back by itself
-    // (net/xdp/xsk_buff_pool.c, xp_assign_dev).
     let config = SocketConfig::builder()
         .rx_queue_size(rx_ring)
         .tx_queue_size(tx_ring)
         .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-        .bind_flags(bind)
+        .bind_flags(BindFlags::XDP_USE_NEED_WAKEUP | how)
         .build();
-    let interface: Interface = options
+    let interface: InterfaceName = options
         .ifname
         .parse()
         .map_err(|_| AfXdpError::NoInterface {

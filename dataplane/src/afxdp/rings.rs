@@ -145,6 +145,10 @@ impl RxRings for XskRx {
         unsafe { self.region.bytes(desc.addr(), desc.lengths().data()) }
     }
 
+    fn continues(&self, frame: &ReceivedFrame<FrameDesc>) -> bool {
+        frame.desc().has_more_frames()
+    }
+
     fn take_meta(&mut self, frame: &ReceivedFrame<FrameDesc>, cookie: u32) -> Option<XdpMeta> {
         let at = frame.desc().addr().checked_sub(META_BYTES)?;
         // SAFETY: the bytes in front of the packet belong to the same frame (the kernel reserves

@@ -1,6 +1,7 @@
 //! Receiving: a batch from the RX ring, and its frames back to the fill ring in the same call.
 
 use super::frame::{FreeFrame, ReceivedFrame, RxRings};
+use super::joined::Joined;
 use crate::clock;
 use crate::port::{BATCH, CounterSink};
 use common::flow::{CaptureMeta, Captured, Nanos};
@@ -13,6 +14,8 @@ pub(super) struct RxPort<R: RxRings> {
     returning: Vec<FreeFrame<R::Desc>>,
     /// Marks valid [`common::abi::XdpMeta`]; `None` if the program writes none.
     cookie: Option<u32>,
+    /// Packets in several frames.
+    joined: Joined,
     frames: u64,
     bytes: u64,
     without_meta: u64,
@@ -26,6 +29,7 @@ impl<R: RxRings> RxPort<R> {
             received: Vec::with_capacity(BATCH),
             returning: frames,
             cookie,
+            joined: Joined::default(),
             frames: 0,
             bytes: 0,
             without_meta: 0,
@@ -52,7 +56,9 @@ impl<R: RxRings> RxPort<R> {
             meta: CaptureMeta::default(),
         }; BATCH];
         let mut now = None;
+        let mut several = self.joined.is_open();
         for (captured, frame) in batch.iter_mut().zip(&self.received) {
+            several |= self.rings.continues(frame);
             let meta = self
                 .cookie
                 .and_then(|cookie| self.rings.take_meta(frame, cookie));
@@ -77,12 +83,23 @@ impl<R: RxRings> RxPort<R> {
             captured.meta.frame_len = captured.meta.frame_len.max(captured.bytes.len() as u32);
             self.bytes += captured.bytes.len() as u64;
         }
-        act(&batch[..n]);
-        self.frames += n as u64;
+        if several {
+            // Rare: one of them is larger than a frame.
+            let more: [bool; BATCH] = std::array::from_fn(|at| {
+                let frame = self.received.get(at);
+                frame.is_some_and(|frame| self.rings.continues(frame))
+            });
+            let packets = self.joined.deliver(&batch[..n], &more, act);
+            self.frames += packets as u64;
+        } else {
+            act(&batch[..n]);
+            self.frames += n as u64;
+        }
         self.returning
             .extend(self.received.drain(..).map(ReceivedFrame::into_free));
         self.rings.refill(&mut self.returning);
         self.rings.wake_driver();
+        // Frames, also while a packet is not whole yet: there is work.
         n
     }
 
@@ -95,6 +112,8 @@ impl<R: RxRings> RxPort<R> {
         let losses = self.rings.losses();
         sink("rx_frames", self.frames);
         sink("rx_bytes", self.bytes);
+        sink("rx_joined", self.joined.joined());
+        sink("rx_too_large", self.joined.too_large());
         sink("rx_dropped", losses.dropped);
         sink("rx_ring_full", losses.ring_full);
         sink("rx_fill_ring_empty", losses.fill_ring_empty);

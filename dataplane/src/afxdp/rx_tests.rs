@@ -12,6 +12,8 @@ struct FakeKernel {
     fill: VecDeque<u32>,
     fill_capacity: usize,
     rx: VecDeque<u32>,
+    /// Frames whose packet goes on.
+    continued: Vec<u32>,
     fill_empty: u64,
     driver_asleep: bool,
     wakes: usize,
@@ -24,6 +26,7 @@ impl FakeKernel {
             fill: VecDeque::new(),
             fill_capacity,
             rx: VecDeque::new(),
+            continued: Vec::new(),
             fill_empty: 0,
             driver_asleep: false,
             wakes: 0,
@@ -57,6 +60,9 @@ impl RxRings for FakeKernel {
     }
     fn bytes<'a>(&'a self, frame: &'a ReceivedFrame<u32>) -> &'a [u8] {
         &self.memory[frame.desc()].0
+    }
+    fn continues(&self, frame: &ReceivedFrame<u32>) -> bool {
+        self.continued.contains(frame.desc())
     }
     fn take_meta(&mut self, frame: &ReceivedFrame<u32>, cookie: u32) -> Option<XdpMeta> {
         let meta = &mut self.memory.get_mut(frame.desc())?.1;
@@ -211,4 +217,24 @@ fn frames_are_conserved_even_with_a_fill_ring_too_small() {
         (0..TOTAL).collect::<Vec<_>>(),
         "each frame exactly once"
     );
+}
+
+#[test]
+fn a_packet_in_several_frames_comes_whole_with_the_first_ones_metadata() {
+    let mut port = port(8, Some(COOKIE));
+    for (n, meta) in [
+        (1, Some(meta(5, 180, COOKIE))),
+        (2, None),
+        (3, None),
+        (4, Some(meta(6, 60, COOKIE))),
+    ] {
+        assert!(port.rings.deliver(&[n; 60], meta));
+    }
+    let frames: Vec<u32> = port.rings.rx.iter().copied().collect();
+    port.rings.continued = frames[..2].to_vec();
+    let mut seen = Vec::new();
+    port.recv(&mut |batch| seen.extend(batch.iter().map(|c| (c.bytes.to_vec(), c.meta.at.0))));
+    let whole = [[1; 60], [2; 60], [3; 60]].concat();
+    assert_eq!(seen, [(whole, 5), (vec![4; 60], 6)]);
+    assert_eq!((port.rings.held(), port.held()), (8, 0));
 }
