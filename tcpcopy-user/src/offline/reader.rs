@@ -6,7 +6,10 @@ use super::schedule::Schedule;
 use crate::cli::Offline;
 use crate::selection::Selection;
 use crate::transfers::TransferTable;
-use crate::worker::{Counter, DECODE_ERROR_NAMES, Intake, IntakeCounters};
+use crate::worker::{
+    Counter, DECODE_ERROR_NAMES, Intake, IntakeCounters, Reassembler, ReassemblyCounters, Rejected,
+    tcp_fragment,
+};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use common::flow::{CaptureMeta, Captured, Nanos, flow_hash, owner};
 use common::packet::{DecodeError, Endpoint, decode_frame};
@@ -70,6 +73,7 @@ struct State {
     /// By cause, as a worker would count it.
     left_out: IntakeCounters,
     link_unknown: u64,
+    fragments: ReassemblyCounters,
     ports_reused: u64,
     /// Rejected by `-F`.
     filtered: u64,
@@ -147,6 +151,7 @@ impl Replayer {
             schedule: Schedule::new(offline.speed),
             ports: RoundPorts::default(),
             state: State::default(),
+            reassembler: Reassembler::default(),
             ethernet: Vec::new(),
             moved: Vec::new(),
         };
@@ -235,6 +240,7 @@ impl Replayer {
             ("ports_reused", state.ports_reused),
         ]
         .into_iter()
+        .chain(state.fragments.named())
         .chain(decoded)
         .map(|(name, value)| Counter {
             group: "read",
@@ -255,6 +261,8 @@ struct Reading {
     schedule: Option<Schedule>,
     ports: RoundPorts,
     state: State,
+    /// Packets that come in fragments.
+    reassembler: Reassembler,
     /// The frame, where an Ethernet header had to be made.
     ethernet: Vec<u8>,
     /// The frame, where the client has another port.
@@ -278,6 +286,8 @@ impl Reading {
                     return;
                 }
             }
+            // The next round has the same packets, with the same names.
+            self.reassembler.end();
             self.state.report.rounds += 1;
             self.show();
         }
@@ -288,6 +298,7 @@ impl Reading {
 
     fn show(&mut self) {
         self.state.ports_reused = self.ports.reused();
+        self.state.fragments = self.reassembler.counters();
         *self.shared.state() = self.state.clone();
     }
 
@@ -360,6 +371,8 @@ impl Reading {
         let mut captured = Captured {
             bytes: frame.bytes,
             meta: CaptureMeta {
+                // The file's time, by which fragments are given up.
+                at: Nanos(packet.at_ns),
                 frame_len: frame.len,
                 ..CaptureMeta::default()
             },
@@ -371,26 +384,40 @@ impl Reading {
             stop_at: None,
             selection: Some(&selection),
         };
-        let mut client = match rules.take(&captured) {
-            Ok(taken) => taken.segment.client,
+        let mut taken = rules.take(&captured).map(|t| t.segment.client);
+        if taken == Err(Rejected::Undecodable(DecodeError::Fragment)) {
+            taken = match tcp_fragment(captured.bytes) {
+                Ok((ip, _)) => {
+                    let Some(whole) = self.reassembler.take(&captured, &ip) else {
+                        return;
+                    };
+                    captured = whole;
+                    rules.take(&captured).map(|t| t.segment.client)
+                }
+                Err(error) => Err(Rejected::Undecodable(error)),
+            };
+        }
+        captured.meta.at = Nanos(0);
+        let mut client = match taken {
+            Ok(client) => client,
             Err(why) => {
                 self.state.left_out.leave_out(why);
                 return;
             }
         };
         let filter = self.shared.filter.load();
-        if filter.as_ref().is_some_and(|f| !f.matches(frame.bytes)) {
+        if filter.as_ref().is_some_and(|f| !f.matches(captured.bytes)) {
             self.state.filtered += 1;
             return;
         }
         if round > 0 {
             client = Endpoint::new(client.addr, self.ports.port(client));
             // It has just been decoded.
-            let Ok(decoded) = decode_frame(frame.bytes) else {
+            let Ok(decoded) = decode_frame(captured.bytes) else {
                 return;
             };
             self.moved.clear();
-            self.moved.extend_from_slice(frame.bytes);
+            self.moved.extend_from_slice(captured.bytes);
             let at = decoded.ip.l4;
             if let Some(port) = self.moved.get_mut(at..at + 2) {
                 port.copy_from_slice(&client.port.to_be_bytes());
@@ -415,3 +442,7 @@ impl Reading {
         self.state.report.requests += 1;
     }
 }
+
+#[cfg(test)]
+#[path = "fragment_tests.rs"]
+mod fragment_tests;

@@ -27,6 +27,7 @@ const LOSSES: [(&str, &[&str]); 5] = [
             "rx_dropped",
             "rx_ring_full",
             "rx_invalid_descs",
+            "rx_too_large",
             "tap_incomplete",
             "tap_malformed",
         ],
@@ -40,6 +41,9 @@ const LOSSES: [(&str, &[&str]); 5] = [
             "bad_tcp",
             "link_unknown",
             "other_family",
+            "reassembly_incomplete",
+            "reassembly_crowded_out",
+            "reassembly_invalid",
         ],
     ),
     (

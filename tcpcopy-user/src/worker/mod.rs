@@ -30,6 +30,7 @@ pub use egress::{Egress, Hop, LiveHops, NextHops, NoSupply, Supply};
 pub use intake::{DECODE_ERROR_NAMES, IntakeCounters};
 pub use latency::{Latencies, Latency};
 pub use parts::{Counter, WorkerParts, WorkerReport};
+pub use reassembly::{Reassembler, ReassemblyCounters, tcp_fragment};
 pub use sender::SendCounters;
 
 use crate::selection::Selection;
@@ -42,7 +43,7 @@ use dataplane::idle::{self, Idle, NAP, Rest, nap};
 use dataplane::poll::PollSet;
 use dataplane::wake::Waker;
 use dataplane::{BATCH, Capture};
-pub(crate) use intake::Intake;
+pub(crate) use intake::{Intake, Rejected};
 use sender::Sender;
 use session::{Engine, Outcome};
 use std::sync::Arc;

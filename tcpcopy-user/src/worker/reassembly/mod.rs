@@ -10,7 +10,7 @@
 mod slot;
 
 use common::flow::{CaptureMeta, Captured, Nanos};
-use common::packet::{Addr, DecodeError, Fragment, Ip};
+use common::packet::{Addr, DecodeError, Fragment, Ip, decode_ethernet, decode_ip, protocol};
 use slot::Slot;
 
 /// Packets that are put together at a time, by one worker: 4 MiB at most. A host that sends fragments
@@ -45,14 +45,26 @@ pub struct ReassemblyCounters {
 }
 
 impl ReassemblyCounters {
-    /// Adds another worker's.
-    pub fn merge(&mut self, other: &Self) {
-        self.fragments += other.fragments;
-        self.whole += other.whole;
-        self.incomplete += other.incomplete;
-        self.crowded_out += other.crowded_out;
-        self.invalid += other.invalid;
+    /// With names for reports.
+    pub fn named(&self) -> [(&'static str, u64); 5] {
+        [
+            ("fragments", self.fragments),
+            ("reassembled", self.whole),
+            ("reassembly_incomplete", self.incomplete),
+            ("reassembly_crowded_out", self.crowded_out),
+            ("reassembly_invalid", self.invalid),
+        ]
     }
+}
+
+/// The headers of a frame that is a fragment of a TCP packet.
+pub fn tcp_fragment(bytes: &[u8]) -> Result<(Ip, Fragment), DecodeError> {
+    let ether = decode_ethernet(bytes)?;
+    let ip = decode_ip(bytes, ether.l3)?;
+    if ip.protocol != protocol::TCP {
+        return Err(DecodeError::NotTcp);
+    }
+    Ok((ip, Fragment::decode(bytes, &ip)?))
 }
 
 /// The fragments that one worker gathers.
@@ -67,6 +79,15 @@ impl Reassembler {
     /// What became of fragments so far.
     pub fn counters(&self) -> ReassemblyCounters {
         self.counters
+    }
+
+    /// Gives up what is not whole: nothing more will come.
+    pub fn end(&mut self) {
+        for slot in &mut self.slots {
+            if slot.key.take().is_some() {
+                self.counters.incomplete += 1;
+            }
+        }
     }
 
     /// Takes a fragment whose header is `ip`. The whole packet, as one frame, if this was the last
