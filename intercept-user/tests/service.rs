@@ -5,6 +5,7 @@ mod support;
 use common::flow::Nanos;
 use common::packet::{Endpoint, TcpFlags};
 use common::wire::compat;
+use common::wire::native;
 use intercept_user::channel::{ControlOptions, QUEUE_RECORDS};
 use intercept_user::report::{Report, to_json, to_text};
 use intercept_user::worker::Limits;
@@ -442,6 +443,42 @@ fn many_peers_over_several_workers_whatever_the_queue() {
 }
 
 #[test]
+fn a_native_peer_gets_ipv6_and_gives_routes_back() {
+    let world = World::new(2);
+    let v6 = |n| Endpoint::new(common::packet::Addr([n; 16]), 8000 + u16::from(n));
+    let (client, target) = (v6(0x21), v6(0x22));
+    let mut peer = world.connect();
+    peer.send(&native::hello());
+    let mut ack = [0; native::ACK_BYTES];
+    peer.take_exact(&mut ack).expect("an answer");
+    assert_eq!(ack, native::ack());
+    peer.send(&native::switch());
+    peer.send(&native::ClientMessage::add(client, target).to_bytes());
+    let frame = response_frame(client, target, 7, TcpFlags::ACK, b"answer");
+    // Before or after its route: an early one is kept.
+    world.push(0, &frame, 0);
+    let mut got = [0; native::FRAME_HEAD_BYTES + native::HEADER_RECORD_BYTES];
+    peer.take_exact(&mut got).expect("a frame");
+    assert_eq!(got[..native::FRAME_HEAD_BYTES], native::frame_head(1));
+    let record = *got.last_chunk().expect("a record");
+    let header = native::HeaderRecord::decode(record);
+    assert_eq!((header.client, header.target), (client, target));
+    assert_eq!((header.seq.0, header.payload_len), (7, 6));
+    peer.send(&native::ClientMessage::del(client, target).to_bytes());
+    // A second route that answers shows that the first one's end was read.
+    peer.send(&native::ClientMessage::add(v6(0x23), target).to_bytes());
+    world.push(
+        0,
+        &response_frame(v6(0x23), target, 8, TcpFlags::ACK, b""),
+        0,
+    );
+    peer.take_exact(&mut got).expect("a frame");
+    let report = world.stop();
+    assert_eq!((report.channel.adds, report.channel.dels), (2, 1));
+    balanced(&report);
+}
+
+#[test]
 fn packets_that_are_no_responses_are_counted_by_cause() {
     let world = World::new(1);
     world.push(0, &[0; 60], 0);
@@ -459,7 +496,8 @@ fn packets_that_are_no_responses_are_counted_by_cause() {
     world.settle();
     let report = world.stop();
     assert_eq!(report.packets.received, 4);
-    assert_eq!((report.undecodable(), report.packets.not_ipv4), (3, 1));
+    // The IPv6 packet is a response that nobody has announced.
+    assert_eq!((report.undecodable(), report.unrouted()), (3, 1));
     let json: serde_json::Value =
         serde_json::from_str(&to_json(&report).expect("json")).expect("json");
     assert_eq!(json["packets"]["undecodable"]["fragment"], 1);

@@ -102,19 +102,7 @@ impl ClientRecord {
 /// length adjusted so that the payload length stays right.
 pub fn encode_record(h: &ResponseHeader) -> Option<[u8; RECORD_BYTES]> {
     let (src, dst) = (h.target.addr.as_v4()?, h.client.addr.as_v4()?);
-    let mut options = h.options;
-    let mut area = [0u8; 40];
-    let mut options_len = options.emit(&mut area);
-    if options_len > OPTION_BYTES {
-        // Cannot happen with what `emit` writes (20 bytes); kept for options that it may learn.
-        options = TcpOptions {
-            timestamps: options.timestamps,
-            ..TcpOptions::default()
-        };
-        area = [0; 40];
-        options_len = options.emit(&mut area);
-    }
-    options_len += emit_sack(&h.sack, &mut area, options_len);
+    let (area, options_len) = response_options(h);
     let header_len = 20 + options_len;
     // C reads the length from a 16-bit field: what GRO merged beyond 64 KiB cannot be said.
     let total = (20 + header_len + h.payload_len as usize).min(usize::from(u16::MAX)) as u16;
@@ -137,6 +125,24 @@ pub fn encode_record(h: &ResponseHeader) -> Option<[u8; RECORD_BYTES]> {
     let n = options_len.min(OPTION_BYTES);
     r[40..40 + n].copy_from_slice(&area[..n]);
     Some(r)
+}
+
+/// Option area of a response and its length: what the engine reads, as far as a record has room.
+pub(super) fn response_options(h: &ResponseHeader) -> ([u8; 40], usize) {
+    let mut options = h.options;
+    let mut area = [0u8; 40];
+    let mut options_len = options.emit(&mut area);
+    if options_len > OPTION_BYTES {
+        // Cannot happen with what `emit` writes (20 bytes); kept for options that it may learn.
+        options = TcpOptions {
+            timestamps: options.timestamps,
+            ..TcpOptions::default()
+        };
+        area = [0; 40];
+        options_len = options.emit(&mut area);
+    }
+    options_len += emit_sack(&h.sack, &mut area, options_len);
+    (area, options_len)
 }
 
 /// Appends as many SACK blocks as the record has room for; returns the bytes written.

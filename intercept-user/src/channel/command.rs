@@ -32,6 +32,8 @@ pub enum Command {
         connection: ConnectionId,
         /// Far end.
         peer: SocketAddr,
+        /// It offered the native format, which it is answered in.
+        native: bool,
         /// The socket, for the owner only. The control thread holds the other reference and reads.
         socket: Option<Arc<TcpStream>>,
     },

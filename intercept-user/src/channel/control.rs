@@ -9,6 +9,7 @@ use crate::routes::RouteKey;
 use common::flow::{Nanos, flow_hash, owner};
 use common::packet::Endpoint;
 use common::wire::compat::{CLIENT_RECORD_BYTES, ClientRecord, VERSION};
+use common::wire::native;
 use dataplane::poll::PollSet;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -249,15 +250,16 @@ impl Control {
         let workers = commands.workers();
         let socket = &connection.socket;
         connection.reader.feed(bytes, |record| match record {
-            ClientRecord::Hello { version, .. } => {
+            ClientRecord::Hello { version, extension } => {
+                let native = native::offered(extension);
                 totals.greeted += 1;
                 if version != VERSION {
                     tracing::warn!(%peer, version, "tcpcopy has another protocol version, expected {VERSION}");
                 }
-                tracing::info!(%peer, "tcpcopy connected");
+                tracing::info!(%peer, native, "tcpcopy connected");
                 for worker in 0..workers {
                     let socket = (worker == id.owner(workers)).then(|| Arc::clone(socket));
-                    commands.send(worker, Command::Open { connection: id, peer, socket });
+                    commands.send(worker, Command::Open { connection: id, peer, native, socket });
                 }
             }
             ClientRecord::Add { client, target } => {

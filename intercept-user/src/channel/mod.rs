@@ -1,4 +1,5 @@
-//! The channel to tcpcopy: the C wire format (`common::wire::compat`), server side.
+//! The channel to tcpcopy, server side: the C wire format (`common::wire::compat`), or ours (`native`) with those
+//! who offer it.
 //!
 //! ```text
 //!             accept, hello, ADD, DEL                  commands (SPSC ring per worker)
@@ -38,13 +39,13 @@ pub use rings::{CommandReceiver, CommandSender, Links, Routed, command_rings, li
 pub use throttle::Throttle;
 
 use common::flow::Nanos;
-use common::wire::compat::RECORD_BYTES;
+use common::wire::native::HEADER_RECORD_BYTES;
 
 /// An encoded response on its way to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Response {
     /// When the kernel saw it.
     pub at: Nanos,
-    /// As it goes on the wire.
-    pub record: [u8; RECORD_BYTES],
+    /// As it goes on the wire to a native peer; made into a C record for the others when it is framed.
+    pub record: [u8; HEADER_RECORD_BYTES],
 }

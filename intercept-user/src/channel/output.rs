@@ -8,7 +8,8 @@
 
 use super::Response;
 use common::flow::Nanos;
-use common::wire::compat::{MAX_FRAME_BYTES, MAX_RECORDS, RECORD_BYTES};
+use common::wire::compat::{self, MAX_RECORDS};
+use common::wire::native::{self, HeaderRecord};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use std::collections::VecDeque;
@@ -16,7 +17,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
-/// Records that wait for a peer that does not read: 512 KiB on the wire, beside what the kernel's socket
+/// Records that wait for a peer that does not read: 512 to 608 KiB on the wire, beside what the kernel's socket
 /// buffer holds. Older ones are of no use to a TCP sender, which has sent again by then.
 pub const QUEUE_RECORDS: usize = 8192;
 /// Frames per send(2): 16 KiB, four full batches. More does not make the call cheaper per byte.
@@ -62,6 +63,7 @@ pub enum Flushed {
 pub struct Output {
     socket: Arc<TcpStream>,
     peer: SocketAddr,
+    native: bool,
     queue: VecDeque<Response>,
     /// Whole frames, written up to `written`.
     staged: Vec<u8>,
@@ -75,13 +77,19 @@ pub struct Output {
 }
 
 impl Output {
-    /// For a nonblocking socket.
-    pub fn new(socket: Arc<TcpStream>, peer: SocketAddr) -> Self {
+    /// For a nonblocking socket. With `native` the stream begins with the answer to the peer's offer, which is
+    /// staged at once.
+    pub fn new(socket: Arc<TcpStream>, peer: SocketAddr, native: bool) -> Self {
+        let mut staged = Vec::with_capacity(STAGED_FRAMES * native::MAX_FRAME_BYTES);
+        if native {
+            staged.extend_from_slice(&native::ack());
+        }
         Self {
             socket,
             peer,
+            native,
             queue: VecDeque::with_capacity(STAGED_RECORDS),
-            staged: Vec::with_capacity(STAGED_FRAMES * MAX_FRAME_BYTES),
+            staged,
             written: 0,
             staged_at: Vec::with_capacity(STAGED_RECORDS),
             reported: 0,
@@ -184,11 +192,34 @@ impl Output {
             if count == 0 {
                 return;
             }
-            self.staged.extend_from_slice(&(count as u16).to_be_bytes());
+            if self.native {
+                self.staged
+                    .extend_from_slice(&native::frame_head(count as u16));
+            } else {
+                self.staged.extend_from_slice(&(count as u16).to_be_bytes());
+            }
             for response in self.queue.drain(..count) {
-                self.staged.extend_from_slice(&response.record);
+                if self.native {
+                    self.staged.extend_from_slice(&response.record);
+                } else {
+                    // IPv6 has no C record, and a C peer no route for it: zeros, which are no header, keep
+                    // the frame whole all the same.
+                    let header = HeaderRecord::decode(response.record);
+                    let record =
+                        compat::encode_record(&header).unwrap_or([0; compat::RECORD_BYTES]);
+                    self.staged.extend_from_slice(&record);
+                }
                 self.staged_at.push(response.at);
             }
+        }
+    }
+
+    /// Bytes of a full frame.
+    fn frame_bytes(&self) -> usize {
+        if self.native {
+            native::MAX_FRAME_BYTES
+        } else {
+            compat::MAX_FRAME_BYTES
         }
     }
 
@@ -197,7 +228,7 @@ impl Output {
         let complete = if self.written == self.staged.len() {
             self.staged_at.len()
         } else {
-            self.written / MAX_FRAME_BYTES * MAX_RECORDS
+            self.written / self.frame_bytes() * MAX_RECORDS
         };
         let new = self
             .staged_at
@@ -221,30 +252,69 @@ impl Output {
     }
 }
 
-const _: () = assert!(MAX_FRAME_BYTES == 2 + MAX_RECORDS * RECORD_BYTES);
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::wire::compat::FrameDecoder;
+    use common::flow::ResponseHeader;
+    use common::packet::{Addr, Endpoint, SackBlocks, SeqNumber, TcpFlags, TcpOptions};
+    use common::wire::compat::{FrameDecoder, MAX_FRAME_BYTES, RECORD_BYTES};
+    use common::wire::native::ServerStream;
     use std::io::Read;
     use std::net::TcpListener;
 
     fn pair() -> (Output, TcpStream) {
+        pair_in(false)
+    }
+
+    fn pair_in(native: bool) -> (Output, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let far = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         let (near, peer) = listener.accept().expect("accept");
         near.set_nonblocking(true).expect("nonblocking");
-        (Output::new(Arc::new(near), peer), far)
+        (Output::new(Arc::new(near), peer, native), far)
     }
 
     fn response(n: u64) -> Response {
-        let mut record = [0; RECORD_BYTES];
-        record[..8].copy_from_slice(&n.to_be_bytes());
+        let own = Endpoint::new(Addr::v4([10, 0, 0, 1]), 80);
+        let header = ResponseHeader {
+            target: own,
+            client: own,
+            seq: SeqNumber(n as u32),
+            ack: SeqNumber(0),
+            flags: TcpFlags::ACK,
+            window: 0,
+            payload_len: 0,
+            options: TcpOptions::default(),
+            sack: SackBlocks::default(),
+        };
         Response {
             at: Nanos(n),
-            record,
+            record: HeaderRecord::new(&header).to_bytes(),
         }
+    }
+
+    #[test]
+    fn a_native_stream_begins_with_the_answer_and_carries_all() {
+        let (mut output, mut far) = pair_in(true);
+        let mut done = Vec::new();
+        assert_eq!(output.flush(Nanos(1), &mut done), Flushed::Empty);
+        assert_eq!(done, []);
+        for n in 0..40 {
+            output.push(&response(n));
+        }
+        assert_eq!(output.flush(Nanos(1), &mut done), Flushed::Empty);
+        let (mut stream, mut got) = (ServerStream::default(), Vec::new());
+        let mut chunk = [0; 500];
+        while got.len() < 40 {
+            let n = far.read(&mut chunk).expect("read");
+            stream
+                .feed(&chunk[..n], |h| got.push(h.expect("header").seq.0))
+                .expect("frames");
+        }
+        assert!(stream.is_native());
+        assert_eq!(got, (0..40).collect::<Vec<_>>());
+        let (_, totals) = output.close();
+        assert_eq!((totals.sent, totals.frames), (40, 3));
     }
 
     #[test]
@@ -289,7 +359,8 @@ mod tests {
             let n = far.read(&mut chunk).expect("read");
             decoder
                 .feed(&chunk[..n], |r| {
-                    got.push(u64::from_be_bytes(*r.first_chunk().expect("8")));
+                    let header = compat::decode_record(r).expect("header");
+                    got.push(u64::from(header.seq.0));
                 })
                 .expect("frames stay whole");
         }

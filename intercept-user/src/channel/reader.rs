@@ -1,6 +1,7 @@
 //! Cuts what a peer sends into records, wherever TCP cut it.
 
 use common::wire::compat::{CLIENT_RECORD_BYTES, ClientRecord};
+use common::wire::native::{self, CLIENT_MESSAGE_BYTES, ClientMessage};
 
 /// Why a peer is disconnected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -17,11 +18,27 @@ pub enum Refused {
 }
 
 /// State of one connection's inbound stream.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Reader {
-    partial: [u8; CLIENT_RECORD_BYTES],
+    partial: [u8; CLIENT_MESSAGE_BYTES],
     filled: usize,
     greeted: bool,
+    /// The hello offered the native format.
+    offered: bool,
+    /// The peer has changed to it.
+    native: bool,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self {
+            partial: [0; CLIENT_MESSAGE_BYTES],
+            filled: 0,
+            greeted: false,
+            offered: false,
+            native: false,
+        }
+    }
 }
 
 impl Reader {
@@ -32,20 +49,41 @@ impl Reader {
         mut record: impl FnMut(ClientRecord),
     ) -> Result<(), Refused> {
         loop {
-            let take = (CLIENT_RECORD_BYTES - self.filled).min(bytes.len());
+            let want = if self.native {
+                CLIENT_MESSAGE_BYTES
+            } else {
+                CLIENT_RECORD_BYTES
+            };
+            let take = (want - self.filled).min(bytes.len());
             let (head, rest) = bytes.split_at(take);
             self.partial[self.filled..self.filled + take].copy_from_slice(head);
             self.filled += take;
             bytes = rest;
-            if self.filled < CLIENT_RECORD_BYTES {
+            if self.filled < want {
                 return Ok(());
             }
             self.filled = 0;
-            let decoded = ClientRecord::decode(&self.partial, !self.greeted);
-            if !self.greeted && !matches!(decoded, ClientRecord::Hello { .. }) {
-                return Err(Refused::NotHello { got: self.partial });
+            if self.native {
+                record(ClientMessage::decode(self.partial));
+                continue;
             }
-            self.greeted = true;
+            let mut compat = [0; CLIENT_RECORD_BYTES];
+            compat.copy_from_slice(&self.partial[..CLIENT_RECORD_BYTES]);
+            let decoded = ClientRecord::decode(&compat, !self.greeted);
+            match decoded {
+                ClientRecord::Hello { extension, .. } => {
+                    self.greeted = true;
+                    self.offered = native::offered(extension);
+                }
+                _ if !self.greeted => return Err(Refused::NotHello { got: compat }),
+                ClientRecord::Unknown {
+                    kind: native::SWITCH,
+                } if self.offered => {
+                    self.native = true;
+                    continue;
+                }
+                _ => {}
+            }
             record(decoded);
         }
     }
@@ -92,6 +130,40 @@ mod tests {
                 assert_eq!(got, records, "cut at {first} and {second}");
             }
         }
+    }
+
+    #[test]
+    fn behind_the_switch_every_cut_gives_the_same_messages() {
+        let client = Endpoint::new(Addr([0x20; 16]), 41_439);
+        let target = Endpoint::new(Addr([0x30; 16]), 8001);
+        let mut bytes = native::hello().to_vec();
+        bytes.extend(native::switch());
+        bytes.extend(ClientMessage::add(client, target).to_bytes());
+        bytes.extend(ClientMessage::del(client, target).to_bytes());
+        for cut in 0..=bytes.len() {
+            let mut reader = Reader::default();
+            let mut got = Vec::new();
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                reader.feed(part, |r| got.push(r)).expect("well formed");
+            }
+            let want = [
+                ClientRecord::Add { client, target },
+                ClientRecord::Del { client, target },
+            ];
+            assert_eq!(got[1..], want, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_switch_that_was_not_offered_is_an_unknown_record() {
+        let mut bytes = compat::hello().to_vec();
+        bytes.extend(native::switch());
+        let mut got = Vec::new();
+        Reader::default()
+            .feed(&bytes, |r| got.push(r))
+            .expect("well formed");
+        let kind = native::SWITCH;
+        assert_eq!(got[1..], [ClientRecord::Unknown { kind }]);
     }
 
     #[test]

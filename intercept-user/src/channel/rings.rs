@@ -212,7 +212,7 @@ mod tests {
     fn routed(n: u64) -> Routed {
         let response = Response {
             at: Nanos(n),
-            record: [0; 64],
+            record: [0; common::wire::native::HEADER_RECORD_BYTES],
         };
         Routed {
             connection: ConnectionId::default(),

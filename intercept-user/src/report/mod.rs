@@ -135,12 +135,8 @@ impl Report {
     pub fn unaccounted(&self) -> (i64, i64) {
         let p = &self.packets;
         let parked = &self.parked;
-        let packets = p.handover_dropped
-            + self.undecodable()
-            + p.not_ipv4
-            + p.routed
-            + parked.delivered
-            + self.unrouted();
+        let packets =
+            p.handover_dropped + self.undecodable() + p.routed + parked.delivered + self.unrouted();
         let r = &self.records;
         let records = r.outputs.sent
             + r.outputs.dropped_full

@@ -46,7 +46,6 @@ fn render(report: &Report, out: &mut String) -> std::fmt::Result {
         .into_iter()
         .map(|(name, e)| (name, packets.undecodable[e as usize]))
         .collect();
-    losses.push(("ipv6 (not in this wire format)", packets.not_ipv4));
     losses.push(("hand-over ring full", packets.handover_dropped));
     list(out, "  dropped   ", &losses)?;
     writeln!(

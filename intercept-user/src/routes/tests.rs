@@ -241,7 +241,7 @@ fn random_operations_agree_with_a_plain_map() {
 }
 
 fn response(n: u64) -> Response {
-    let mut record = [0; 64];
+    let mut record = [0; common::wire::native::HEADER_RECORD_BYTES];
     record[..8].copy_from_slice(&n.to_be_bytes());
     Response {
         at: Nanos(n),

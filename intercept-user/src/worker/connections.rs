@@ -33,7 +33,13 @@ pub struct Connections {
 
 impl Connections {
     /// A connection exists; with its socket if it is this worker's.
-    pub fn open(&mut self, id: ConnectionId, peer: SocketAddr, socket: Option<Arc<TcpStream>>) {
+    pub fn open(
+        &mut self,
+        id: ConnectionId,
+        peer: SocketAddr,
+        native: bool,
+        socket: Option<Arc<TcpStream>>,
+    ) {
         let index = id.index as usize;
         if index >= self.places.len() {
             self.places.resize_with(index + 1, Place::default);
@@ -50,7 +56,12 @@ impl Connections {
         };
         place.generation = id.generation;
         place.open = true;
-        place.output = socket.map(|socket| Output::new(socket, peer));
+        place.output = socket.map(|socket| Output::new(socket, peer, native));
+        if native && place.output.is_some() && !place.pending {
+            // The answer to its offer is waiting to be written.
+            place.pending = true;
+            self.pending.push(id.index);
+        }
     }
 
     /// A connection is gone; false if that was known.

@@ -6,7 +6,7 @@ use crate::channel::{Command, ConnectionId, Links, Response, Routed};
 use crate::routes::{Parked, ParkedTotals, RouteKey, RouteTable, RouteTotals};
 use common::flow::{Captured, Nanos, ResponseHeader, flow_hash, owner};
 use common::packet::{DecodeError, decode_frame};
-use common::wire::compat::encode_record;
+use common::wire::native::HeaderRecord;
 use dataplane::handover::Handover;
 use hdrhistogram::Histogram;
 
@@ -43,8 +43,6 @@ pub struct PacketTotals {
     pub handover_dropped: u64,
     /// Not decodable, by cause.
     pub undecodable: [u64; 6],
-    /// IPv6: the C format cannot carry them.
-    pub not_ipv4: u64,
     /// Found their route at once.
     pub routed: u64,
 }
@@ -57,7 +55,6 @@ impl std::ops::AddAssign for PacketTotals {
         for (a, b) in self.undecodable.iter_mut().zip(o.undecodable) {
             *a += b;
         }
-        self.not_ipv4 += o.not_ipv4;
         self.routed += o.routed;
     }
 }
@@ -181,13 +178,9 @@ impl Core {
 
     #[inline]
     fn response(&mut self, now: Nanos, frame: &Captured<'_>, header: &ResponseHeader) {
-        let Some(record) = encode_record(header) else {
-            self.packets.not_ipv4 += 1;
-            return;
-        };
         let response = Response {
             at: frame.meta.at,
-            record,
+            record: HeaderRecord::new(header).to_bytes(),
         };
         let key = RouteKey {
             client: header.client,
@@ -241,9 +234,10 @@ impl Core {
             Command::Open {
                 connection,
                 peer,
+                native,
                 socket,
             } => {
-                self.connections.open(connection, peer, socket);
+                self.connections.open(connection, peer, native, socket);
             }
             Command::Close { connection } => {
                 if self.connections.close(connection) {

@@ -1,10 +1,10 @@
 //! All connections to one intercept, and the routes it must know.
 
 use super::link::{Change, Link, LinkCounters};
+use super::queue::Message;
 use super::routes::{Carrier, RouteTable};
 use common::flow::{Nanos, ResponseHeader};
 use common::packet::Endpoint;
-use common::wire::compat;
 use std::net::SocketAddr;
 
 /// Slots looked at per loop when routes must be announced again: a million routes take a thousand
@@ -50,22 +50,28 @@ impl Intercept {
         self.links.iter_mut().try_for_each(Link::connect_blocking)
     }
 
+    /// At least one connection speaks our own format.
+    pub fn is_native(&self) -> bool {
+        self.links.iter().any(Link::is_native)
+    }
+
     /// At least one connection is up.
     pub fn is_up(&self) -> bool {
         self.links.iter().any(Link::is_up)
     }
 
-    /// Remembers a route and queues its announcement; false if no connection is up.
+    /// Remembers a route and queues its announcement; false if no connection can carry it now.
     pub fn announce(&mut self, client: Endpoint, target: Endpoint) -> bool {
-        let Some(record) = compat::add(client, target) else {
+        let v4 = client.addr.is_v4() && target.addr.is_v4();
+        if !v4 && !self.is_native() {
             return false;
-        };
+        }
         let route = self.routes.entry(client, target);
         let link = match route.carrier {
             // The same connection again: newer announcements win, and order within a connection is
             // kept, so that intercept never has a stale route.
             Some(c) if carries(&self.links, c) => Some(c.link),
-            _ => next_up(&self.links, &mut self.turn),
+            _ => next_up(&self.links, &mut self.turn, client, target),
         };
         let Some(link) = link else {
             route.carrier = None;
@@ -76,13 +82,23 @@ impl Intercept {
             link,
             generation: to.generation(),
         });
-        to.push(record);
+        to.push(Message::Add { client, target });
         true
     }
 
-    /// Forgets a route. The C format has no message for it; intercept expires routes by itself.
+    /// Forgets a route, and tells a native intercept so. C programs have no use for it; they, and ours where the
+    /// message is lost, expire routes by themselves.
     pub fn retire(&mut self, client: Endpoint, target: Endpoint) {
-        self.routes.remove(client, target);
+        let Some(carrier) = self.routes.remove(client, target) else {
+            return;
+        };
+        if carries(&self.links, carrier)
+            && let Some(link) = self.links.get_mut(carrier.link)
+            && link.is_native()
+            && !link.crowded()
+        {
+            link.push(Message::Del { client, target });
+        }
     }
 
     /// Moves all connections on and collects response headers. `ready` tells for each connection that
@@ -155,7 +171,12 @@ impl Intercept {
             if route.carrier.is_some_and(|c| carries(&self.links, c)) {
                 continue;
             }
-            let Some(link) = next_up(&self.links, &mut self.turn) else {
+            let (client, target) = (route.client, route.target);
+            let Some(link) = next_up(&self.links, &mut self.turn, client, target) else {
+                if self.links.iter().any(Link::is_up) {
+                    // IPv6 on a connection that is not native yet; when it is, a new pass begins.
+                    continue;
+                }
                 // Nobody to tell; the next connection starts a new pass.
                 self.rescan = None;
                 return;
@@ -165,14 +186,12 @@ impl Intercept {
                 self.rescan = Some(at);
                 return;
             }
-            if let Some(record) = compat::add(route.client, route.target) {
-                route.carrier = Some(Carrier {
-                    link,
-                    generation: to.generation(),
-                });
-                to.push(record);
-                self.reannounced += 1;
-            }
+            route.carrier = Some(Carrier {
+                link,
+                generation: to.generation(),
+            });
+            to.push(Message::Add { client, target });
+            self.reannounced += 1;
         }
         self.rescan = (end < self.routes.slots()).then_some(end);
     }
@@ -184,12 +203,12 @@ fn carries(links: &[Link], carrier: Carrier) -> bool {
         .is_some_and(|l| l.is_up() && l.generation() == carrier.generation)
 }
 
-/// The next connection that is up, each in turn.
-fn next_up(links: &[Link], turn: &mut usize) -> Option<usize> {
+/// The next connection that can carry the route, each in turn.
+fn next_up(links: &[Link], turn: &mut usize, client: Endpoint, target: Endpoint) -> Option<usize> {
     for _ in 0..links.len() {
         let at = *turn % links.len();
         *turn = turn.wrapping_add(1);
-        if links.get(at).is_some_and(Link::is_up) {
+        if links.get(at).is_some_and(|l| l.carries(client, target)) {
             return Some(at);
         }
     }

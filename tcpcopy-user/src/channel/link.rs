@@ -9,9 +9,10 @@
 //! ```
 //! Nothing here blocks after start-up.
 
-use super::queue::{QUEUE_RECORDS, SendQueue};
+use super::queue::{Message, QUEUE_RECORDS, SendQueue};
 use common::flow::{Nanos, ResponseHeader};
-use common::wire::compat::{self, CLIENT_RECORD_BYTES, FrameDecoder};
+use common::packet::Endpoint;
+use common::wire::native::ServerStream;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use std::io::{ErrorKind, Read};
@@ -66,7 +67,7 @@ enum State {
     },
     Up {
         socket: Socket,
-        decoder: Box<FrameDecoder>,
+        decoder: Box<ServerStream>,
     },
 }
 
@@ -75,7 +76,7 @@ enum State {
 pub enum Change {
     /// Nothing.
     None,
-    /// It is up now.
+    /// It is up now, or has just become native: routes that it could not carry before have a way.
     Up,
     /// It is down now.
     Down,
@@ -131,8 +132,19 @@ impl Link {
     }
 
     /// Queues a record. Call only while up.
-    pub fn push(&mut self, record: [u8; CLIENT_RECORD_BYTES]) {
-        self.counters.records_dropped += u64::from(self.queue.push(record));
+    pub fn push(&mut self, message: Message) {
+        self.counters.records_dropped += u64::from(self.queue.push(message));
+    }
+
+    /// Up, and able to carry routes of this client and target: IPv6 only once intercept has shown that it
+    /// speaks our own format.
+    pub fn carries(&self, client: Endpoint, target: Endpoint) -> bool {
+        self.is_up() && (self.queue.is_native() || (client.addr.is_v4() && target.addr.is_v4()))
+    }
+
+    /// Intercept has answered our offer.
+    pub fn is_native(&self) -> bool {
+        self.is_up() && self.queue.is_native()
     }
 
     /// Moves the connection on: connects when due, reads at most one buffer.
@@ -254,7 +266,7 @@ impl Link {
     }
 
     fn established(&mut self, socket: Socket) {
-        self.queue.restart(compat::hello());
+        self.queue.restart();
         self.generation = self.generation.wrapping_add(1);
         self.counters.connects += 1;
         self.state = State::Up {
@@ -273,16 +285,16 @@ impl Link {
                 // Bytes prove that the peer works; a peer that accepts and closes keeps its back-off.
                 self.backoff = BACKOFF_MIN;
                 let counters = &mut self.counters;
-                let fed = decoder.feed(buffer.get(..n).unwrap_or_default(), |record| {
-                    match compat::decode_record(record) {
-                        Some(header) => {
-                            counters.responses += 1;
-                            out.push(header);
-                        }
-                        None => counters.responses_bad += 1,
+                let fed = decoder.feed(buffer.get(..n).unwrap_or_default(), |header| {
+                    if let Some(header) = header {
+                        counters.responses += 1;
+                        out.push(header);
+                    } else {
+                        counters.responses_bad += 1;
                     }
                 });
                 match fed {
+                    Ok(()) if decoder.is_native() && self.queue.switch() => return Change::Up,
                     Ok(()) => return Change::None,
                     Err(bad) => bad.to_string(),
                 }

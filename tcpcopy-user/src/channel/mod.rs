@@ -1,4 +1,5 @@
-//! The channel to intercept, from the side that asks: one per worker, in the C programs' format.
+//! The channel to intercept, from the side that asks: one per worker, in the C programs' format, or in ours once
+//! intercept has answered the offer in the hello (`common::wire::native`).
 //!
 //! ```text
 //!  engine ──announce──▶ Channel ──▶ Intercept (one per -s) ──▶ Link (-C each) ──CLIENT_ADD──▶ intercept
@@ -49,7 +50,7 @@ pub struct Channel {
     intercepts: Vec<Intercept>,
     buffer: Box<[u8]>,
     poll: PollSet,
-    /// Announcements that the format cannot carry (IPv6).
+    /// Announcements of IPv6 that no intercept could carry: they speak the C format, or have not answered yet.
     unspeakable: u64,
 }
 
@@ -86,14 +87,13 @@ impl Channel {
 
     /// Asks all intercepts for the responses of `target` to `client`. False: none could be asked.
     pub fn announce(&mut self, client: Endpoint, target: Endpoint) -> bool {
-        if !(client.addr.is_v4() && target.addr.is_v4()) {
-            self.unspeakable += 1;
-            return false;
-        }
         let mut told = false;
         for intercept in &mut self.intercepts {
             // Every one must hear it, not only the first that can.
             told |= intercept.announce(client, target);
+        }
+        if !told && self.is_up() && !(client.addr.is_v4() && target.addr.is_v4()) {
+            self.unspeakable += 1;
         }
         told
     }

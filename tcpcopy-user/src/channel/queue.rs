@@ -1,96 +1,135 @@
 //! What waits to be written to one connection.
+//!
+//! ```text
+//!  Message ─▶ queue (bounded, drop oldest) ─▶ staged whole, in the format of the moment ─▶ write(2)
+//! ```
+//! What has been staged is written to its end before anything else: a stream out of step freezes a C peer.
 
-use common::wire::compat::CLIENT_RECORD_BYTES;
+use common::packet::Endpoint;
+use common::wire::compat::{self, CLIENT_RECORD_BYTES};
+use common::wire::native::{self, CLIENT_MESSAGE_BYTES, ClientMessage};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
 
-/// Records that may wait: a burst of this many new sessions within one stall of the peer. 896 KiB per
+/// Records that may wait: a burst of this many new sessions within one stall of the peer. 2.5 MiB per
 /// connection; beyond, the peer has been away for so long that the oldest sessions have timed out.
 pub const QUEUE_RECORDS: usize = 65_536;
 /// Records gathered for one write.
 const WRITE_RECORDS: usize = 128;
 
-type Record = [u8; CLIENT_RECORD_BYTES];
+/// What intercept is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A route is needed.
+    Add {
+        /// Client as the target sees it.
+        client: Endpoint,
+        /// Target.
+        target: Endpoint,
+    },
+    /// A route is not needed any more; only a native peer is told.
+    Del {
+        /// Client as the target sees it.
+        client: Endpoint,
+        /// Target.
+        target: Endpoint,
+    },
+}
 
 /// A bounded queue of whole records; when full it drops the oldest that is not being written.
 #[derive(Debug)]
 pub struct SendQueue {
-    records: VecDeque<Record>,
-    /// Bytes of the front record that are written already.
-    front_written: usize,
+    messages: VecDeque<Message>,
+    /// Whole records, written up to `written`, each of `record_bytes`.
+    staged: Vec<u8>,
+    written: usize,
+    record_bytes: usize,
+    /// What is staged from now on is in our own format.
+    native: bool,
+    /// The record behind which that begins is still to be staged.
+    switching: bool,
     capacity: usize,
 }
 
 impl SendQueue {
-    /// An empty queue for `capacity` records (at least 2).
+    /// An empty queue for `capacity` records (at least 1).
     pub fn new(capacity: usize) -> Self {
         Self {
-            records: VecDeque::new(),
-            front_written: 0,
-            capacity: capacity.max(2),
+            messages: VecDeque::new(),
+            staged: Vec::with_capacity(WRITE_RECORDS * CLIENT_MESSAGE_BYTES),
+            written: 0,
+            record_bytes: CLIENT_RECORD_BYTES,
+            native: false,
+            switching: false,
+            capacity: capacity.max(1),
         }
     }
 
-    /// Forgets everything and begins a connection with `hello`.
-    pub fn restart(&mut self, hello: Record) {
+    /// Forgets everything and begins a connection with the hello, which offers our own format.
+    pub fn restart(&mut self) {
         self.clear();
-        self.records.push_back(hello);
+        self.staged.extend_from_slice(&native::hello());
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.records.clear();
-        self.front_written = 0;
+        self.messages.clear();
+        self.staged.clear();
+        self.written = 0;
+        self.record_bytes = CLIENT_RECORD_BYTES;
+        (self.native, self.switching) = (false, false);
     }
 
-    /// Appends a record. True if an older one had to go for it.
-    pub fn push(&mut self, record: Record) -> bool {
-        let full = self.records.len() >= self.capacity;
+    /// Changes to our own format, behind what is staged already; false if that was done before.
+    pub fn switch(&mut self) -> bool {
+        let first = !self.native;
+        (self.native, self.switching) = (true, self.switching || first);
+        first
+    }
+
+    /// Messages that are pushed now go out in our own format.
+    pub fn is_native(&self) -> bool {
+        self.native
+    }
+
+    /// Appends a message. True if an older one had to go for it.
+    pub fn push(&mut self, message: Message) -> bool {
+        let full = self.messages.len() >= self.capacity;
         if full {
-            // Not the front: it may be half written, and a stream out of step freezes a C peer. The
-            // hello of a connection is the front until it is out.
-            let _ = self.records.remove(1);
+            self.messages.pop_front();
         }
-        self.records.push_back(record);
+        self.messages.push_back(message);
         full
     }
 
     /// Nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.messages.is_empty() && self.written == self.staged.len() && !self.switching
     }
 
     /// More than half full: bulk work such as announcing again should pause.
     pub fn crowded(&self) -> bool {
-        self.records.len() > self.capacity / 2
+        self.messages.len() > self.capacity / 2
     }
 
     /// Writes as much as `to` takes; returns the number of records that are complete now. An error is
     /// one that ends the connection.
     pub fn write_to(&mut self, to: &mut impl Write) -> std::io::Result<u64> {
         let mut done = 0;
-        while !self.records.is_empty() {
-            let mut bytes = [0u8; WRITE_RECORDS * CLIENT_RECORD_BYTES];
-            let mut len = 0;
-            for (slot, record) in bytes
-                .as_chunks_mut::<CLIENT_RECORD_BYTES>()
-                .0
-                .iter_mut()
-                .zip(&self.records)
-            {
-                *slot = *record;
-                len += CLIENT_RECORD_BYTES;
+        loop {
+            if self.written == self.staged.len() {
+                self.stage();
+                if self.staged.is_empty() {
+                    return Ok(done);
+                }
             }
-            let rest = bytes.get(self.front_written..len).unwrap_or_default();
-            match to.write(rest) {
+            match to.write(self.staged.get(self.written..).unwrap_or_default()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(n) => {
-                    let whole = self.front_written + n;
-                    self.front_written = whole % CLIENT_RECORD_BYTES;
-                    let complete = whole / CLIENT_RECORD_BYTES;
-                    self.records.drain(..complete.min(self.records.len()));
-                    done += complete as u64;
-                    if n < rest.len() {
+                    let before = self.written / self.record_bytes;
+                    self.written = (self.written + n).min(self.staged.len());
+                    done += (self.written / self.record_bytes - before) as u64;
+                    if self.written < self.staged.len() {
                         return Ok(done);
                     }
                 }
@@ -99,13 +138,45 @@ impl SendQueue {
                 Err(e) => return Err(e),
             }
         }
-        Ok(done)
+    }
+
+    fn stage(&mut self) {
+        self.staged.clear();
+        self.written = 0;
+        if std::mem::take(&mut self.switching) {
+            self.record_bytes = CLIENT_RECORD_BYTES;
+            self.staged.extend_from_slice(&native::switch());
+            return;
+        }
+        let count = self.messages.len().min(WRITE_RECORDS);
+        if self.native {
+            self.record_bytes = CLIENT_MESSAGE_BYTES;
+            for message in self.messages.drain(..count) {
+                let message = match message {
+                    Message::Add { client, target } => ClientMessage::add(client, target),
+                    Message::Del { client, target } => ClientMessage::del(client, target),
+                };
+                self.staged.extend_from_slice(&message.to_bytes());
+            }
+        } else {
+            self.record_bytes = CLIENT_RECORD_BYTES;
+            for message in self.messages.drain(..count) {
+                // `Link::carries` lets nothing else in before the switch.
+                if let Message::Add { client, target } = message
+                    && let Some(record) = compat::add(client, target)
+                {
+                    self.staged.extend_from_slice(&record);
+                }
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use common::packet::Addr;
+    use common::wire::compat::ClientRecord;
 
     /// Takes `room` bytes, then would block.
     struct Narrow {
@@ -128,51 +199,78 @@ mod tests {
         }
     }
 
+    fn add(n: u16) -> (Endpoint, Endpoint) {
+        (
+            Endpoint::new(Addr::v4([10, 0, 0, 1]), n),
+            Endpoint::new(Addr::v4([10, 0, 0, 2]), 80),
+        )
+    }
+
+    fn message(n: u16) -> Message {
+        let (client, target) = add(n);
+        Message::Add { client, target }
+    }
+
+    fn bytes(n: u16) -> Vec<u8> {
+        let (client, target) = add(n);
+        compat::add(client, target).unwrap().to_vec()
+    }
+
     #[test]
     fn a_half_written_record_is_completed_whatever_is_dropped() {
         let mut q = SendQueue::new(4);
-        q.restart([0; 14]);
+        q.restart();
         let mut to = Narrow {
             room: 14 + 5,
             got: Vec::new(),
         };
-        q.push([1; 14]);
+        q.push(message(1));
         assert_eq!(q.write_to(&mut to).unwrap(), 1);
-        for n in 2..=9u8 {
-            let dropped = q.push([n; 14]);
-            assert_eq!(dropped, n > 4, "record {n}");
+        for n in 2..=9 {
+            let dropped = q.push(message(n));
+            assert_eq!(dropped, n > 5, "record {n}");
         }
         to.room = 1000;
-        assert_eq!(q.write_to(&mut to).unwrap(), 4);
-        let order: Vec<u8> = to.got.chunks(14).map(|r| r[0]).collect();
-        assert_eq!(order, [0, 1, 7, 8, 9]);
-        assert!(
-            to.got.chunks(14).all(|r| r.iter().all(|b| *b == r[0])),
-            "torn record"
-        );
+        assert_eq!(q.write_to(&mut to).unwrap(), 5);
+        let want = [
+            native::hello().to_vec(),
+            bytes(1),
+            bytes(6),
+            bytes(7),
+            bytes(8),
+            bytes(9),
+        ];
+        assert_eq!(to.got, want.concat());
         assert!(q.is_empty());
     }
 
     #[test]
     fn every_split_of_the_stream_gives_the_same_bytes() {
-        for step in 1..40 {
+        for step in 1..60 {
             let mut q = SendQueue::new(300);
-            let mut want = Vec::new();
-            for n in 0..200u8 {
-                q.push([n; 14]);
-                want.extend_from_slice(&[n; 14]);
-            }
+            q.restart();
+            let mut want = native::hello().to_vec();
             let mut to = Narrow {
-                room: 0,
+                room: step,
                 got: Vec::new(),
             };
-            let mut done = 0;
+            let mut done = q.write_to(&mut to).unwrap();
+            want.extend(native::switch());
+            assert!(q.switch() && !q.switch());
+            for n in 0..200 {
+                q.push(message(n));
+                let (client, target) = add(n);
+                want.extend(ClientMessage::add(client, target).to_bytes());
+            }
             while !q.is_empty() {
                 to.room = step;
                 done += q.write_to(&mut to).unwrap();
             }
-            assert_eq!(done, 200);
+            assert_eq!(done, 202);
             assert_eq!(to.got, want, "step {step}");
+            let last = ClientMessage::decode(*to.got.last_chunk().unwrap());
+            let (client, target) = add(199);
+            assert_eq!(last, ClientRecord::Add { client, target });
         }
     }
 }

@@ -53,15 +53,12 @@ impl RouteTable {
         })
     }
 
-    /// Forgets a route.
-    pub fn remove(&mut self, client: Endpoint, target: Endpoint) {
-        let Some(at) = self.index.remove(&(client, target)) else {
-            return;
-        };
-        if let Some(slot) = self.slots.get_mut(at as usize) {
-            *slot = None;
-            self.free.push(at);
-        }
+    /// Forgets a route; says where it was announced.
+    pub fn remove(&mut self, client: Endpoint, target: Endpoint) -> Option<Carrier> {
+        let at = self.index.remove(&(client, target))?;
+        let route = self.slots.get_mut(at as usize)?.take();
+        self.free.push(at);
+        route?.carrier
     }
 
     /// The route in a slot; `None` if the slot is empty or beyond the end.

@@ -1,6 +1,7 @@
 use super::*;
 use common::packet::{Addr, SackBlocks, SeqNumber, TcpFlags, TcpOptions};
 use common::wire::compat::{self, ClientRecord, MAX_RECORDS};
+use common::wire::native::{self, CLIENT_MESSAGE_BYTES, ClientMessage, HeaderRecord};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -50,7 +51,7 @@ fn accept(listener: &TcpListener) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut hello = [0; 14];
     (&stream).read_exact(&mut hello).unwrap();
-    assert_eq!(hello, compat::hello());
+    assert_eq!(hello, native::hello());
     stream
 }
 
@@ -324,4 +325,48 @@ fn ipv6_is_refused_by_the_format_and_counted() {
     assert!(!channel.announce(v6, target()));
     assert_eq!(counter(&channel, "family_not_carried"), 2);
     assert_eq!(counter(&channel, "routes_live"), 0);
+}
+
+#[test]
+fn a_native_intercept_carries_ipv6_and_hears_of_ends() {
+    let (listener, peer) = listener();
+    let mut channel = Channel::connect(&[peer], 1, false, now()).unwrap();
+    let mut stream = accept(&listener);
+    // Before the answer: the C format.
+    assert!(channel.announce(client(1), target()));
+    channel.flush(now());
+    assert!(matches!(read_record(&mut stream), ClientRecord::Add { .. }));
+    let v6 = Endpoint::new(Addr([0x20; 16]), 443);
+    assert!(!channel.announce(v6, v6));
+    stream.write_all(&native::ack()).unwrap();
+    let mut out = Vec::new();
+    until(&mut channel, &mut out, |c, _| c.intercepts[0].is_native());
+    assert!(channel.announce(v6, v6));
+    channel.flush(now());
+    channel.retire(client(1), target());
+    channel.flush(now());
+    let kind = native::SWITCH;
+    assert_eq!(read_record(&mut stream), ClientRecord::Unknown { kind });
+    let mut message = [0; CLIENT_MESSAGE_BYTES];
+    stream.read_exact(&mut message).unwrap();
+    let (client_1, target_1) = (client(1), target());
+    let add = ClientRecord::Add {
+        client: v6,
+        target: v6,
+    };
+    assert_eq!(ClientMessage::decode(message), add);
+    stream.read_exact(&mut message).unwrap();
+    let del = ClientRecord::Del {
+        client: client_1,
+        target: target_1,
+    };
+    assert_eq!(ClientMessage::decode(message), del);
+    let mut response = header(3);
+    (response.client, response.target) = (v6, v6);
+    stream.write_all(&native::frame_head(1)).unwrap();
+    stream
+        .write_all(&HeaderRecord::new(&response).to_bytes())
+        .unwrap();
+    until(&mut channel, &mut out, |_, out| !out.is_empty());
+    assert_eq!(out, [response]);
 }

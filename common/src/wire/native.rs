@@ -1,0 +1,357 @@
+//! The format between our own programs: both address families, routes that are given back.
+//!
+//! It is negotiated inside the C format, which a C peer of either side never notices:
+//!
+//! ```text
+//!  tcpcopy ── C hello, its free bytes 8..14 = OFFER ─────────────▶ intercept     C: ignores them
+//!  tcpcopy ── C records (IPv4 sessions need not wait) ───────────▶
+//!  tcpcopy ◀─ ACK (16 bytes), then native frames only ──────────── intercept     C: never answers
+//!  tcpcopy ── C record of type SWITCH, then ClientMessages only ─▶ intercept
+//! ```
+//! tcpcopy sends [`SWITCH`] only after the ACK, so a C intercept never sees it. The ACK begins with a byte
+//! that no C stream begins with (counts up to 16, or 0x45 to 0x4f without counts). Each direction changes at
+//! a place of its own, named in its own byte stream: nobody has to wait for the other.
+//!
+//! The last bytes of offer and ACK are flags, of which none is defined yet: both sides send zero and ignore
+//! what they do not know. They have room for authentication, whose messages would follow the ACK.
+
+use super::compat::{self, BadCount, CLIENT_RECORD_BYTES, ClientRecord, response_options};
+use crate::flow::ResponseHeader;
+use crate::packet::{Addr, Endpoint, SeqNumber, TcpFlags, TcpOptions};
+use bytemuck::{Pod, Zeroable};
+
+/// Version of this format.
+const VERSION: u8 = 1;
+/// What tcpcopy puts into the free bytes of its hello: a mark, the version, flags.
+const OFFER: [u8; 6] = [b'T', b'c', b'p', VERSION, 0, 0];
+/// First two bytes of the acknowledgement.
+const ACK_MARK: [u8; 2] = [0xac, 0x4e];
+/// Size of the acknowledgement.
+pub const ACK_BYTES: usize = 16;
+/// Type of the C record behind which tcpcopy speaks this format.
+pub const SWITCH: u16 = 0x4e54;
+/// Size of a [`ClientMessage`].
+pub const CLIENT_MESSAGE_BYTES: usize = size_of::<ClientMessage>();
+/// Size of a [`HeaderRecord`].
+pub const HEADER_RECORD_BYTES: usize = size_of::<HeaderRecord>();
+/// Most records in a frame; as in the C format, one batch of 64 makes four.
+pub const MAX_RECORDS: usize = compat::MAX_RECORDS;
+/// Size of what precedes the records of a frame.
+pub const FRAME_HEAD_BYTES: usize = 4;
+/// Largest frame.
+pub const MAX_FRAME_BYTES: usize = FRAME_HEAD_BYTES + MAX_RECORDS * HEADER_RECORD_BYTES;
+/// Kind of a frame of response headers.
+const KIND_HEADERS: u16 = 1;
+const TYPE_ADD: u16 = 1;
+const TYPE_DEL: u16 = 2;
+const OPTION_BYTES: usize = 24;
+
+/// What tcpcopy says behind [`SWITCH`]. Numbers are big-endian, addresses IPv6 or IPv4-mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ClientMessage {
+    kind: [u8; 2],
+    client_port: [u8; 2],
+    target_port: [u8; 2],
+    reserved: [u8; 2],
+    client: [u8; 16],
+    target: [u8; 16],
+}
+
+const _: () = assert!(size_of::<ClientMessage>() == 40);
+
+impl ClientMessage {
+    /// Responses of `target` to `client` shall come to this connection.
+    pub const fn add(client: Endpoint, target: Endpoint) -> Self {
+        Self::new(TYPE_ADD, client, target)
+    }
+
+    /// The route is not needed any more.
+    pub const fn del(client: Endpoint, target: Endpoint) -> Self {
+        Self::new(TYPE_DEL, client, target)
+    }
+
+    const fn new(kind: u16, client: Endpoint, target: Endpoint) -> Self {
+        Self {
+            kind: kind.to_be_bytes(),
+            client_port: client.port.to_be_bytes(),
+            target_port: target.port.to_be_bytes(),
+            reserved: [0; 2],
+            client: client.addr.0,
+            target: target.addr.0,
+        }
+    }
+
+    /// As it goes on the wire.
+    pub fn to_bytes(self) -> [u8; CLIENT_MESSAGE_BYTES] {
+        let mut bytes = [0; CLIENT_MESSAGE_BYTES];
+        bytes.copy_from_slice(bytemuck::bytes_of(&self));
+        bytes
+    }
+
+    /// Reads a message. Any bytes are one; a kind that is not known is to be ignored.
+    pub fn decode(bytes: [u8; CLIENT_MESSAGE_BYTES]) -> ClientRecord {
+        let m: Self = bytemuck::pod_read_unaligned(&bytes);
+        let client = Endpoint::new(Addr(m.client), u16::from_be_bytes(m.client_port));
+        let target = Endpoint::new(Addr(m.target), u16::from_be_bytes(m.target_port));
+        match u16::from_be_bytes(m.kind) {
+            TYPE_ADD => ClientRecord::Add { client, target },
+            TYPE_DEL => ClientRecord::Del { client, target },
+            kind => ClientRecord::Unknown { kind },
+        }
+    }
+}
+
+/// One response. Numbers are big-endian, addresses IPv6 or IPv4-mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct HeaderRecord {
+    client: [u8; 16],
+    target: [u8; 16],
+    client_port: [u8; 2],
+    target_port: [u8; 2],
+    seq: [u8; 4],
+    ack: [u8; 4],
+    payload_len: [u8; 4],
+    window: [u8; 2],
+    flags: u8,
+    options_len: u8,
+    options: [u8; OPTION_BYTES],
+}
+
+const _: () = assert!(size_of::<HeaderRecord>() == 76);
+
+impl HeaderRecord {
+    /// Of a response; options beyond 24 bytes are cut as in the C format.
+    pub fn new(h: &ResponseHeader) -> Self {
+        let (area, len) = response_options(h);
+        let mut options = [0; OPTION_BYTES];
+        options.copy_from_slice(&area[..OPTION_BYTES]);
+        Self {
+            client: h.client.addr.0,
+            target: h.target.addr.0,
+            client_port: h.client.port.to_be_bytes(),
+            target_port: h.target.port.to_be_bytes(),
+            seq: h.seq.0.to_be_bytes(),
+            ack: h.ack.0.to_be_bytes(),
+            payload_len: h.payload_len.to_be_bytes(),
+            window: h.window.to_be_bytes(),
+            flags: h.flags.0,
+            options_len: len.min(OPTION_BYTES) as u8,
+            options,
+        }
+    }
+
+    /// As it goes on the wire.
+    pub fn to_bytes(self) -> [u8; HEADER_RECORD_BYTES] {
+        let mut bytes = [0; HEADER_RECORD_BYTES];
+        bytes.copy_from_slice(bytemuck::bytes_of(&self));
+        bytes
+    }
+
+    /// Reads a record; any bytes are one.
+    pub fn decode(bytes: [u8; HEADER_RECORD_BYTES]) -> ResponseHeader {
+        let r: Self = bytemuck::pod_read_unaligned(&bytes);
+        let used = usize::from(r.options_len).min(OPTION_BYTES);
+        let (options, sack) = TcpOptions::parse_with_sack(&r.options[..used]);
+        ResponseHeader {
+            target: Endpoint::new(Addr(r.target), u16::from_be_bytes(r.target_port)),
+            client: Endpoint::new(Addr(r.client), u16::from_be_bytes(r.client_port)),
+            seq: SeqNumber(u32::from_be_bytes(r.seq)),
+            ack: SeqNumber(u32::from_be_bytes(r.ack)),
+            flags: TcpFlags(r.flags & 0x3f),
+            window: u16::from_be_bytes(r.window),
+            payload_len: u32::from_be_bytes(r.payload_len),
+            options,
+            sack,
+        }
+    }
+}
+
+/// The C hello with our offer in its free bytes.
+pub fn hello() -> [u8; CLIENT_RECORD_BYTES] {
+    let mut hello = compat::hello();
+    hello[8..].copy_from_slice(&OFFER);
+    hello
+}
+
+/// True if the free bytes of a hello offer this format. Flags that are not known are no obstacle.
+pub fn offered(extension: [u8; 6]) -> bool {
+    extension[..4] == OFFER[..4]
+}
+
+/// What intercept answers an offer with.
+pub fn ack() -> [u8; ACK_BYTES] {
+    let mut ack = [0; ACK_BYTES];
+    ack[..2].copy_from_slice(&ACK_MARK);
+    ack[2] = VERSION;
+    ack
+}
+
+/// The C record behind which tcpcopy speaks this format.
+pub fn switch() -> [u8; CLIENT_RECORD_BYTES] {
+    let mut record = [0; CLIENT_RECORD_BYTES];
+    record[6..8].copy_from_slice(&SWITCH.to_be_bytes());
+    record
+}
+
+/// What precedes `count` records.
+pub fn frame_head(count: u16) -> [u8; FRAME_HEAD_BYTES] {
+    let ([a, b], [c, d]) = (KIND_HEADERS.to_be_bytes(), count.to_be_bytes());
+    [a, b, c, d]
+}
+
+/// Why a stream from intercept cannot be read on: the connection must be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadStream {
+    /// In the C format.
+    Compat(BadCount),
+    /// The answer to our offer is none that we know.
+    Ack([u8; 4]),
+    /// A frame of another kind, or with too many records.
+    Frame {
+        /// Its kind.
+        kind: u16,
+        /// Its number of records.
+        count: u16,
+    },
+}
+
+impl core::fmt::Display for BadStream {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Compat(bad) => bad.fmt(f),
+            Self::Ack(got) => write!(
+                f,
+                "intercept answers the hello with {got:02x?}, expected ac 4e and version {VERSION}; \
+                 are both programs of one version?"
+            ),
+            Self::Frame { kind, count } => write!(
+                f,
+                "frame of kind {kind} with {count} records, expected kind {KIND_HEADERS} with at most \
+                 {MAX_RECORDS}; are both programs of one version?"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for BadStream {}
+
+/// Reads what intercept sends, in whichever format its first byte says. Bytes may arrive in pieces of any size.
+#[derive(Clone, Debug)]
+pub struct ServerStream(Mode);
+
+#[derive(Clone, Debug)]
+enum Mode {
+    /// Nothing has come.
+    Undecided,
+    Compat(compat::FrameDecoder),
+    Native(FrameDecoder),
+}
+
+impl Default for ServerStream {
+    fn default() -> Self {
+        Self(Mode::Undecided)
+    }
+}
+
+impl ServerStream {
+    /// The acknowledgement has come whole.
+    pub fn is_native(&self) -> bool {
+        matches!(&self.0, Mode::Native(d) if d.acknowledged)
+    }
+
+    /// Feeds bytes and calls `header` for each record: `None` for one that is no TCP header.
+    pub fn feed(
+        &mut self,
+        bytes: &[u8],
+        mut header: impl FnMut(Option<ResponseHeader>),
+    ) -> Result<(), BadStream> {
+        if matches!(self.0, Mode::Undecided) {
+            let Some(&first) = bytes.first() else {
+                return Ok(());
+            };
+            self.0 = if first == ACK_MARK[0] {
+                Mode::Native(FrameDecoder::default())
+            } else {
+                Mode::Compat(compat::FrameDecoder::default())
+            };
+        }
+        match &mut self.0 {
+            Mode::Undecided => Ok(()),
+            Mode::Compat(d) => d
+                .feed(bytes, |r| header(compat::decode_record(r)))
+                .map_err(BadStream::Compat),
+            Mode::Native(d) => d.feed(bytes, |r| header(Some(HeaderRecord::decode(*r)))),
+        }
+    }
+}
+
+/// Cuts a native stream, from the acknowledgement on, into records.
+#[derive(Clone, Debug)]
+struct FrameDecoder {
+    partial: [u8; HEADER_RECORD_BYTES],
+    /// Bytes in `partial`.
+    filled: usize,
+    /// Records still to come in this frame; 0 means that a head is due.
+    due: u16,
+    acknowledged: bool,
+}
+
+impl Default for FrameDecoder {
+    fn default() -> Self {
+        Self {
+            partial: [0; HEADER_RECORD_BYTES],
+            filled: 0,
+            due: 0,
+            acknowledged: false,
+        }
+    }
+}
+
+impl FrameDecoder {
+    fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        mut record: impl FnMut(&[u8; HEADER_RECORD_BYTES]),
+    ) -> Result<(), BadStream> {
+        loop {
+            let want = match (self.acknowledged, self.due) {
+                (false, _) => ACK_BYTES,
+                (true, 0) => FRAME_HEAD_BYTES,
+                (true, _) => HEADER_RECORD_BYTES,
+            };
+            let take = (want - self.filled).min(bytes.len());
+            let (head, rest) = bytes.split_at(take);
+            if let Some(to) = self.partial.get_mut(self.filled..self.filled + take) {
+                to.copy_from_slice(head);
+            }
+            self.filled += take;
+            bytes = rest;
+            if self.filled < want {
+                return Ok(());
+            }
+            self.filled = 0;
+            if self.due > 0 {
+                record(&self.partial);
+                self.due -= 1;
+                continue;
+            }
+            let [a, b, c, d, ..] = self.partial;
+            if self.acknowledged {
+                let (kind, count) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+                if kind != KIND_HEADERS || usize::from(count) > MAX_RECORDS {
+                    return Err(BadStream::Frame { kind, count });
+                }
+                self.due = count;
+            } else if [a, b] == ACK_MARK && c == VERSION {
+                self.acknowledged = true;
+            } else {
+                return Err(BadStream::Ack([a, b, c, d]));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
