@@ -56,7 +56,7 @@ pub enum CheckError {
     },
     /// IPv6 towards the target.
     #[error(
-        "target {target} is IPv6, but the channel to intercept carries IPv4 only; expected an IPv4 target"
+        "target {target} is IPv6, which is not replayed yet; expected an IPv4 target"
     )]
     TargetFamily {
         /// The target.
