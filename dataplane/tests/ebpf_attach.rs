@@ -13,6 +13,7 @@ use dataplane::Capture;
 use dataplane::bpf::responses::Sources;
 use dataplane::bpf::{
     BpfError, Filter, Mirror, MirrorConfig, QueuePort, Responses, ResponsesConfig, Sessions,
+    UdpRules,
 };
 use dataplane::iface::Interface;
 use ebpf_support::foreign::{Foreign, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
@@ -39,6 +40,7 @@ fn mirror(ifname: &str, transfers: &[Endpoint]) -> Result<Mirror, BpfError> {
         targets: &[v4(HERE, 8080)],
         sessions: Sessions::default(),
         filter: None,
+        udp: UdpRules::default(),
         also_tx: true,
         log_packets: false,
     };

@@ -4,7 +4,7 @@ mod ebpf_support;
 
 use std::sync::Mutex;
 
-use dataplane::bpf::{Mirror, MirrorConfig, Sessions, Tap, TapConfig};
+use dataplane::bpf::{Mirror, MirrorConfig, Sessions, Tap, TapConfig, UdpRules};
 use ebpf_support::frames::*;
 use ebpf_support::netns::Pair;
 use ebpf_support::privileged;
@@ -56,6 +56,7 @@ fn packets_are_logged_when_asked_for_and_only_then() {
                 targets: &[],
                 sessions: Sessions::default(),
                 filter: None,
+                udp: UdpRules::default(),
                 ring_bytes_total: 1 << 20,
                 log_packets,
             },
@@ -80,6 +81,7 @@ fn packets_are_logged_when_asked_for_and_only_then() {
                 targets: &[],
                 sessions: Sessions::default(),
                 filter: None,
+                udp: UdpRules::default(),
                 also_tx: false,
                 log_packets,
             },

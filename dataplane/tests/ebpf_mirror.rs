@@ -84,6 +84,7 @@ fn expected(frame: &[u8], socket: bool) -> (u32, Option<TapCounter>) {
         Err(DecodeError::BadIp) => Some(TapCounter::BadIp),
         Err(DecodeError::Fragment) => Some(TapCounter::Fragment),
         Err(DecodeError::BadTcp) => Some(TapCounter::BadTcp),
+        Err(DecodeError::BadUdp) => Some(TapCounter::BadUdp),
         Err(DecodeError::NotIp | DecodeError::NotTcp) => None,
     };
     (XDP_PASS, counter)

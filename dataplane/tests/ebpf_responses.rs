@@ -88,7 +88,7 @@ fn expected(rules: &[Endpoint], frame: &[u8], socket: bool) -> Expect {
                 len: frame.len().min(p.tcp.payload),
             }
         }
-        Ok(_) | Err(DecodeError::NotIp | DecodeError::NotTcp) => pass(vec![]),
+        Ok(_) | Err(DecodeError::NotIp | DecodeError::NotTcp | DecodeError::BadUdp) => pass(vec![]),
         Err(DecodeError::Fragment) => {
             let l3 = decode_ethernet(frame).unwrap().l3;
             let ours = hit(decode_ip(frame, l3).unwrap().src, 0);

@@ -73,6 +73,7 @@ fn counter_of(error: DecodeError) -> Option<TapCounter> {
         DecodeError::BadIp => Some(TapCounter::BadIp),
         DecodeError::Fragment => Some(TapCounter::Fragment),
         DecodeError::BadTcp => Some(TapCounter::BadTcp),
+        DecodeError::BadUdp => Some(TapCounter::BadUdp),
         DecodeError::NotIp | DecodeError::NotTcp => None,
     }
 }

@@ -12,7 +12,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use common::abi::TapCounter;
 use common::flow::{CaptureMeta, flow_hash, owner};
 use common::packet::{Endpoint, TcpFlags, decode_frame};
-use dataplane::bpf::{BpfError, Sessions, Tap, TapConfig, TapReader};
+use dataplane::bpf::{BpfError, Sessions, Tap, TapConfig, TapReader, UdpRules};
 use dataplane::iface::Interface;
 use dataplane::{BATCH, Capture};
 use ebpf_support::foreign::{Foreign, TCX_DROP, TCX_PASS};
@@ -40,6 +40,7 @@ fn attach(workers: u32, transfers: &[Endpoint]) -> Tap {
         targets: &[],
         sessions: Sessions::default(),
         filter: None,
+        udp: UdpRules::default(),
         ring_bytes_total: 64 << 20,
         log_packets: false,
     };
@@ -480,6 +481,7 @@ fn a_stopped_reader_costs_captures_but_no_production_packet() {
         targets: &[],
         sessions: Sessions::default(),
         filter: None,
+        udp: UdpRules::default(),
         ring_bytes_total: 1 << 20,
         log_packets: false,
     };
@@ -512,6 +514,7 @@ fn errors_are_one_clear_line() {
         targets: &[],
         sessions: Sessions::default(),
         filter: None,
+        udp: UdpRules::default(),
         ring_bytes_total: 1 << 20,
         log_packets: false,
     };

@@ -22,6 +22,7 @@ pub const fn tap_error(error: DecodeError) -> Option<TapCounter> {
         DecodeError::BadIp => Some(TapCounter::BadIp),
         DecodeError::Fragment => Some(TapCounter::Fragment),
         DecodeError::BadTcp => Some(TapCounter::BadTcp),
+        DecodeError::BadUdp => Some(TapCounter::BadUdp),
         DecodeError::NotIp | DecodeError::NotTcp => None,
     }
 }
@@ -34,6 +35,8 @@ pub const fn intercept_error(error: DecodeError) -> Option<InterceptCounter> {
         DecodeError::Truncated => Some(InterceptCounter::Truncated),
         DecodeError::BadIp => Some(InterceptCounter::BadIp),
         DecodeError::BadTcp => Some(InterceptCounter::BadTcp),
-        DecodeError::Fragment | DecodeError::NotIp | DecodeError::NotTcp => None,
+        DecodeError::Fragment | DecodeError::NotIp | DecodeError::NotTcp | DecodeError::BadUdp => {
+            None
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
-use common::packet::{Bytes, DecodeError, TcpPacket, decode_frame};
+use common::packet::{Bytes, DecodeError, TcpPacket, UdpPacket, decode_frame, decode_udp_frame};
 
 use crate::linear::Linear;
 
@@ -34,6 +34,17 @@ pub fn decode(ctx: &TcContext) -> Result<TcpPacket, DecodeError> {
     match decode_frame(&Linear::of_skb(ctx)) {
         Err(DecodeError::Truncated) if ctx.data_end() - ctx.data() < ctx.len() as usize => {
             decode_frame(&SkbBytes(ctx))
+        }
+        decoded => decoded,
+    }
+}
+
+/// The same down to UDP.
+#[inline(always)]
+pub fn decode_udp(ctx: &TcContext) -> Result<UdpPacket, DecodeError> {
+    match decode_udp_frame(&Linear::of_skb(ctx)) {
+        Err(DecodeError::Truncated) if ctx.data_end() - ctx.data() < ctx.len() as usize => {
+            decode_udp_frame(&SkbBytes(ctx))
         }
         decoded => decoded,
     }

@@ -7,7 +7,8 @@
 //!        cut behind the headers ─▶ metadata ─▶ AF_XDP socket of the queue, none: XDP_DROP
 //! ```
 //! A response must never reach the stack: it could be forwarded to a real client. The payload is cut
-//! off in the kernel since only headers are needed (IP lengths stay as they were).
+//! off in the kernel since only headers are needed (IP lengths stay as they were). UDP answers of
+//! targets are needed by nobody: they are dropped here.
 //!
 //! With `-F` the operator's filter stands in the place of `RESPONSES`: `responses_filtered` asks it first, and
 //! it goes on to `responses`.
@@ -25,7 +26,8 @@ use common::abi::{
     config_flags,
 };
 use common::packet::{
-    Addr, DecodeError, Endpoint, TcpPacket, decode_ethernet, decode_ip, decode_tcp, protocol,
+    Addr, DecodeError, Endpoint, Ip, TcpPacket, decode_ethernet, decode_ip, decode_tcp, decode_udp,
+    protocol,
 };
 use ebpf_kit::filter::Filters;
 use ebpf_kit::linear::Linear;
@@ -44,7 +46,7 @@ static RESPONSES: HashMap<
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 
-/// This host's addresses; looked at only with rules that peers gave.
+/// This host's addresses; looked at only with rules that peers gave, those of UDP among them.
 #[btf_map]
 static LOCAL: HashMap<Addr, u32, { MAX_LOCAL_ADDRESSES as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
@@ -73,6 +75,10 @@ static LICENSE: [u8; 11] = *b"Apache-2.0\0";
 )]
 fn responses(ctx: XdpContext) -> u32 {
     match decode(&Linear::of_xdp(&ctx)) {
+        Err(Undecoded::Udp) => {
+            count(InterceptCounter::UdpDropped);
+            XDP_DROP
+        }
         Ok(packet)
             if packet.tcp.sport != 0
                 && taken(packet.ip.src, packet.tcp.sport)
@@ -81,7 +87,7 @@ fn responses(ctx: XdpContext) -> u32 {
             take(&ctx, &packet)
         }
         Ok(_) => XDP_PASS,
-        Err(error) => {
+        Err(Undecoded::Error(error)) => {
             if let Some(counter) = counters::intercept_error(error) {
                 count(counter);
             }
@@ -97,6 +103,10 @@ fn responses(ctx: XdpContext) -> u32 {
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn responses_filtered(ctx: XdpContext) -> u32 {
+    if is_udp_answer(&Linear::of_xdp(&ctx)) {
+        count(InterceptCounter::UdpDropped);
+        return XDP_DROP;
+    }
     filter::ask(&FILTERS, &ctx);
     XDP_PASS
 }
@@ -106,25 +116,74 @@ fn count(counter: InterceptCounter) {
     counters::bump(&COUNTERS, counter.index());
 }
 
-/// `decode_frame` with a look at the source of fragments on the way.
+/// What is no TCP packet.
+enum Undecoded {
+    /// A UDP target's answer to a replayed client.
+    Udp,
+    /// Anything else.
+    Error(DecodeError),
+}
+
+impl From<DecodeError> for Undecoded {
+    #[inline(always)]
+    fn from(error: DecodeError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// `decode_frame` with a look at the source of fragments and UDP on the way.
 #[inline(always)]
-fn decode(bytes: &Linear) -> Result<TcpPacket, DecodeError> {
+fn decode(bytes: &Linear) -> Result<TcpPacket, Undecoded> {
     let ether = decode_ethernet(bytes)?;
     if !ether.is_ip() {
-        return Err(DecodeError::NotIp);
+        return Err(DecodeError::NotIp.into());
     }
     let ip = decode_ip(bytes, ether.l3)?;
+    if ip.protocol == protocol::UDP && udp_answer(bytes, &ip) {
+        return Err(Undecoded::Udp);
+    }
     if ip.fragment {
         if taken(ip.src, 0) {
             count(InterceptCounter::Fragment);
         }
-        return Err(DecodeError::Fragment);
+        return Err(DecodeError::Fragment.into());
     }
     if ip.protocol != protocol::TCP {
-        return Err(DecodeError::NotTcp);
+        return Err(DecodeError::NotTcp.into());
     }
     let tcp = decode_tcp(bytes, &ip)?;
     Ok(TcpPacket { ip, tcp })
+}
+
+/// [`udp_answer`] of a whole frame: no filter is asked about those.
+#[inline(always)]
+fn is_udp_answer(bytes: &Linear) -> bool {
+    let Ok(ether) = decode_ethernet(bytes) else {
+        return false;
+    };
+    if !ether.is_ip() {
+        return false;
+    }
+    decode_ip(bytes, ether.l3)
+        .is_ok_and(|ip| ip.protocol == protocol::UDP && udp_answer(bytes, &ip))
+}
+
+/// True if a UDP target sent this, to a client and not to this host. Such rules always come from peers.
+/// Fragments, of which all but the first carry no port, go by the address.
+#[inline(always)]
+fn udp_answer(bytes: &Linear, ip: &Ip) -> bool {
+    let port = if ip.fragment {
+        0
+    } else if let Ok(udp) = decode_udp(bytes, ip) {
+        if udp.sport == 0 {
+            return false;
+        }
+        udp.sport
+    } else {
+        return false;
+    };
+    let key = EndpointKey::udp(Endpoint::new(ip.src, port));
+    RESPONSES.get_ptr(key).is_some() && LOCAL.get_ptr(ip.dst).is_none()
 }
 
 /// True if a rule names this source, or the packet has passed the filter.

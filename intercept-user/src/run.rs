@@ -7,7 +7,7 @@
 //! ```
 //! Sockets are closed before the program is detached: the other order oopsed a kernel (design 3.7).
 
-use crate::channel::{ControlOptions, ListenError, TargetSink, listen};
+use crate::channel::{Announced, ControlOptions, ListenError, TargetSink, listen};
 use crate::cli::Args;
 use crate::report::{Report, Setting};
 use crate::service::{Service, ServiceError, ServiceOptions};
@@ -123,7 +123,9 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
         control: ControlOptions::default(),
         cores: used.to_vec(),
     };
-    let targets = responses.take_rules().map(learn);
+    let targets = responses
+        .take_rules()
+        .map(|writer| learn(writer, args.selection.is_none()));
     let service = Service::start(listener, captures, &options, targets)?;
     let started = clock::now();
     tracing::info!(
@@ -168,12 +170,23 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     Ok(Report::new(setting, outcome, kernel))
 }
 
-/// Lets the program take the responses of each target that a tcpcopy announces. The first SYN-ACK of a new
-/// target may come before that; the target sends it again.
-fn learn(mut rules: RuleWriter) -> TargetSink {
-    Box::new(move |target| match rules.add(target) {
-        Ok(()) => tracing::info!(%target, "taking responses of a new target"),
-        Err(error) => tracing::error!(%target, %error, "responses of this target are not taken"),
+/// Lets the program take the responses of each target that a tcpcopy announces, those of TCP only if no
+/// filter says which. The first SYN-ACK of a new target may come before that; the target sends it again.
+fn learn(mut rules: RuleWriter, tcp: bool) -> TargetSink {
+    Box::new(move |target| match target {
+        Announced::Tcp(_) if !tcp => {}
+        Announced::Tcp(target) => match rules.add(target) {
+            Ok(()) => tracing::info!(%target, "taking responses of a new target"),
+            Err(error) => {
+                tracing::error!(%target, %error, "responses of this target are not taken");
+            }
+        },
+        Announced::Udp(target) => match rules.add_udp(target) {
+            Ok(()) => tracing::info!(%target, "dropping the answers of a new UDP target"),
+            Err(error) => {
+                tracing::error!(%target, %error, "answers of this UDP target are not dropped");
+            }
+        },
     })
 }
 

@@ -6,7 +6,7 @@ use common::flow::Nanos;
 use common::packet::{Endpoint, TcpFlags};
 use common::wire::compat;
 use common::wire::native;
-use intercept_user::channel::{ControlOptions, QUEUE_RECORDS};
+use intercept_user::channel::{Announced, ControlOptions, QUEUE_RECORDS};
 use intercept_user::report::{Report, to_json, to_text};
 use intercept_user::worker::Limits;
 use std::io::{Read, Write};
@@ -554,12 +554,25 @@ fn each_announced_target_is_told_once() {
     let sink = Box::new(move |target| tell.send(target).expect("open"));
     let world = World::learning(1, Limits::default(), ControlOptions::default(), Some(sink));
     let other = Endpoint::new(TARGET.addr, TARGET.port + 1);
-    let mut peer = world.tcpcopy();
+    let mut peer = world.connect();
+    peer.send(&native::hello());
     for target in [TARGET, TARGET, other, TARGET] {
         peer.send(&compat::add(client(1), target).expect("IPv4"));
     }
-    assert_eq!(told.recv_timeout(PATIENCE), Ok(TARGET));
-    assert_eq!(told.recv_timeout(PATIENCE), Ok(other));
+    // The same endpoint as a target of datagrams is another target.
+    let v6 = Endpoint::new(common::packet::Addr([0x20; 16]), 53);
+    peer.send(&native::switch());
+    for target in [TARGET, v6, TARGET, v6] {
+        peer.send(&native::ClientMessage::udp_target(target).to_bytes());
+    }
+    for target in [
+        Announced::Tcp(TARGET),
+        Announced::Tcp(other),
+        Announced::Udp(TARGET),
+        Announced::Udp(v6),
+    ] {
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(target));
+    }
     drop(peer);
     world.stop();
     assert!(told.recv().is_err(), "nothing twice");

@@ -23,13 +23,14 @@
 //! * [`traffic`]: the HTTP server and load generator, and the comparison of what two servers saw.
 //! * [`replay`]: a whole replay run (programs, load, comparison, report), shared by `cargo xtask demo` and the tests.
 //! * [`faults`]: a cable that loses, doubles, reorders and delays packets, as told.
-//! * [`nginx`], [`redis`], [`testing`]: what the end-to-end tests add.
+//! * [`nginx`], [`redis`], [`dns`], [`testing`]: what the end-to-end tests add.
 //! * [`tool`]: how the traffic parts run as processes inside a namespace.
 //!
 //! Checksums stay as veth has them: packets of a local sender carry partial ones, on production's
 //! interface as on the mirror. That is what a virtual machine's tap sees too.
 #![forbid(unsafe_code)]
 
+pub mod dns;
 pub mod error;
 pub mod faults;
 pub mod nginx;

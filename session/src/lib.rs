@@ -16,7 +16,7 @@
 //! captured bytes in order and keeps them until the target has them; `handshake.rs`, `pump.rs` and
 //! `input.rs` are what a session does; `sender.rs` is the TCP sender of RFC 9293/6298/5681; `turn.rs`
 //! holds requests back until the answer they depended on is there; `receiver.rs` answers the target;
-//! `ledger.rs` counts.
+//! `ledger.rs` counts. UDP has a way of its own: `udp/`.
 #![forbid(unsafe_code)]
 
 mod config;
@@ -45,6 +45,7 @@ mod targets;
 mod time;
 mod timer;
 mod turn;
+mod udp;
 mod wire_tuple;
 
 pub use config::{EngineConfig, Rtt};
@@ -53,3 +54,4 @@ pub use ledger::{Outcome, Totals};
 pub use output::{Metric, Output, SessionEnd, Waiting};
 pub use pool::{AddressPool, AddressPoolError};
 pub use targets::{TargetBooks, TargetTotals};
+pub use udp::{UdpConfig, UdpDrop, UdpOutput, UdpReplay, UdpTotals, udp_flow_bytes};

@@ -6,6 +6,7 @@
 //! ```
 //! Both decode with `common::packet`, match with [`matching`] and choose sessions with [`selection`]. With `-F` the programs
 //! `tap_filtered` and `mirror_filtered` match and ask the filter, which goes on to `tap` and `mirror`.
+//! UDP is matched with [`udp`].
 #![no_std]
 #![no_main]
 
@@ -15,6 +16,7 @@ mod mirror;
 mod record;
 mod selection;
 mod tap;
+mod udp;
 
 /// No helper in use demands a GPL-compatible license.
 #[unsafe(no_mangle)]

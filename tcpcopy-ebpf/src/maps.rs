@@ -1,9 +1,13 @@
 //! Maps; user space finds them by name.
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, XskMap};
+use aya_ebpf::btf_maps::{
+    Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf, XskMap,
+};
 use aya_ebpf::macros::btf_map;
-use common::abi::{EndpointKey, MAX_DENIED, MAX_ENDPOINTS, PORT_WORDS, PortWord, TAP_COUNTERS};
+use common::abi::{
+    EndpointKey, MAX_DENIED, MAX_ENDPOINTS, PORT_WORDS, PortWord, TAP_COUNTERS, udp_slots,
+};
 use ebpf_kit::filter::Filters;
 
 /// Sizes that the loader replaces: rings, workers.
@@ -59,6 +63,10 @@ pub static COUNTERS: PerCpuArray<u64, { TAP_COUNTERS as usize }> = PerCpuArray::
 /// The filter and what follows it, by `filter_slots`.
 #[btf_map]
 pub static FILTERS: Filters = Filters::new();
+
+/// Programs for datagrams, by `udp_slots`.
+#[btf_map]
+pub static UDP: ProgramArray<{ udp_slots::COUNT as usize }> = ProgramArray::new();
 
 /// Sockets of the mirror by receive queue.
 #[btf_map]

@@ -5,14 +5,16 @@ use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
+use common::abi::udp_slots;
 use common::flow::{flow_hash, owner};
-use common::packet::{Endpoint, TcpPacket};
+use common::packet::Endpoint;
 use ebpf_kit::{config, filter, skb};
 
 use crate::maps::FILTERS;
 use crate::matching::matches;
 use crate::record::copy_packet;
-use crate::selection::takes;
+use crate::selection::{takes, takes_datagram};
+use crate::udp;
 
 #[classifier]
 #[expect(
@@ -21,10 +23,19 @@ use crate::selection::takes;
 )]
 fn tap(ctx: TcContext) -> i32 {
     let decoded = skb::decode(&ctx);
-    if (config::behind_filter() || matches(&decoded))
-        && let Ok(packet) = &decoded
-    {
-        capture(&ctx, packet);
+    if !config::behind_filter() && !matches(&decoded) {
+        udp::go_on(&ctx, &decoded, udp_slots::CAPTURE);
+        return TCX_NEXT;
+    }
+    match &decoded {
+        Ok(p) => {
+            let client = Endpoint::new(p.ip.src, p.tcp.sport);
+            let hash = flow_hash(client);
+            if takes(p, hash) {
+                capture(&ctx, client, Endpoint::new(p.ip.dst, p.tcp.dport), hash);
+            }
+        }
+        Err(_) => udp::go_on(&ctx, &decoded, udp_slots::CAPTURE),
     }
     TCX_NEXT
 }
@@ -36,18 +47,50 @@ fn tap(ctx: TcContext) -> i32 {
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn tap_filtered(ctx: TcContext) -> i32 {
-    if matches(&skb::decode(&ctx)) {
+    let decoded = skb::decode(&ctx);
+    if matches(&decoded) {
+        filter::ask(&FILTERS, &ctx);
+    } else {
+        udp::go_on(&ctx, &decoded, udp_slots::FILTERED);
+    }
+    TCX_NEXT
+}
+
+/// `tap` for datagrams.
+#[classifier]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute's entry point makes the context and hands it over"
+)]
+fn tap_udp(ctx: TcContext) -> i32 {
+    let decoded = skb::decode_udp(&ctx);
+    if (config::behind_filter() || udp::matches(&decoded))
+        && let Ok(p) = &decoded
+    {
+        let client = Endpoint::new(p.ip.src, p.udp.sport);
+        let hash = flow_hash(client);
+        if takes_datagram(p.ip.src, hash) {
+            capture(&ctx, client, Endpoint::new(p.ip.dst, p.udp.dport), hash);
+        }
+    }
+    TCX_NEXT
+}
+
+/// `tap_filtered` for datagrams.
+#[classifier]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute's entry point makes the context and hands it over"
+)]
+fn tap_udp_filtered(ctx: TcContext) -> i32 {
+    if udp::matches(&skb::decode_udp(&ctx)) {
         filter::ask(&FILTERS, &ctx);
     }
     TCX_NEXT
 }
 
 #[inline(always)]
-fn capture(ctx: &TcContext, p: &TcpPacket) {
-    let hash = flow_hash(Endpoint::new(p.ip.src, p.tcp.sport));
-    if !takes(p, hash) {
-        return;
-    }
+fn capture(ctx: &TcContext, client: Endpoint, online: Endpoint, hash: u32) {
     let worker = owner(hash, config::workers());
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
@@ -55,10 +98,10 @@ fn capture(ctx: &TcContext, p: &TcpPacket) {
         debug!(
             ctx,
             "tap: [{:i}]:{} > [{:i}]:{} worker {}",
-            p.ip.src.0,
-            p.tcp.sport,
-            p.ip.dst.0,
-            p.tcp.dport,
+            client.addr.0,
+            client.port,
+            online.addr.0,
+            online.port,
             worker
         );
     }

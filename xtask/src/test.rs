@@ -10,11 +10,12 @@ use crate::{
 };
 
 /// What the tests use beside what the build needs: real servers and clients, and tools to look with.
-const TEST_PACKAGES: [&str; 16] = [
+const TEST_PACKAGES: [&str; 17] = [
     "apache2-utils",
     "bpftool",
     "clang",
     "curl",
+    "dnsmasq-base",
     "ethtool",
     "iproute2",
     "nftables",

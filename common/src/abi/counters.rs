@@ -61,6 +61,8 @@ counters! {
         NotSampled => "not_sampled",
         /// Packets of a transfer that the filter (`-F`) rejected, passed on untouched.
         Filtered => "filtered",
+        /// UDP length out of range.
+        BadUdp => "bad_udp",
     }
 }
 
@@ -85,5 +87,7 @@ counters! {
         RedirectFailed => "redirect_failed",
         /// Packets that the filter (`-F`) rejected, passed to the stack.
         Filtered => "filtered",
+        /// UDP answers of targets, which nobody needs: dropped, so that they reach no real client.
+        UdpDropped => "udp_dropped",
     }
 }

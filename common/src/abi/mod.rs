@@ -14,5 +14,5 @@ pub use record::{
 };
 pub use rules::{
     DenyKey, EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, PORT_WORDS, PortWord,
-    ProgramConfig, config_flags, filter_slots,
+    ProgramConfig, config_flags, filter_slots, udp_slots,
 };

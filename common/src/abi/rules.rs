@@ -1,7 +1,7 @@
 //! What the programs match.
 
 use crate::flow::{Block, Shard, Share};
-use crate::packet::{Addr, Endpoint};
+use crate::packet::{Addr, Endpoint, protocol};
 use bytemuck::{Pod, Zeroable};
 
 /// Capacity of the endpoint hash maps (transfers, targets, responses). Entries cost about 100 bytes of
@@ -67,9 +67,9 @@ impl DenyKey {
     }
 }
 
-/// Key of the maps `TRANSFERS`, `TARGETS` (tcpcopy) and `RESPONSES` (intercept): an address and a port,
-/// the address [`Addr::ANY`] in targets that name only a port (transfers that do are bits of `PORTS`).
-/// Programs look up the exact key first.
+/// Key of the maps `TRANSFERS`, `TARGETS` (tcpcopy) and `RESPONSES` (intercept): a protocol, an address
+/// and a port, the address [`Addr::ANY`] in targets and UDP transfers that name only a port (TCP
+/// transfers that do are bits of `PORTS`). Programs look up the exact key first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(C)]
 pub struct EndpointKey {
@@ -77,31 +77,36 @@ pub struct EndpointKey {
     pub addr: Addr,
     /// Port, host byte order.
     pub port: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// Transport protocol, [`protocol::TCP`] or [`protocol::UDP`].
+    pub protocol: u16,
 }
 
 const _: () = assert!(size_of::<EndpointKey>() == 20);
 
 impl EndpointKey {
-    /// Key for an endpoint.
+    /// Key for a TCP endpoint.
     #[inline(always)]
     pub const fn new(e: Endpoint) -> Self {
         Self {
             addr: e.addr,
             port: e.port,
-            reserved: 0,
+            protocol: protocol::TCP as u16,
         }
     }
 
-    /// Key for a port on any address.
+    /// Key for a UDP endpoint.
+    #[inline(always)]
+    pub const fn udp(e: Endpoint) -> Self {
+        Self {
+            protocol: protocol::UDP as u16,
+            ..Self::new(e)
+        }
+    }
+
+    /// Key for a TCP port on any address.
     #[inline(always)]
     pub const fn any(port: u16) -> Self {
-        Self {
-            addr: Addr::ANY,
-            port,
-            reserved: 0,
-        }
+        Self::new(Endpoint::new(Addr::ANY, port))
     }
 }
 
@@ -127,6 +132,8 @@ pub mod config_flags {
     /// The program runs behind a filter (see [`super::filter_slots`]): what it gets is to be taken, without
     /// a look at the rules.
     pub const BEHIND_FILTER: u32 = 256;
+    /// `TRANSFERS` has keys of UDP; without it what is not TCP is not looked at again.
+    pub const UDP_RULES: u32 = 1 << 12;
 }
 
 /// Entries of the tail call array `FILTERS`.
@@ -135,6 +142,17 @@ pub mod filter_slots {
     pub const FILTER: u32 = 0;
     /// The capture program, for packets that the filter let through.
     pub const SELECTED: u32 = 1;
+    /// Number of entries.
+    pub const COUNT: u32 = 2;
+}
+
+/// Entries of the tail call array `UDP`, filled only if there are rules for UDP: programs of their own,
+/// since a stack of 512 bytes and the verifier's patience do not do for both protocols in one.
+pub mod udp_slots {
+    /// Captures datagrams.
+    pub const CAPTURE: u32 = 0;
+    /// Looks at the rules and hands on to the filter, if there is one.
+    pub const FILTERED: u32 = 1;
     /// Number of entries.
     pub const COUNT: u32 = 2;
 }

@@ -56,3 +56,22 @@ pub struct ClientSegment<'a> {
     /// Capture time.
     pub at: Nanos,
 }
+
+/// A decoded UDP datagram from a client to production that matches a transfer.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientDatagram<'a> {
+    /// Who sent it.
+    pub client: Endpoint,
+    /// Production's address and port.
+    pub online: Endpoint,
+    /// Where the transfer list sends it.
+    pub target: Endpoint,
+    /// Payload bytes that were captured.
+    pub payload: &'a [u8],
+    /// Payload bytes that it had; more than `payload.len()` if the capture was cut.
+    pub payload_len: u32,
+    /// Payload bytes of each but the last if the kernel merged several, else 0.
+    pub gso_size: u16,
+    /// Capture time.
+    pub at: Nanos,
+}

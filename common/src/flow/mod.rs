@@ -15,7 +15,7 @@ mod select;
 mod time;
 
 pub use block::Block;
-pub use captured::{CaptureMeta, Captured, ClientSegment};
+pub use captured::{CaptureMeta, Captured, ClientDatagram, ClientSegment};
 pub use owner::{flow_hash, fragment_hash, owner, shard};
 pub use response::ResponseHeader;
 pub use segment::{Cause, Segment};

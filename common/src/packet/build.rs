@@ -5,7 +5,10 @@ use super::{ethertype, protocol};
 
 /// Ethernet + IPv6 + TCP with 40 bytes of options: what a frame may need in front of its payload.
 pub const HEADROOM_MAX_BYTES: usize = ETH_HEADER_BYTES + 40 + 60;
+mod udp;
 mod v4;
+
+pub use udp::{UdpFrame, build_udp_frame};
 
 /// Time to live of replayed packets: that of Linux hosts.
 const TTL_HOPS: u8 = 64;
@@ -126,11 +129,13 @@ fn build_any(buf: &mut [u8], mac: FrameAddresses, seg: &TcpFrame<'_>) -> Result<
     let header_len = write_tcp_header(&mut tcp, seg);
     match (seg.src.addr.as_v4(), seg.dst.addr.as_v4()) {
         (Some(src), Some(dst)) => {
-            let ip = v4_header(src, dst, seg.ip_id, header_len + seg.payload.len());
+            let len = header_len + seg.payload.len();
+            let ip = v4_header(src, dst, seg.ip_id, protocol::TCP, len);
             assemble(buf, mac, ethertype::IPV4, &ip, &mut tcp, header_len, seg)
         }
         (None, None) => {
-            let ip = v6_header(seg.src.addr, seg.dst.addr, header_len + seg.payload.len());
+            let len = header_len + seg.payload.len();
+            let ip = v6_header(seg.src.addr, seg.dst.addr, protocol::TCP, len);
             assemble(buf, mac, ethertype::IPV6, &ip, &mut tcp, header_len, seg)
         }
         _ => Err(BuildError::MixedFamilies),
@@ -165,16 +170,16 @@ fn write_tcp_header(tcp: &mut [u8; TCP_HEADER_MAX], seg: &TcpFrame<'_>) -> usize
     20 + options_len
 }
 
-/// IPv4 header for `len` bytes of TCP; a length beyond 16 bits is refused by [`assemble`].
+/// IPv4 header for `len` bytes of `protocol`; a length beyond 16 bits is refused by `assemble`.
 #[inline(always)]
-fn v4_header(src: [u8; 4], dst: [u8; 4], id: u16, len: usize) -> [u8; 20] {
+fn v4_header(src: [u8; 4], dst: [u8; 4], id: u16, protocol: u8, len: usize) -> [u8; 20] {
     let mut ip = [0u8; 20];
     ip[0] = 0x45;
     ip[2..4].copy_from_slice(&((20 + len) as u16).to_be_bytes());
     ip[4..6].copy_from_slice(&id.to_be_bytes());
     ip[6] = 0x40; // DF: a segment too large must fail, not fragment
     ip[8] = TTL_HOPS;
-    ip[9] = protocol::TCP;
+    ip[9] = protocol;
     ip[12..16].copy_from_slice(&src);
     ip[16..20].copy_from_slice(&dst);
     let sum = checksum::finish(checksum::sum(&ip));
@@ -182,13 +187,13 @@ fn v4_header(src: [u8; 4], dst: [u8; 4], id: u16, len: usize) -> [u8; 20] {
     ip
 }
 
-/// IPv6 header for `len` bytes of TCP.
+/// IPv6 header for `len` bytes of `protocol`.
 #[inline(always)]
-fn v6_header(src: Addr, dst: Addr, len: usize) -> [u8; 40] {
+fn v6_header(src: Addr, dst: Addr, protocol: u8, len: usize) -> [u8; 40] {
     let mut ip = [0u8; 40];
     ip[0] = 0x60;
     ip[4..6].copy_from_slice(&(len as u16).to_be_bytes());
-    ip[6] = protocol::TCP;
+    ip[6] = protocol;
     ip[7] = TTL_HOPS;
     ip[8..24].copy_from_slice(&src.0);
     ip[24..40].copy_from_slice(&dst.0);

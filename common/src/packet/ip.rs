@@ -6,6 +6,8 @@ use super::{Addr, Bytes, DecodeError};
 pub mod protocol {
     /// TCP.
     pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
     /// IPv6 hop-by-hop options.
     pub const HOP_BY_HOP: u8 = 0;
     /// IPv6 routing header.

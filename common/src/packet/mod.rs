@@ -9,6 +9,7 @@
 //!  decode_ip ───────▶ addresses, l4 offset      ip.rs      fragments are recognised here
 //!    ▼
 //!  decode_tcp ──────▶ ports, seq, ack, flags    tcp.rs
+//!  decode_udp ──────▶ ports, length             udp.rs     after TCP was tried, where UDP is wanted
 //!    ▼
 //!  TcpOptions::parse  (user space only)         options.rs
 //! ```
@@ -24,10 +25,12 @@ mod ip;
 mod options;
 mod seq;
 mod tcp;
+mod udp;
 
 pub use addr::{Addr, Endpoint};
 pub use build::{
-    BuildError, FrameAddresses, HEADROOM_MAX_BYTES, TcpFrame, allow_fragments, build_tcp_frame,
+    BuildError, FrameAddresses, HEADROOM_MAX_BYTES, TcpFrame, UdpFrame, allow_fragments,
+    build_tcp_frame, build_udp_frame,
 };
 pub use bytes::Bytes;
 pub use ether::{ETH_HEADER_BYTES, Ether, MAX_VLAN_TAGS, MacAddr, decode_ethernet, ethertype};
@@ -35,6 +38,7 @@ pub use ip::{Fragment, Ip, decode_ip, protocol};
 pub use options::{MAX_SACK_BLOCKS, SackBlock, SackBlocks, TcpOptions, Timestamps};
 pub use seq::SeqNumber;
 pub use tcp::{Tcp, TcpFlags, decode_tcp};
+pub use udp::{UDP_HEADER_BYTES, Udp, UdpPacket, decode_udp, decode_udp_frame, decode_udp_from_ip};
 
 /// Why bytes are not a usable packet. Kernel counters are indexed by these (see [`crate::abi`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +52,12 @@ pub enum DecodeError {
     BadIp = 2,
     /// An IP fragment: the transport header is missing or the payload is incomplete.
     Fragment = 3,
-    /// IP, but not TCP.
+    /// IP, but not TCP (nor UDP, where that was asked for).
     NotTcp = 4,
     /// TCP data offset below 5 words or beyond the packet.
     BadTcp = 5,
+    /// UDP length below the header's or beyond the packet.
+    BadUdp = 6,
 }
 
 impl core::fmt::Display for DecodeError {
@@ -63,6 +69,7 @@ impl core::fmt::Display for DecodeError {
             Self::Fragment => "IP fragment",
             Self::NotTcp => "not TCP",
             Self::BadTcp => "TCP data offset out of range",
+            Self::BadUdp => "UDP length out of range",
         })
     }
 }

@@ -49,6 +49,11 @@ pub enum ClientRecord {
         /// Target.
         target: Endpoint,
     },
+    /// Datagrams are replayed to this UDP target; its answers are for nobody (native format only).
+    UdpTarget {
+        /// Target.
+        target: Endpoint,
+    },
     /// A type that is not known; to be ignored.
     Unknown {
         /// The type.

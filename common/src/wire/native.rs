@@ -44,6 +44,7 @@ pub const MAX_FRAME_BYTES: usize = FRAME_HEAD_BYTES + MAX_RECORDS * HEADER_RECOR
 const KIND_HEADERS: u16 = 1;
 const TYPE_ADD: u16 = 1;
 const TYPE_DEL: u16 = 2;
+const TYPE_UDP_TARGET: u16 = 3;
 const OPTION_BYTES: usize = 24;
 
 /// What tcpcopy says behind [`SWITCH`]. Numbers are big-endian, addresses IPv6 or IPv4-mapped.
@@ -69,6 +70,11 @@ impl ClientMessage {
     /// The route is not needed any more.
     pub const fn del(client: Endpoint, target: Endpoint) -> Self {
         Self::new(TYPE_DEL, client, target)
+    }
+
+    /// Datagrams are replayed to this target; its answers are for nobody. The client is all zeros.
+    pub const fn udp_target(target: Endpoint) -> Self {
+        Self::new(TYPE_UDP_TARGET, Endpoint::new(Addr([0; 16]), 0), target)
     }
 
     const fn new(kind: u16, client: Endpoint, target: Endpoint) -> Self {
@@ -97,6 +103,7 @@ impl ClientMessage {
         match u16::from_be_bytes(m.kind) {
             TYPE_ADD => ClientRecord::Add { client, target },
             TYPE_DEL => ClientRecord::Del { client, target },
+            TYPE_UDP_TARGET => ClientRecord::UdpTarget { target },
             kind => ClientRecord::Unknown { kind },
         }
     }

@@ -3,11 +3,13 @@
 use common::flow::ResponseHeader;
 use common::packet::{
     Addr, Endpoint, FrameAddresses, HEADROOM_MAX_BYTES, MAX_VLAN_TAGS, SackBlocks, TcpFlags,
-    TcpFrame, TcpPacket, build_tcp_frame, decode_ethernet, decode_frame, protocol,
+    TcpFrame, TcpPacket, build_tcp_frame, decode_ethernet, decode_frame, decode_udp_frame,
+    protocol,
 };
 
 /// Every frame that decodes obeys its bounds, and is the same when built and decoded again.
 pub fn decode(data: &[u8]) {
+    datagram(data);
     let Ok(packet) = decode_frame(data) else {
         return;
     };
@@ -119,4 +121,17 @@ fn plain_tcp_sum(frame: &[u8], p: &TcpPacket) -> u32 {
     all.extend([0, 0, 0, protocol::TCP]);
     all.extend(segment);
     plain_sum(&all)
+}
+
+/// What decodes as UDP lies within its packet, and is no TCP.
+fn datagram(data: &[u8]) {
+    let Ok(p) = decode_udp_frame(data) else {
+        return;
+    };
+    assert!(decode_frame(data).is_err());
+    assert!(p.udp.payload <= data.len());
+    if p.ip.total_len != 0 {
+        let end = p.udp.payload + p.payload_len(data.len());
+        assert!(end <= p.ip.l3 + p.ip.total_len as usize);
+    }
 }

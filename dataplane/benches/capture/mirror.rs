@@ -24,6 +24,7 @@ pub fn attach(lane: &Lane, also_tx: bool) -> Mirror {
             transfers: &transfers,
             targets: &[],
             sessions: dataplane::bpf::Sessions::default(),
+            udp: dataplane::bpf::UdpRules::default(),
             filter: None,
             also_tx,
             log_packets: false,

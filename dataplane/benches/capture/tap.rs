@@ -28,6 +28,7 @@ pub fn attach(lane: &Lane, port: u16, addr: [u8; 4]) -> Tap {
             transfers: &transfers,
             targets: &[],
             sessions: dataplane::bpf::Sessions::default(),
+            udp: dataplane::bpf::UdpRules::default(),
             filter: None,
             ring_bytes_total: RING_BYTES,
             log_packets: false,

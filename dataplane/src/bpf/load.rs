@@ -9,14 +9,35 @@ use common::flow::Share;
 use common::packet::Endpoint;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::BpfError;
 use super::error::chain;
+use super::filter::Hook;
+use super::{BpfError, tail};
 
 /// Bytes of the log ring when packets are not logged: the smallest there is.
 const UNUSED_LOG_BYTES: u32 = 65_536;
 
 /// An [`EndpointKey`] as aya takes keys.
 pub(super) type RawKey = [u8; size_of::<EndpointKey>()];
+
+/// What is captured of UDP, beside the TCP rules of the same name.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UdpRules<'a> {
+    /// Online endpoints; `Addr::ANY` for any address.
+    pub transfers: &'a [Endpoint],
+    /// Endpoints whose datagrams are never captured.
+    pub targets: &'a [Endpoint],
+}
+
+impl UdpRules<'_> {
+    /// The bit of the program's configuration.
+    pub(super) fn flag(&self) -> u32 {
+        if self.transfers.is_empty() {
+            0
+        } else {
+            config_flags::UDP_RULES
+        }
+    }
+}
 
 /// Loads the object's maps; programs are loaded by their owners.
 pub(super) fn load(
@@ -93,11 +114,36 @@ pub(super) fn log_size(log_packets: bool) -> Option<(&'static str, u32)> {
     (!log_packets).then_some(("AYA_LOGS", UNUSED_LOG_BYTES))
 }
 
-/// Fills an endpoint map; the values are the indices in `endpoints`.
+/// Fills an endpoint map with TCP endpoints; the values are the indices in `endpoints`.
 pub(super) fn put_endpoints(
     ebpf: &mut Ebpf,
     name: &'static str,
     endpoints: &[Endpoint],
+) -> Result<(), BpfError> {
+    put_keys(ebpf, name, endpoints, EndpointKey::new)
+}
+
+/// Adds the rules for UDP, if there are any, and the programs that look at it: the configuration must have
+/// the flag. `programs` are named by [`common::abi::udp_slots`].
+pub(super) fn put_udp(
+    ebpf: &mut Ebpf,
+    udp: &UdpRules<'_>,
+    hook: Hook,
+    programs: &[(u32, &str)],
+) -> Result<(), BpfError> {
+    if udp.flag() == 0 {
+        return Ok(());
+    }
+    put_keys(ebpf, "TRANSFERS", udp.transfers, EndpointKey::udp)?;
+    put_keys(ebpf, "TARGETS", udp.targets, EndpointKey::udp)?;
+    tail::install(ebpf, hook, "UDP", programs)
+}
+
+fn put_keys(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    endpoints: &[Endpoint],
+    key: impl Fn(Endpoint) -> EndpointKey,
 ) -> Result<(), BpfError> {
     if endpoints.len() > MAX_ENDPOINTS as usize {
         return Err(BpfError::TooManyEndpoints {
@@ -108,7 +154,7 @@ pub(super) fn put_endpoints(
     }
     let mut map: HashMap<_, RawKey, u32> = borrow(ebpf, name)?;
     for (index, endpoint) in endpoints.iter().enumerate() {
-        let key: RawKey = bytemuck::cast(EndpointKey::new(*endpoint));
+        let key: RawKey = bytemuck::cast(key(*endpoint));
         map.insert(key, index as u32, 0)
             .map_err(|e| BpfError::Map {
                 map: name,

@@ -3,15 +3,21 @@
 //! Matching packets are taken away from the host, so this is not for production hosts. Without a socket
 //! on a packet's queue, and after the process dies, packets go to the stack.
 
-use common::abi::{TapCounter, config_flags};
+use common::abi::{TapCounter, config_flags, udp_slots};
 use common::packet::Endpoint;
 
 use super::filter::{Hook, Parts};
 use super::queues::{QueueCapture, QueueSetup, XDP_PASS};
 use super::select::{DenyList, Sessions};
-use super::{BpfError, Filter, QueuePort, load};
+use super::{BpfError, Filter, QueuePort, UdpRules, load};
 use crate::iface::Interface;
 use crate::placement::QueueSocket;
+
+/// Programs for datagrams.
+const UDP_PROGRAMS: [(u32, &str); 2] = [
+    (udp_slots::CAPTURE, "mirror_udp"),
+    (udp_slots::FILTERED, "mirror_udp_filtered"),
+];
 
 /// What to capture and where.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +34,8 @@ pub struct MirrorConfig<'a> {
     pub sessions: Sessions<'a>,
     /// What matching packets must pass in addition.
     pub filter: Option<&'a Filter>,
+    /// The same for UDP.
+    pub udp: UdpRules<'a>,
     /// Transmit halves wanted on the same sockets.
     pub also_tx: bool,
     /// A log record per matching packet, at debug level. Slow.
@@ -65,6 +73,7 @@ impl Mirror {
         if config.filter.is_some() {
             program.flags |= config_flags::BEHIND_FILTER;
         }
+        program.flags |= config.udp.flag();
         let mut ebpf = load::load(
             object,
             program,
@@ -72,6 +81,7 @@ impl Mirror {
         )?;
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
         config.sessions.put_maps(&mut ebpf, config.transfers)?;
+        load::put_udp(&mut ebpf, &config.udp, Hook::Xdp, &UDP_PROGRAMS)?;
         let setup = QueueSetup {
             program: "mirror",
             interface,

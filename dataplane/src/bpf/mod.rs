@@ -27,10 +27,12 @@ mod xdp;
 
 pub mod mirror;
 pub mod responses;
-pub mod tap;
+pub mod tail;
+mod tap;
 
 pub use error::BpfError;
 pub use filter::{Filter, FilterError};
+pub use load::UdpRules;
 pub use mirror::{Mirror, MirrorConfig};
 pub use queues::QueuePort;
 pub use reader::TapReader;

@@ -73,6 +73,20 @@ impl RuleWriter {
         Ok(())
     }
 
+    /// From now on UDP datagrams of `source`, and UDP fragments of its address, are dropped unless they
+    /// are for this host.
+    pub fn add_udp(&mut self, source: Endpoint) -> Result<(), BpfError> {
+        self.protect_own()?;
+        for endpoint in [source, Endpoint::new(source.addr, 0)] {
+            insert(
+                &mut self.rules,
+                "RESPONSES",
+                bytemuck::cast(EndpointKey::udp(endpoint)),
+            )?;
+        }
+        Ok(())
+    }
+
     fn protect_own(&mut self) -> Result<(), BpfError> {
         for address in Interface::local_addresses()? {
             insert(&mut self.local, "LOCAL", address.0)?;
@@ -125,20 +139,18 @@ impl Responses {
             filter: filter.map(|filter| (FILTERED, filter)),
         };
         let mut queues = QueueCapture::start(ebpf, &setup)?;
-        let rules = if filter.is_none() {
-            let mut writer = RuleWriter {
-                rules: queues.take_map("RESPONSES")?,
-                local: queues.take_map("LOCAL")?,
-            };
-            writer.protect_own()?;
-            Some(writer)
-        } else {
-            None
+        let mut rules = RuleWriter {
+            rules: queues.take_map("RESPONSES")?,
+            local: queues.take_map("LOCAL")?,
         };
-        Ok(Self { queues, rules })
+        rules.protect_own()?;
+        Ok(Self {
+            queues,
+            rules: Some(rules),
+        })
     }
 
-    /// The means to add sources, once, with [`Sources::Learned`].
+    /// The means to add sources, once. With [`Sources::Filtered`] those of UDP only, which the filter does not decide.
     pub fn take_rules(&mut self) -> Option<RuleWriter> {
         self.rules.take()
     }

@@ -9,7 +9,7 @@ use aya::maps::{ArrayOfMaps, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
-use common::abi::{TapCounter, config_flags};
+use common::abi::{TapCounter, config_flags, udp_slots};
 use common::packet::Endpoint;
 
 use super::counters::Counters;
@@ -18,7 +18,7 @@ use super::filter::{Chain, Hook, Parts};
 use super::log::LogThread;
 use super::ring::Ring;
 use super::select::{DenyList, Sessions};
-use super::{BpfError, Filter, TapReader, load, online, sleep};
+use super::{BpfError, Filter, TapReader, UdpRules, load, online, sleep};
 use crate::iface::Interface;
 
 /// Smallest ring: holds three of the largest records, or 1 ms of small packets at 1 Mpps.
@@ -36,6 +36,12 @@ const FILTERED: Parts = Parts {
     pass: -1,
 };
 
+/// Programs for datagrams.
+const UDP_PROGRAMS: [(u32, &str); 2] = [
+    (udp_slots::CAPTURE, "tap_udp"),
+    (udp_slots::FILTERED, "tap_udp_filtered"),
+];
+
 /// What to capture and where.
 #[derive(Clone, Copy, Debug)]
 pub struct TapConfig<'a> {
@@ -51,6 +57,8 @@ pub struct TapConfig<'a> {
     pub sessions: Sessions<'a>,
     /// What matching packets must pass in addition.
     pub filter: Option<&'a Filter>,
+    /// The same for UDP.
+    pub udp: UdpRules<'a>,
     /// Memory for all rings together in bytes.
     pub ring_bytes_total: usize,
     /// A log record per captured packet, at debug level. Slow.
@@ -89,9 +97,11 @@ impl Tap {
         if config.filter.is_some() {
             program.flags |= config_flags::BEHIND_FILTER;
         }
+        program.flags |= config.udp.flag();
         let mut ebpf = load::load(object, program, &sizes)?;
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
         config.sessions.put_maps(&mut ebpf, config.transfers)?;
+        load::put_udp(&mut ebpf, &config.udp, Hook::Tcx, &UDP_PROGRAMS)?;
 
         let bytes = ring_bytes(config.ring_bytes_total, online.len() * workers as usize);
         let readers = readers(&mut ebpf, workers, cpus, &online, bytes)?;

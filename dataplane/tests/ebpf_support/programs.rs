@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, RingBuf, XskMap};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf, XskMap};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use common::abi::{DenyKey, EndpointKey, PortWord, ProgramConfig, RecordHeader, config_flags};
@@ -176,6 +176,22 @@ impl Loaded {
         program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
         report(name, &program.info().unwrap());
         program
+    }
+
+    /// Puts a classifier or XDP program into a slot of a tail call array.
+    pub fn put_program(&mut self, array: &str, slot: u32, name: &str) {
+        let program = self.ebpf.program_mut(name).unwrap();
+        if let Ok(xdp) = <&mut Xdp>::try_from(&mut *program) {
+            xdp.load().unwrap_or_else(|e| panic!("{name}: {e}"));
+        } else {
+            let classifier = <&mut SchedClassifier>::try_from(&mut *program).unwrap();
+            classifier.load().unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        let fd = self.ebpf.program(name).unwrap().fd().unwrap();
+        let fd = fd.try_clone().unwrap();
+        let map = self.ebpf.map_mut(array).unwrap();
+        let mut map = ProgramArray::try_from(map).unwrap();
+        map.set(slot, &fd, 0).unwrap();
     }
 
     /// Runs the program once; `None` if the kernel does not make a packet of these bytes.

@@ -57,8 +57,17 @@ impl Default for ControlOptions {
     }
 }
 
+/// A target that a peer announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Announced {
+    /// By its first session.
+    Tcp(Endpoint),
+    /// As a target of datagrams.
+    Udp(Endpoint),
+}
+
 /// Told of each target that peers announce, the first time.
-pub type TargetSink = Box<dyn FnMut(Endpoint) + Send>;
+pub type TargetSink = Box<dyn FnMut(Announced) + Send>;
 
 /// Targets that are remembered: a peer that makes up more does not get them taken.
 const MAX_TARGETS: usize = 4096;
@@ -80,6 +89,8 @@ pub struct ControlTotals {
     pub adds: u64,
     /// Routes given back.
     pub dels: u64,
+    /// Announcements of UDP targets.
+    pub udp_targets: u64,
     /// Records of unknown type, ignored.
     pub unknown: u64,
 }
@@ -98,7 +109,7 @@ pub struct Control {
     commands: CommandSender,
     options: ControlOptions,
     /// Who wants to know of new targets, and those it knows.
-    targets: Option<(TargetSink, HashSet<Endpoint>)>,
+    targets: Option<(TargetSink, HashSet<Announced>)>,
     /// By place; generations survive the connections.
     connections: Vec<(u32, Option<Connection>)>,
     poll: PollSet,
@@ -264,12 +275,7 @@ impl Control {
             }
             ClientRecord::Add { client, target } => {
                 totals.adds += 1;
-                if let Some((sink, known)) = targets
-                    && known.len() < MAX_TARGETS
-                    && known.insert(target)
-                {
-                    sink(target);
-                }
+                tell(targets, Announced::Tcp(target));
                 let key = RouteKey { client, target };
                 let worker = owner(flow_hash(client), workers);
                 commands.send(worker, Command::Add { key, connection: id });
@@ -279,6 +285,10 @@ impl Control {
                 let key = RouteKey { client, target };
                 let worker = owner(flow_hash(client), workers);
                 commands.send(worker, Command::Del { key, connection: id });
+            }
+            ClientRecord::UdpTarget { target } => {
+                totals.udp_targets += 1;
+                tell(targets, Announced::Udp(target));
             }
             ClientRecord::Unknown { kind } => {
                 totals.unknown += 1;
@@ -337,6 +347,16 @@ impl Control {
                 tracing::warn!(peer = %c.peer, suppressed = more, "closed: no hello within {seconds} s");
             }
         }
+    }
+}
+
+/// Tells of a target if it is a new one.
+fn tell(targets: &mut Option<(TargetSink, HashSet<Announced>)>, target: Announced) {
+    if let Some((sink, known)) = targets
+        && known.len() < MAX_TARGETS
+        && known.insert(target)
+    {
+        sink(target);
     }
 }
 

@@ -31,7 +31,7 @@ mod rings;
 mod throttle;
 
 pub use command::{Command, ConnectionId};
-pub use control::{Control, ControlOptions, ControlTotals, TargetSink};
+pub use control::{Announced, Control, ControlOptions, ControlTotals, TargetSink};
 pub use listener::{ListenError, listen};
 pub use output::{Flushed, Output, OutputTotals, QUEUE_RECORDS};
 pub use reader::{Reader, Refused};

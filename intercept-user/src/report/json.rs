@@ -90,6 +90,7 @@ struct Channel {
     refused_full: u64,
     adds: u64,
     dels: u64,
+    udp_targets: u64,
     unknown: u64,
 }
 
@@ -195,6 +196,7 @@ pub fn to_json(report: &Report) -> serde_json::Result<String> {
             refused_full: channel.refused_full,
             adds: channel.adds,
             dels: channel.dels,
+            udp_targets: channel.udp_targets,
             unknown: channel.unknown,
         },
         latency_us: BTreeMap::from([("turnaround", Percentiles::of(&report.turnaround))]),

@@ -22,6 +22,8 @@ pub struct Intercept {
     /// Next slot to look at while routes are announced again.
     rescan: Option<usize>,
     reannounced: u64,
+    /// Announcements of UDP targets, for every connection.
+    udp_targets: Vec<Endpoint>,
 }
 
 impl Intercept {
@@ -37,6 +39,7 @@ impl Intercept {
             turn: 0,
             rescan: None,
             reannounced: 0,
+            udp_targets: Vec::new(),
         }
     }
 
@@ -86,6 +89,17 @@ impl Intercept {
         true
     }
 
+    /// Announces UDP targets on all connections, those to come included, once they are native: the C format has
+    /// no message for it.
+    pub fn set_udp_targets(&mut self, targets: &[Endpoint]) {
+        self.udp_targets = targets.to_vec();
+        for link in self.links.iter_mut().filter(|link| link.is_native()) {
+            for &target in &self.udp_targets {
+                link.push(Message::UdpTarget { target });
+            }
+        }
+    }
+
     /// Forgets a route, and tells a native intercept so. C programs have no use for it; they, and ours where the
     /// message is lost, expire routes by themselves.
     pub fn retire(&mut self, client: Endpoint, target: Endpoint) {
@@ -114,7 +128,13 @@ impl Intercept {
             if link.is_up() && ready.next() == Some(false) {
                 continue;
             }
-            if link.service(now, buffer, out) != Change::None {
+            let change = link.service(now, buffer, out);
+            if change == Change::Up && link.is_native() {
+                for &target in &self.udp_targets {
+                    link.push(Message::UdpTarget { target });
+                }
+            }
+            if change != Change::None {
                 // Up: routes without a connection have one now. Down: they move to the others.
                 self.rescan = Some(0);
             }

@@ -98,6 +98,14 @@ impl Channel {
         told
     }
 
+    /// Tells all intercepts of the targets of UDP, whose answers they shall swallow: now, and on each
+    /// connection that is made later.
+    pub fn set_udp_targets(&mut self, targets: &[Endpoint]) {
+        for intercept in &mut self.intercepts {
+            intercept.set_udp_targets(targets);
+        }
+    }
+
     /// The responses are not needed any more.
     pub fn retire(&mut self, client: Endpoint, target: Endpoint) {
         for i in &mut self.intercepts {

@@ -34,6 +34,11 @@ pub enum Message {
         /// Target.
         target: Endpoint,
     },
+    /// Answers of this UDP target to replayed clients are for nobody; only a native peer is told.
+    UdpTarget {
+        /// Target.
+        target: Endpoint,
+    },
 }
 
 /// A bounded queue of whole records; when full it drops the oldest that is not being written.
@@ -155,6 +160,7 @@ impl SendQueue {
                 let message = match message {
                     Message::Add { client, target } => ClientMessage::add(client, target),
                     Message::Del { client, target } => ClientMessage::del(client, target),
+                    Message::UdpTarget { target } => ClientMessage::udp_target(target),
                 };
                 self.staged.extend_from_slice(&message.to_bytes());
             }

@@ -370,3 +370,45 @@ fn a_native_intercept_carries_ipv6_and_hears_of_ends() {
     until(&mut channel, &mut out, |_, out| !out.is_empty());
     assert_eq!(out, [response]);
 }
+
+#[test]
+fn udp_targets_are_told_on_every_native_connection_also_those_made_later() {
+    let (listener, peer) = listener();
+    let mut channel = Channel::connect(&[peer], 2, false, now()).unwrap();
+    let mut streams = [accept(&listener), accept(&listener)];
+    let dns = Endpoint::new(Addr::v4([10, 0, 0, 31]), 53);
+    let v6 = Endpoint::new(Addr([0x20; 16]), 53);
+    let assert_told = |stream: &mut TcpStream| {
+        let kind = native::SWITCH;
+        assert_eq!(read_record(stream), ClientRecord::Unknown { kind });
+        for target in [dns, v6] {
+            let mut message = [0; CLIENT_MESSAGE_BYTES];
+            stream.read_exact(&mut message).unwrap();
+            let told = ClientRecord::UdpTarget { target };
+            assert_eq!(ClientMessage::decode(message), told);
+        }
+    };
+    channel.set_udp_targets(&[dns, v6]);
+    let mut out = Vec::new();
+    let mut go_native = |channel: &mut Channel, streams: &mut [TcpStream; 2]| {
+        for stream in streams.iter_mut() {
+            stream.write_all(&native::ack()).unwrap();
+        }
+        until(channel, &mut out, |c, _| {
+            c.intercepts[0]
+                .links()
+                .iter()
+                .all(super::link::Link::is_native)
+        });
+        channel.flush(now());
+        streams.iter_mut().for_each(assert_told);
+    };
+    go_native(&mut channel, &mut streams);
+    drop(streams);
+    until(&mut channel, &mut Vec::new(), |c, _| {
+        counter(c, "connects") == 4
+    });
+    channel.flush(now());
+    let mut again = [accept(&listener), accept(&listener)];
+    go_native(&mut channel, &mut again);
+}

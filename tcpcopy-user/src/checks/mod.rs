@@ -6,11 +6,13 @@
 
 mod mirror;
 mod targets;
+mod udp;
 
 pub use mirror::check_mirror;
 use operator::privileges::{MissingCapability, MissingToSend};
 pub use operator::privileges::{check_privileges, check_transmit_privileges};
 pub use targets::{check_clients, check_targets};
+pub use udp::{check_udp_clients, check_udp_targets};
 
 use crate::cli::Transfer;
 use common::packet::{Addr, Endpoint};
@@ -55,9 +57,7 @@ pub enum CheckError {
         iface: String,
     },
     /// IPv6 towards the target.
-    #[error(
-        "target {target} is IPv6, which is not replayed yet; expected an IPv4 target"
-    )]
+    #[error("target {target} is IPv6, which is not replayed yet; expected an IPv4 target")]
     TargetFamily {
         /// The target.
         target: Endpoint,
@@ -73,6 +73,14 @@ pub enum CheckError {
     /// `-c` is of the other family.
     #[error("-c gives IPv6 addresses, but target {target} is IPv4; expected IPv4 addresses")]
     ClientFamily {
+        /// The target.
+        target: Endpoint,
+    },
+    /// `-c` is of the other family.
+    #[error(
+        "-c and the target {target} of UDP are of different IP families; expected addresses of the target's family"
+    )]
+    UdpClientFamily {
         /// The target.
         target: Endpoint,
     },

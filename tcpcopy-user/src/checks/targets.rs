@@ -15,6 +15,19 @@ pub fn check_targets(
     iface: &str,
     iface_addresses: &[Addr],
 ) -> Result<(), CheckError> {
+    check_loops(transfers, iface, iface_addresses)?;
+    match transfers.iter().find(|t| !t.target.addr.is_v4()) {
+        Some(t) => Err(CheckError::TargetFamily { target: t.target }),
+        None => Ok(()),
+    }
+}
+
+/// The same but for what only TCP cannot do.
+pub(super) fn check_loops(
+    transfers: &[Transfer],
+    iface: &str,
+    iface_addresses: &[Addr],
+) -> Result<(), CheckError> {
     for t in transfers {
         let target = t.target;
         let is_target_of = |online| {
@@ -39,9 +52,6 @@ pub fn check_targets(
                 target,
                 iface: iface.to_owned(),
             });
-        }
-        if !target.addr.is_v4() {
-            return Err(CheckError::TargetFamily { target });
         }
     }
     Ok(())

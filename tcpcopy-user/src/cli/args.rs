@@ -17,7 +17,8 @@ use std::path::PathBuf;
 pub struct Args {
     /// What is replayed where: comma list of PORT-TARGET:PORT or ADDRESS:PORT-TARGET:PORT. Without an address any
     /// address matches. IPv6 addresses stand in brackets. A source that is given several times has several
-    /// targets, and every session goes to each of them
+    /// targets, and every session goes to each of them. An item that begins with udp: replays datagrams,
+    /// such as udp:53-10.0.0.30:5353
     #[arg(short = 'x', long = "transfer", value_name = "LIST", required = true)]
     pub transfers: Vec<String>,
 
@@ -128,6 +129,10 @@ pub struct Args {
     /// A session without any packet for this long is given up. Default: response timeout + 120s
     #[arg(short = 'k', long, value_name = "TIME")]
     pub idle_timeout: Option<String>,
+
+    /// A UDP client that sends nothing for this long gives its address and port on the wire back
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    pub udp_idle: String,
 
     /// Longest wait for an answer of the target before a session goes on as captured
     #[arg(long, value_name = "TIME", default_value = "5s")]

@@ -7,7 +7,8 @@ use super::offline::{Offline, Speed};
 use super::record::Recording;
 use super::select::{Deny, parse_shard, parse_share};
 use super::target_mac::parse_macs;
-use super::transfer::{Transfer, parse_transfers};
+use super::transfer::Transfer;
+use super::udp::parse_both;
 use common::flow::{Nanos, Shard, Share};
 use common::packet::{Addr, Endpoint, MacAddr};
 use dataplane::bpf::Filter;
@@ -50,12 +51,14 @@ const IDLE_SURPLUS: Duration = Duration::from_mins(2);
     reason = "each is a flag of its own on the command line"
 )]
 pub struct Config {
-    /// Transfer list, not empty.
+    /// Transfer list; empty only if that of UDP is not.
     pub transfers: Vec<Transfer>,
     /// What captured packets must pass in addition.
     pub filter: Option<Filter>,
     /// Where it came from, if it was a file.
     pub filter_file: Option<PathBuf>,
+    /// Transfers of UDP.
+    pub udp_transfers: Vec<Transfer>,
     /// Intercepts, not empty, at most 32.
     pub intercepts: Vec<Endpoint>,
     /// Capture interface; empty with `offline`.
@@ -96,6 +99,8 @@ pub struct Config {
     pub response_timeout: Duration,
     /// Time without any packet.
     pub idle_timeout: Duration,
+    /// Time after which a silent UDP client's flow ends.
+    pub udp_idle: Duration,
     /// Longest wait for a turn.
     pub turn_limit: Duration,
     /// No waiting for turns.
@@ -132,10 +137,16 @@ impl Config {
     pub fn from_args(args: Args) -> Result<Self, UsageError> {
         const X: &str = "-x, --transfer";
         const S: &str = "-s, --intercept";
-        let transfers = parse_transfers(args.transfers.iter().map(String::as_str))
+        let transfers = parse_both(args.transfers.iter().map(String::as_str))
             .map_err(|e| UsageError::new(X, e))?;
-        let target_macs = parse_macs(&args.target_macs, &transfers)
-            .map_err(|e| UsageError::new("--target-mac", e))?;
+        let all: Vec<Transfer> = transfers
+            .tcp
+            .iter()
+            .chain(&transfers.udp)
+            .copied()
+            .collect();
+        let target_macs =
+            parse_macs(&args.target_macs, &all).map_err(|e| UsageError::new("--target-mac", e))?;
         let port = parse_port(&args.port).map_err(|e| UsageError::new("-p, --port", e))?;
         let intercepts =
             parse_intercepts(&args.intercepts, port).map_err(|e| UsageError::new(S, e))?;
@@ -194,9 +205,10 @@ impl Config {
             .transpose()?;
         let drain = parse_duration(&args.drain).map_err(|e| UsageError::new("--drain", e))?;
         Ok(Self {
-            transfers,
             filter,
             filter_file: args.filter_file,
+            transfers: transfers.tcp,
+            udp_transfers: transfers.udp,
             intercepts,
             iface,
             offline,
@@ -217,6 +229,7 @@ impl Config {
             cores,
             response_timeout,
             idle_timeout,
+            udp_idle: time("--udp-idle", &args.udp_idle)?,
             turn_limit: time("--turn-limit", &args.turn_limit)?,
             no_turns: args.no_turns,
             mtu: number("-M, --mtu", &args.mtu, MIN_MTU_BYTES..=MAX_MTU_BYTES)?,
@@ -239,10 +252,26 @@ impl Config {
 
     /// The targets, each once, sorted.
     pub fn targets(&self) -> Vec<Endpoint> {
-        let mut targets: Vec<Endpoint> = self.transfers.iter().map(|t| t.target).collect();
-        targets.sort_unstable();
-        targets.dedup();
-        targets
+        targets(&self.transfers)
+    }
+
+    /// The targets of UDP, each once, sorted.
+    pub fn udp_targets(&self) -> Vec<Endpoint> {
+        targets(&self.udp_transfers)
+    }
+
+    /// Everything that is ever sent to, each once, sorted.
+    pub fn all_targets(&self) -> Vec<Endpoint> {
+        let mut all = self.targets();
+        all.extend(self.udp_targets());
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The online endpoints of UDP.
+    pub fn udp_online(&self) -> Vec<Endpoint> {
+        self.udp_transfers.iter().map(|t| t.online).collect()
     }
 
     /// Name of the capture in reports, as on the command line.
@@ -267,6 +296,13 @@ impl Config {
         online.dedup();
         online
     }
+}
+
+fn targets(transfers: &[Transfer]) -> Vec<Endpoint> {
+    let mut targets: Vec<Endpoint> = transfers.iter().map(|t| t.target).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    targets
 }
 
 /// A time that must not be zero.

@@ -16,6 +16,7 @@ mod record;
 mod select;
 mod target_mac;
 mod transfer;
+mod udp;
 
 pub use args::{Args, CaptureKind};
 pub use config::{Config, MAX_WORKERS};
@@ -24,6 +25,7 @@ pub use offline::{Offline, Speed, is_stdin};
 pub use record::Recording;
 pub use select::Deny;
 pub use transfer::{Transfer, parse_transfers};
+pub use udp::{Transfers, parse_both};
 
 use clap::Parser;
 use operator::usage::one_line;

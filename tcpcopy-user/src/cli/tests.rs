@@ -196,6 +196,29 @@ fn every_error_is_one_line_with_culprit_and_expectation() {
             &["-t, --response-timeout: 'soon' is no time, expected a number with ms, s, m or h"],
         ),
         ("-t", "0", &["'0' is zero, expected more than 0"]),
+        ("--udp-idle", "0s", &["--udp-idle: '0s' is zero"]),
+        ("--udp-idle", "long", &["--udp-idle: 'long' is no time"]),
+        (
+            "-x",
+            "udp:53",
+            &["-x, --transfer: '53' has no '-'", "after udp:"],
+        ),
+        (
+            "-x",
+            "udp:53-10.0.0.30:0",
+            &["port '0' out of range, expected 1 to 65535"],
+        ),
+        (
+            "-x",
+            "udp:53-2001:db8::1:53",
+            &["looks like IPv6 without brackets"],
+        ),
+        (
+            "-x",
+            "80-10.0.0.30:80,udp:53-10.0.0.30:53,udp:53-10.0.0.31:53",
+            &["transfer the same packets"],
+        ),
+        ("-x", "sctp:53-10.0.0.30:53", &["'sctp' is no IP address"]),
         ("-k", "5d", &["-k, --idle-timeout: '5d' is no time"]),
         ("--drain", "1d", &["--drain: '1d' is no time"]),
         ("-m", "0", &["-m, --memory: got '0', expected 1 to 1048576"]),
@@ -308,6 +331,20 @@ fn which_sessions() {
         error.contains("'80-10.0.0.65:80' is target number 65"),
         "{error}"
     );
+}
+
+#[test]
+fn datagrams_beside_sessions() {
+    let config = with("-x", "80-10.0.0.30:8080,udp:53-10.0.0.30:5353").unwrap();
+    assert_eq!(config.targets(), [at("10.0.0.30:8080")]);
+    assert_eq!(config.udp_targets(), [at("10.0.0.30:5353")]);
+    assert_eq!(config.all_targets().len(), 2);
+    assert_eq!(config.udp_idle, Duration::from_mins(1));
+    let only = with("-x", "udp:[2001:db8::1]:53-[2001:db8::2]:53").unwrap();
+    assert!(only.transfers.is_empty() && only.targets().is_empty());
+    assert_eq!(only.udp_online(), [at("[2001:db8::1]:53")]);
+    let other = with("--udp-idle", "5s").unwrap();
+    assert_eq!(other.udp_idle, Duration::from_secs(5));
 }
 
 #[test]

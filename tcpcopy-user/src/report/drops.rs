@@ -15,6 +15,7 @@ const LOSSES: [(&str, &[&str]); 5] = [
             "truncated",
             "bad_ip",
             "bad_tcp",
+            "bad_udp",
             "ring_full",
             "load_failed",
             "too_large",

@@ -1,6 +1,7 @@
 //! The report for programs. Fields are only ever added; `version` changes if one changes its meaning.
 
 use super::Report;
+use super::udp::Udp;
 use crate::worker::Latency;
 use operator::percentiles::Percentiles;
 use serde::Serialize;
@@ -20,6 +21,8 @@ struct Json<'a> {
     bytes: Bytes,
     targets: Vec<Target>,
     packets: Packets,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    udp: Option<Udp>,
     latency_us: BTreeMap<&'static str, Percentiles>,
     clock: Clock,
     counters: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
@@ -189,6 +192,7 @@ pub fn to_json(report: &Report) -> serde_json::Result<String> {
             responses: t.responses,
             dropped: report.dropped(),
         },
+        udp: report.udp.as_ref().map(Udp::new),
         latency_us: Latency::ALL
             .iter()
             .map(|what| (what.name(), Percentiles::of(report.latencies.get(*what))))

@@ -9,6 +9,7 @@
 mod drops;
 mod json;
 mod text;
+mod udp;
 
 pub use json::to_json;
 pub use text::to_text;
@@ -17,7 +18,7 @@ use crate::offline::ReadReport;
 use crate::record::WriteReport;
 use crate::worker::{Counter, IntakeCounters, Latencies, SendCounters, WorkerReport};
 use common::flow::Nanos;
-use session::Totals;
+use session::{Totals, UdpTotals};
 use std::collections::BTreeMap;
 
 /// Circumstances of a run.
@@ -42,6 +43,8 @@ pub struct Report {
     pub setting: Setting,
     /// Books of all engines.
     pub totals: Totals,
+    /// Books of all UDP replays, if there were any.
+    pub udp: Option<UdpTotals>,
     /// Measurements of all workers.
     pub latencies: Latencies,
     /// Frames before the engines.
@@ -62,6 +65,7 @@ impl Report {
         let mut report = Self {
             setting,
             totals: Totals::default(),
+            udp: None,
             latencies: Latencies::default(),
             intake: IntakeCounters::default(),
             sent: SendCounters::default(),
@@ -71,6 +75,9 @@ impl Report {
         };
         for w in workers {
             report.totals.merge(&w.totals);
+            if let Some(udp) = &w.udp {
+                report.udp.get_or_insert_default().merge(udp);
+            }
             report.latencies.merge(&w.latencies);
             report.intake.merge(&w.intake);
             report.sent.merge(&w.sent);

@@ -41,6 +41,7 @@ fn worker(n: u64) -> WorkerReport {
     intake.undecodable(common::packet::DecodeError::Fragment);
     WorkerReport {
         totals,
+        udp: None,
         latencies,
         sent: SendCounters {
             sent: 40 * n,
@@ -179,4 +180,53 @@ fn text_shows_the_balance() {
         text.contains("100 captured DOES NOT EQUAL 91 delivered + 10 undelivered"),
         "{text}"
     );
+}
+
+#[test]
+fn udp_has_a_group_of_its_own_that_balances() {
+    let with_udp = |sent: u64| {
+        let mut udp = UdpTotals {
+            flows: 5,
+            flows_expired: 4,
+            flows_open: 1,
+            captured: 10,
+            copies: 20,
+            sent,
+            bytes_sent: 99,
+            ..UdpTotals::default()
+        };
+        udp.dropped[session::UdpDrop::LargerThanMtu as usize] = 2;
+        WorkerReport {
+            udp: Some(udp),
+            ..worker(1)
+        }
+    };
+    // One worker without: a report has the group if any worker has books.
+    let report = Report::new(report().setting, &[with_udp(18), with_udp(18)], &[]);
+    let json: Value = serde_json::from_str(&to_json(&report).unwrap()).unwrap();
+    for (path, want) in [
+        ("/udp/flows/total", Value::from(10)),
+        ("/udp/flows/expired", 8.into()),
+        ("/udp/flows/open", 2.into()),
+        ("/udp/datagrams/captured", 20.into()),
+        ("/udp/datagrams/copies", 40.into()),
+        ("/udp/datagrams/sent", 36.into()),
+        ("/udp/datagrams/dropped/larger_than_mtu", 4.into()),
+        ("/udp/bytes_sent", 198.into()),
+        ("/udp/balanced", true.into()),
+    ] {
+        assert_eq!(json.pointer(path), Some(&want), "{path} in {json:#}");
+    }
+    let text = to_text(&report);
+    assert!(
+        text.contains("balance: 40 copies = 36 sent + 4 dropped"),
+        "{text}"
+    );
+    let bad = Report::new(report.setting, &[with_udp(17)], &[]);
+    let text = to_text(&bad);
+    assert!(
+        text.contains("20 copies DOES NOT EQUAL 17 sent + 2 dropped"),
+        "{text}"
+    );
+    assert!(!to_text(&super::tests::report()).contains("udp"));
 }

@@ -101,6 +101,10 @@ fn render(report: &Report, out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(out, "  {:<20} {:>14}", "acknowledgements", t.acks_sent)?;
     writeln!(out, "  {:<20} {:>14}", "responses", t.responses)?;
+    if let Some(udp) = &report.udp {
+        super::udp::render(udp, out)?;
+        writeln!(out, "\npackets of all kinds")?;
+    }
     let dropped = report.dropped();
     if dropped.is_empty() {
         writeln!(out, "  nothing dropped")?;

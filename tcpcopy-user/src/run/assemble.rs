@@ -9,7 +9,7 @@ use crate::cli::{CaptureKind, Config, MAX_WORKERS};
 use crate::offline;
 use crate::record::{self, Recorder};
 use crate::transfers::TransferTable;
-use crate::worker::{Control, Egress, LiveHops, LiveStats, WorkerParts};
+use crate::worker::{Control, Egress, LiveHops, LiveStats, UdpParts, WorkerParts};
 use common::flow::{Nanos, Share};
 use common::packet::Addr;
 use dataplane::afxdp::AfXdpTx;
@@ -18,7 +18,7 @@ use dataplane::iface::Interface;
 use dataplane::netfilter::RawPath;
 use dataplane::wake::{Waker, WakerHandle};
 use dataplane::{Transmit, clock, egress, handover, placement, supply};
-use session::EngineConfig;
+use session::{EngineConfig, UdpConfig};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -63,8 +63,15 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
     let addresses = iface.iter().flat_map(|iface| &iface.addresses);
     let own: Vec<Addr> = addresses.map(|(addr, _)| *addr).collect();
     checks::check_targets(&config.transfers, &config.iface, &own)?;
+    checks::check_udp_targets(
+        &config.transfers,
+        &config.udp_transfers,
+        &config.iface,
+        &own,
+    )?;
     if let Some(pool) = &config.clients {
         checks::check_clients(&config.transfers, pool)?;
+        checks::check_udp_clients(&config.udp_transfers, pool)?;
     }
     if let Some(iface) = &iface
         && config.capture == CaptureKind::Mirror
@@ -102,18 +109,28 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             .record
             .as_ref()
             .map_or(0, |_| record::RING_BYTES_TOTAL);
-    let budget = Budget::split(memory, workers, rings, HANDOVER_RING_BYTES)?;
+    let mut budget = Budget::split(memory, workers, rings, HANDOVER_RING_BYTES)?;
+    let udp_flows = if config.udp_transfers.is_empty() {
+        0
+    } else {
+        budget.take_udp_flows(config.replicas)
+    };
     tracing::info!(
         mib = memory >> 20,
         sessions = budget.max_sessions * workers,
+        udp_flows = udp_flows * workers,
         "memory budget"
     );
     let now = clock::now();
-    let channels = (0..workers)
+    let mut channels = (0..workers)
         .map(|_| Channel::connect(&config.intercepts, config.connections, config.lonely, now))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let targets = config.targets();
+    let udp_targets = config.udp_targets();
+    for channel in &mut channels {
+        channel.set_udp_targets(&udp_targets);
+    }
+    let targets = config.all_targets();
     let mut addresses: Vec<Addr> = targets.iter().map(|t| t.addr).collect();
     addresses.dedup();
     let hops = Arc::new(Hops::start_with(HopOptions {
@@ -196,6 +213,8 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         supply::start(handles.clone(), served, raw_path),
     )?;
 
+    let udp_transfers = (!config.udp_transfers.is_empty())
+        .then(|| Arc::new(TransferTable::new(&config.udp_transfers)));
     let control = Arc::new(Control::new(workers));
     let live: Vec<Arc<LiveStats>> = (0..workers).map(|_| Arc::default()).collect();
     let mut parts = Vec::with_capacity(workers);
@@ -214,6 +233,16 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
     {
         let Ports { sources, .. } = ports;
         let hops = Box::new(LiveHops::new(Arc::clone(&hops)));
+        let engine = engine_config(config, id, workers, mtu, budget);
+        let udp = udp_transfers.as_ref().map(|transfers| UdpParts {
+            transfers: Arc::clone(transfers),
+            config: UdpConfig {
+                share: config.share,
+                common: engine.clone(),
+                idle: nanos(config.udp_idle),
+                max_flows: udp_flows,
+            },
+        });
         parts.push(WorkerParts {
             id: id as u32,
             workers: workers as u32,
@@ -222,14 +251,9 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             transfers: Arc::clone(&transfers),
             // Tap and mirror choose in the kernel.
             selection: None,
-            engine: engine_config(config, id, workers, mtu, budget),
-            egress: Egress::new(
-                transfers.targets(),
-                devices,
-                Some(raw),
-                hops,
-                Box::new(supply),
-            ),
+            engine,
+            udp,
+            egress: Egress::new(&targets, devices, Some(raw), hops, Box::new(supply)),
             channel,
             waker,
             control: Arc::clone(&control),

@@ -10,7 +10,7 @@ use dataplane::Capture;
 use dataplane::afxdp::AfXdpTx;
 use dataplane::bpf::mirror::{Mirror, MirrorConfig};
 use dataplane::bpf::tap::{Tap, TapConfig};
-use dataplane::bpf::{BpfError, Filter, Sessions};
+use dataplane::bpf::{BpfError, Filter, Sessions, UdpRules};
 use dataplane::feed::{self, Pace};
 use dataplane::placement::QueueSocket;
 use dataplane::wake::WakerHandle;
@@ -64,6 +64,10 @@ impl Attached {
     ) -> Result<Self, BpfError> {
         let (transfers, targets) = (config.online(), config.targets());
         let (transfers, targets) = (transfers.as_slice(), targets.as_slice());
+        let udp = UdpRules {
+            transfers: &config.udp_online(),
+            targets: &config.udp_targets(),
+        };
         let ifname = config.iface.as_str();
         // With a ramp too: what is beyond the final share is never replayed. What is within it and not
         // yet the engine leaves out, since only it knows which sessions it has opened.
@@ -86,6 +90,7 @@ impl Attached {
                     targets,
                     sessions,
                     filter,
+                    udp,
                     ring_bytes_total: RING_BYTES_TOTAL,
                     log_packets,
                 },
@@ -99,6 +104,7 @@ impl Attached {
                     targets,
                     sessions,
                     filter,
+                    udp,
                     also_tx,
                     log_packets,
                 },

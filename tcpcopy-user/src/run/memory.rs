@@ -4,11 +4,12 @@
 //!  -m MiB, or min(2 GiB, 10 % of RAM or of the cgroup's limit)
 //!    ├─ fixed: rings, frames, hand-over        first, known
 //!    ├─ half of the rest: captured bytes that the target has not acknowledged
-//!    └─ the other half: sessions
+//!    └─ the other half: sessions, a quarter of it UDP flows if there are such
 //! ```
 //! On a production host the default leaves nine tenths to production. Over budget whole new sessions are
 //! shed, so too small a budget costs sessions, never production.
 
+use session::udp_flow_bytes;
 use std::path::Path;
 
 const MIB: usize = 1 << 20;
@@ -68,6 +69,16 @@ impl Budget {
     }
 }
 
+impl Budget {
+    /// Gives a quarter of the sessions' memory to UDP flows with `replicas` wire endpoints each; returns
+    /// their number. A flow is a socket of a client, like a session, but of a shorter life.
+    pub fn take_udp_flows(&mut self, replicas: u16) -> usize {
+        let sessions = self.max_sessions / 4;
+        self.max_sessions -= sessions;
+        sessions * SESSION_BYTES / udp_flow_bytes(replicas)
+    }
+}
+
 /// The default: from the machine's memory, or what this process's cgroup leaves of it, under `root`
 /// (`/` but for tests).
 pub fn default_bytes(root: &Path) -> usize {
@@ -111,6 +122,10 @@ mod tests {
         let b = Budget::split(1024 * MIB, 2, 64 * MIB, MIB).unwrap();
         let used = 2 * (b.buffer_bytes + b.max_sessions * SESSION_BYTES) + (64 + 34 + 2) * MIB;
         assert!(used <= 1024 * MIB && used > 1023 * MIB, "{used}");
+        let mut with_udp = b;
+        let flows = with_udp.take_udp_flows(3);
+        let bytes = with_udp.max_sessions * SESSION_BYTES + flows * udp_flow_bytes(3);
+        assert!(flows > 50_000 && bytes <= b.max_sessions * SESSION_BYTES);
         let error = Budget::split(100 * MIB, 2, 64 * MIB, MIB).unwrap_err();
         assert_eq!(
             error.to_string(),

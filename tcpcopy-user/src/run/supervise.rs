@@ -64,6 +64,7 @@ pub fn supervise(
         percent = %config.share,
         denied = config.deny.as_ref().map_or(0, |d| d.blocks().len()),
         filter = config.filter.as_ref().map(Filter::expression),
+        udp = %list(&config.udp_transfers),
         intercepts = %list(&config.intercepts),
         "ready"
     );

@@ -35,7 +35,7 @@ pub struct IntakeCounters {
     pub other_shard: u64,
 }
 
-const DECODE_ERRORS: usize = 6;
+const DECODE_ERRORS: usize = 7;
 
 /// Names of [`IntakeCounters::undecodable`] in reports.
 pub const DECODE_ERROR_NAMES: [(DecodeError, &str); DECODE_ERRORS] = [
@@ -45,6 +45,7 @@ pub const DECODE_ERROR_NAMES: [(DecodeError, &str); DECODE_ERRORS] = [
     (DecodeError::Fragment, "fragment"),
     (DecodeError::NotTcp, "not_tcp"),
     (DecodeError::BadTcp, "bad_tcp"),
+    (DecodeError::BadUdp, "bad_udp"),
 ];
 
 impl IntakeCounters {

@@ -18,6 +18,7 @@
 mod backlog;
 mod control;
 mod cut;
+mod datagrams;
 mod egress;
 mod intake;
 mod latency;
@@ -26,6 +27,7 @@ mod reassembly;
 mod sender;
 
 pub use control::{Control, LiveFigures, LiveStats};
+pub use datagrams::UdpParts;
 pub use egress::{Egress, Hop, LiveHops, NextHops, NoSupply, Supply};
 pub use intake::{DECODE_ERROR_NAMES, IntakeCounters};
 pub use latency::{Latencies, Latency};
@@ -38,6 +40,8 @@ use crate::transfers::TransferTable;
 use arrayvec::ArrayVec;
 use backlog::Backlog;
 use common::flow::{ClientSegment, Nanos, ResponseHeader, flow_hash, owner};
+use common::packet::DecodeError;
+use datagrams::Datagrams;
 use dataplane::handover::Handover;
 use dataplane::idle::{self, Idle, NAP, Rest, nap};
 use dataplane::poll::PollSet;
@@ -66,6 +70,7 @@ pub struct Worker {
     selection: Option<Arc<Selection>>,
     pool_is_v4: Option<bool>,
     engine: Engine,
+    datagrams: Option<Datagrams>,
     sender: Sender,
     waker: Waker,
     control: Arc<Control>,
@@ -95,6 +100,7 @@ impl Worker {
             selection: parts.selection,
             pool_is_v4,
             engine: Engine::new(parts.engine),
+            datagrams: parts.udp.map(Datagrams::new),
             sender: Sender::new(parts.egress, parts.channel),
             waker: parts.waker,
             control: parts.control,
@@ -166,6 +172,9 @@ impl Worker {
         self.engine
             .response_batch(now, &self.responses, &mut self.sender);
         self.engine.advance(now, &mut self.sender);
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.advance(now);
+        }
         let sent = self.sender.flush(now);
         if now >= self.publish_at {
             self.publish(now);
@@ -190,6 +199,7 @@ impl Worker {
             transfers,
             selection,
             engine,
+            datagrams,
             sender,
             intake,
             ..
@@ -207,7 +217,14 @@ impl Worker {
                 let taken = match rules.take(frame) {
                     Ok(taken) => taken,
                     Err(why) => {
-                        intake.leave_out(why);
+                        match (why, &mut *datagrams) {
+                            (Rejected::Undecodable(DecodeError::NotTcp), Some(datagrams)) => {
+                                let others = others.as_deref_mut();
+                                let mine = (id, workers, now);
+                                datagram(datagrams, mine, frame, others, sender, intake);
+                            }
+                            _ => intake.leave_out(why),
+                        }
                         continue;
                     }
                 };
@@ -324,6 +341,7 @@ impl Worker {
         });
         WorkerReport {
             totals: self.engine.totals().clone(),
+            udp: self.datagrams.as_ref().map(Datagrams::totals),
             latencies: self.sender.latencies().clone(),
             sent: self.sender.counters(),
             intake: self.intake,
@@ -339,7 +357,8 @@ impl Worker {
             sessions: totals.sessions,
             completed: totals.outcome(Outcome::Completed),
             frames: self.intake.frames,
-            sent: self.sender.counters().sent,
+            sent: self.sender.counters().sent
+                + self.datagrams.as_ref().map_or(0, |d| d.totals().sent),
             responses: totals.responses,
             bytes_captured: totals.bytes_captured,
             bytes_delivered: totals.bytes_delivered,
@@ -385,6 +404,27 @@ impl Worker {
 struct Round {
     work: usize,
     handed_over: usize,
+}
+
+/// Replays a frame that is not TCP, or hands it to its owner; `mine` are this worker's number, that of all
+/// workers, and the time.
+fn datagram(
+    datagrams: &mut Datagrams,
+    (id, workers, now): (u32, u32, Nanos),
+    frame: &common::flow::Captured<'_>,
+    others: Option<&mut Handover>,
+    sender: &mut Sender,
+    intake: &mut IntakeCounters,
+) {
+    match (datagrams.decode(frame, workers), others) {
+        (Err(why), _) => intake.leave_out(why),
+        (Ok((owner, _)), Some(others)) if owner != id => {
+            if !others.send(owner as usize, frame) {
+                intake.handover_full += 1;
+            }
+        }
+        (Ok((_, datagram)), _) => datagrams.replay(now, &datagram, sender),
+    }
 }
 
 fn earlier(a: Option<Nanos>, b: Option<Nanos>) -> Option<Nanos> {

@@ -1,5 +1,6 @@
 //! What goes into a worker and what comes out of it.
 
+use super::datagrams::UdpParts;
 use super::{Control, Egress, IntakeCounters, Latencies, LiveStats, SendCounters};
 use crate::channel::Channel;
 use crate::selection::Selection;
@@ -7,7 +8,7 @@ use crate::transfers::TransferTable;
 use dataplane::Capture;
 use dataplane::handover::Handover;
 use dataplane::wake::Waker;
-use session::{EngineConfig, Totals};
+use session::{EngineConfig, Totals, UdpTotals};
 use std::sync::Arc;
 
 /// What a worker is made of.
@@ -26,6 +27,8 @@ pub struct WorkerParts {
     pub selection: Option<Arc<Selection>>,
     /// Settings of its engine.
     pub engine: EngineConfig,
+    /// UDP, if any is replayed.
+    pub udp: Option<UdpParts>,
     /// Its ports.
     pub egress: Egress,
     /// Its connections to intercept.
@@ -54,6 +57,8 @@ pub struct Counter {
 pub struct WorkerReport {
     /// Books of its engine.
     pub totals: Totals,
+    /// Books of its UDP replay.
+    pub udp: Option<UdpTotals>,
     /// What it measured.
     pub latencies: Latencies,
     /// Segments by what became of them behind the engine.

@@ -18,10 +18,12 @@ use super::egress::{Egress, Found, NoWay};
 use super::latency::{Latencies, Latency};
 use crate::channel::Channel;
 use common::flow::{Cause, Nanos, Segment};
-use common::packet::{Endpoint, FrameAddresses, allow_fragments, build_tcp_frame};
+use common::packet::{
+    Endpoint, FrameAddresses, UdpFrame, allow_fragments, build_tcp_frame, build_udp_frame,
+};
 use dataplane::hops::Missing;
 use dataplane::{BATCH, Transmit};
-use session::{Metric, Outcome, Output, SessionEnd};
+use session::{Metric, Outcome, Output, SessionEnd, UdpDrop, UdpOutput};
 
 /// Samples that may wait for a flush: some batches of merged packets cut into segments. What comes
 /// beyond is not measured, never delayed.
@@ -238,5 +240,22 @@ impl Output for Sender {
 
     fn sample(&mut self, metric: Metric, value: Nanos) {
         self.latencies.record(metric.into(), value);
+    }
+}
+
+impl UdpOutput for Sender {
+    fn send(&mut self, datagram: &UdpFrame<'_>, at: Nanos) -> Result<(), UdpDrop> {
+        let Found { port, macs, .. } = self.egress.find(datagram.dst).map_err(|why| match why {
+            NoWay::NotATarget => UdpDrop::NotATarget,
+            NoWay::NoNextHop(_) => UdpDrop::NoNextHop,
+        })?;
+        let buffer = port.reserve().ok_or(UdpDrop::NoFrame)?;
+        let len = build_udp_frame(buffer, macs, datagram).map_err(|_| UdpDrop::NotBuilt)?;
+        port.commit(len);
+        self.dirty = true;
+        if self.committed.len() < SAMPLES {
+            self.committed.push(at);
+        }
+        Ok(())
     }
 }

@@ -121,6 +121,7 @@ impl Replay {
                     workers: workers as u32,
                     ..EngineConfig::default()
                 },
+                udp: None,
                 egress,
                 channel: Channel::connect(&peers, 2, false, clock::now()).unwrap(),
                 waker,

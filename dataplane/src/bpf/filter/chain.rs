@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
-use aya::programs::{ProgramFd, SchedClassifier, Xdp};
+
 use common::abi::filter_slots;
 
 use super::access::Hook;
@@ -19,7 +19,7 @@ use super::insn::{Assembler, FP, R0, R1, R2, R3, R6, Size, alu, jump};
 use super::translate::translate;
 use super::{Filter, program};
 use crate::bpf::BpfError;
-use crate::bpf::error::chain;
+use crate::bpf::tail;
 
 /// The tail call array.
 pub(super) const ARRAY: &str = "FILTERS";
@@ -67,7 +67,7 @@ impl Chain {
             array: descriptor(ebpf, ARRAY)?,
             counters: descriptor(ebpf, COUNTERS)?,
         };
-        let selected = load_selected(ebpf, &parts)?;
+        let selected = tail::load_program(ebpf, parts.hook, parts.selected)?;
         program::put(&chain.array, filter_slots::SELECTED, selected)?;
         chain.replace(filter)?;
         Ok(chain)
@@ -128,32 +128,6 @@ impl Chain {
         );
         Ok(())
     }
-}
-
-fn load_selected<'a>(ebpf: &'a mut Ebpf, parts: &Parts) -> Result<&'a ProgramFd, BpfError> {
-    let name = parts.selected;
-    let object = |reason: String| BpfError::Object { reason };
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(|| object(format!("it has no program {name}")))?;
-    match parts.hook {
-        Hook::Tcx => {
-            let program: &mut SchedClassifier = program
-                .try_into()
-                .map_err(|e| object(format!("program {name}: {}", chain(&e))))?;
-            program.load()
-        }
-        Hook::Xdp => {
-            let program: &mut Xdp = program
-                .try_into()
-                .map_err(|e| object(format!("program {name}: {}", chain(&e))))?;
-            program.load()
-        }
-    }
-    .map_err(|e| BpfError::from_program(name, e))?;
-    ebpf.program(name)
-        .and_then(|p| p.fd().ok())
-        .ok_or_else(|| object(format!("program {name} is not loaded")))
 }
 
 /// A descriptor of our own for a map of the object.
