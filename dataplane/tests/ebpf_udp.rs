@@ -96,12 +96,11 @@ fn expected(rules: &Rules, frame: &[u8]) -> Option<TapCounter> {
     let error = match decode_frame(frame) {
         Ok(p) => return hit(&rules.tcp, p.ip.dst, p.tcp.dport).then_some(TapCounter::Captured),
         Err(DecodeError::NotTcp) => match decode_udp_frame(frame) {
+            Ok(p) if !hit(&rules.udp, p.ip.dst, p.udp.dport) => return None,
             Ok(p) if hit(&rules.targets, p.ip.dst, p.udp.dport) => {
                 return Some(TapCounter::ToTarget);
             }
-            Ok(p) => {
-                return hit(&rules.udp, p.ip.dst, p.udp.dport).then_some(TapCounter::Captured);
-            }
+            Ok(_) => return Some(TapCounter::Captured),
             Err(error) => error,
         },
         Err(error) => error,

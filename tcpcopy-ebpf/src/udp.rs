@@ -38,15 +38,15 @@ pub fn matches(decoded: &Result<UdpPacket, DecodeError>) -> bool {
         }
     };
     let online = Endpoint::new(packet.ip.dst, packet.udp.dport);
-    let mut key = EndpointKey::udp(online);
+    let key = EndpointKey::udp(online);
+    let mut any = key;
+    any.addr = Addr::ANY;
+    if TRANSFERS.get_ptr(key).is_none() && TRANSFERS.get_ptr(any).is_none() {
+        return false;
+    }
     if TARGETS.get_ptr(key).is_some() {
         count(TapCounter::ToTarget);
         return false;
     }
-    let mut found = TRANSFERS.get_ptr(key).is_some();
-    if !found {
-        key.addr = Addr::ANY;
-        found = TRANSFERS.get_ptr(key).is_some();
-    }
-    found
+    true
 }

@@ -22,7 +22,8 @@ use tcpcopy_user::worker::{
 const PATIENCE: Duration = Duration::from_mins(1);
 const DEVICE: u32 = 7;
 const LIST: &str = "10.77.0.20:80-10.77.0.30:8080,udp:10.77.0.20:53-10.77.0.30:5353,\
-                    udp:[2001:db8::20]:53-[2001:db8::30]:5353";
+                    udp:[2001:db8::20]:53-[2001:db8::30]:5353,\
+                    udp:5353-10.77.0.30:5353";
 
 struct OneHop(bool);
 

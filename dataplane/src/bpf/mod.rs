@@ -27,8 +27,8 @@ mod xdp;
 
 pub mod mirror;
 pub mod responses;
-pub mod tail;
-mod tap;
+mod tail;
+pub mod tap;
 
 pub use error::BpfError;
 pub use filter::{Filter, FilterError};

@@ -216,7 +216,7 @@ fn every_error_is_one_line_with_culprit_and_expectation() {
         (
             "-x",
             "80-10.0.0.30:80,udp:53-10.0.0.30:53,udp:53-10.0.0.31:53",
-            &["transfer the same packets"],
+            &["'udp:53-10.0.0.31:53' is a second target of its source"],
         ),
         ("-x", "sctp:53-10.0.0.30:53", &["'sctp' is no IP address"]),
         ("-k", "5d", &["-k, --idle-timeout: '5d' is no time"]),

@@ -93,7 +93,7 @@ mod tests {
             ),
             (
                 "udp:53-10.0.0.30:53,udp:53-10.0.0.31:53",
-                "'53-10.0.0.31:53' and '53-10.0.0.30:53' transfer the same packets",
+                "'udp:53-10.0.0.31:53' is a second target of its source",
             ),
             ("tcp:53-10.0.0.30:53", "'tcp' is no IP address"),
             ("udp:53-10.0.0.30:53,", "empty item"),

@@ -115,7 +115,8 @@ mod tests {
     }
 
     fn decoded(bytes: &[u8], frame_len: usize) -> Result<(Endpoint, Vec<u8>, u32), Rejected> {
-        let list = "udp:53-10.0.0.30:5353,udp:[2001:db8::1]:53-[2001:db8::2]:53";
+        let list =
+            "udp:53-10.0.0.30:5353,udp:[2001:db8::1]:53-[2001:db8::2]:53,udp:5353-10.0.0.30:5353";
         let table = TransferTable::new(&parse_both([list]).unwrap().udp);
         let meta = CaptureMeta {
             frame_len: frame_len as u32,
@@ -139,6 +140,7 @@ mod tests {
         );
         for (dst, why) in [
             ("10.0.0.20:54", Rejected::NoTransfer),
+            // Covered by the last transfer.
             ("10.0.0.30:5353", Rejected::ToTarget),
         ] {
             assert_eq!(of(&frame(client, dst, b"q")), Err(why), "{dst}");
