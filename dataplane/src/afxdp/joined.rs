@@ -22,7 +22,7 @@ pub(super) struct Joined {
     open: bool,
     /// It has exceeded the bound, what comes of it is left out.
     overflown: bool,
-    joined: u64,
+    completed: u64,
     too_large: u64,
 }
 
@@ -34,7 +34,7 @@ impl Joined {
 
     /// Packets put together.
     pub(super) const fn joined(&self) -> u64 {
-        self.joined
+        self.completed
     }
 
     /// Packets left out for their size.
@@ -83,7 +83,7 @@ impl Joined {
                 frame_len: self.meta.frame_len.max(len),
                 ..self.meta
             };
-            self.joined += 1;
+            self.completed += 1;
             packets += hand_on(
                 Some(&[Captured {
                     bytes: &self.bytes,
