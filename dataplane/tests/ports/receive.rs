@@ -195,7 +195,7 @@ fn what_the_kernel_drops_for_want_of_frames_is_counted_and_the_port_recovers() {
 }
 
 #[test]
-fn frames_larger_than_their_room_are_counted() {
+fn packets_larger_than_a_frame_arrive_whole() {
     let net = Net::new(1);
     net.near("ip", &["link", "set", "va", "mtu", "3000"]);
     net.far("ip", &["link", "set", "vb", "mtu", "3000"]);
@@ -220,9 +220,13 @@ fn frames_larger_than_their_room_are_counted() {
             tx.flush();
         });
         let mut lengths = Vec::new();
-        receive(&mut rx, |_, bytes, _, _| lengths.push(bytes.len()));
-        assert_eq!(lengths, [1700, 1790]);
-        assert_eq!(counters(&mut rx)["rx_dropped"], 1);
+        receive(&mut rx, |_, bytes, _, _| {
+            assert_eq!(bytes, test_frame(1, bytes.len()));
+            lengths.push(bytes.len());
+        });
+        assert_eq!(lengths, [1700, 2900, 1790]);
+        let counters = counters(&mut rx);
+        assert_eq!((counters["rx_joined"], counters["rx_dropped"]), (1, 0));
         drop(rx);
         drop(redirect);
     });
