@@ -124,7 +124,7 @@ pub struct Replayer {
 
 impl Replayer {
     /// For workers that hold the other ends of `to`. `total` is the size of all files;
-    /// `pool_is_v4` as in [`Intake`].
+    /// `pool_is_v4` as in `Intake`.
     pub fn new(
         offline: &Offline,
         total: Option<u64>,
