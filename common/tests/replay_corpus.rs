@@ -12,3 +12,8 @@ use corpus::replay;
 fn decoder() {
     replay("decoder", support::decoder);
 }
+
+#[test]
+fn tunnels() {
+    replay("tunnels", support::tunnels);
+}

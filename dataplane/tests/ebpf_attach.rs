@@ -37,6 +37,7 @@ fn mirror(ifname: &str, transfers: &[Endpoint]) -> Result<Mirror, BpfError> {
         ifname,
         workers: 2,
         transfers,
+        decap: &common::abi::DecapConfig::AUTO,
         targets: &[v4(HERE, 8080)],
         sessions: Sessions::default(),
         filter: None,
@@ -369,4 +370,42 @@ fn a_queue_in_use_is_named_and_nothing_stays_attached() {
         !pair.near(&["ip", "link", "show", "vb"]).contains("xdp"),
         "still attached"
     );
+}
+
+/// How many want the interface promiscuous, as the kernel counts.
+fn promiscuity(pair: &Pair) -> u32 {
+    let text = pair.near(&["ip", "-d", "link", "show", "vb"]);
+    let mut words = text.split_whitespace().skip_while(|w| *w != "promiscuity");
+    words.nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_mirror_port_is_promiscuous_as_long_as_it_is_taken() {
+    privileged();
+    let pair = Pair::new(1);
+    pair.enter_near();
+    assert_eq!(promiscuity(&pair), 0);
+    let mut taken = mirror("vb", &[v4(HERE, 80)]).unwrap();
+    assert_eq!(promiscuity(&pair), 1);
+    taken.detach();
+    assert_eq!(promiscuity(&pair), 0);
+
+    // Only tunnels, which are addressed to this host.
+    let decap = common::abi::DecapConfig::with_flags(
+        common::abi::decap_flags::TUNNELS | common::abi::decap_flags::ANY_TUNNEL,
+    );
+    let config = MirrorConfig {
+        ifname: "vb",
+        workers: 1,
+        transfers: &[v4(HERE, 80)],
+        targets: &[],
+        decap: &decap,
+        sessions: Sessions::default(),
+        filter: None,
+        also_tx: false,
+        log_packets: false,
+    };
+    let tunnels = Mirror::attach(&object("tcpcopy-ebpf"), &config).unwrap();
+    assert_eq!(promiscuity(&pair), 0);
+    drop(tunnels);
 }

@@ -50,6 +50,7 @@ fn mirror(ifname: &str, online: [u8; 4], filter: &Filter) -> Mirror {
         sessions: dataplane::bpf::Sessions::default(),
         udp: dataplane::bpf::UdpRules::default(),
         filter: Some(filter),
+        decap: &common::abi::DecapConfig::NONE,
         also_tx: false,
         log_packets: false,
     };

@@ -78,6 +78,7 @@ fn packets_are_logged_when_asked_for_and_only_then() {
                 ifname: "vb",
                 workers: 1,
                 transfers: &transfers,
+                decap: &common::abi::DecapConfig::AUTO,
                 targets: &[],
                 sessions: Sessions::default(),
                 filter: None,

@@ -37,6 +37,7 @@ impl Choice<'_> {
             shard: self.shard,
             share: self.share,
             deny: self.deny,
+            decap: common::abi::DecapConfig::NONE,
         });
         if program == "tap" {
             loaded.classifier("tap");

@@ -54,9 +54,11 @@ impl Bytes for Linear {
 
 /// Hides from LLVM how a packet pointer was made. It would else rebuild the sum for the access by
 /// another association than for the bounds check, and the verifier, which follows registers and not
-/// values, would not connect the two.
+/// values, would not connect the two. Also for the address of a global that the loader overrides, whose
+/// initialiser the compiler would else take for its value.
 #[inline(always)]
-fn opaque(pointer: usize) -> usize {
+#[must_use]
+pub fn opaque(pointer: usize) -> usize {
     #[cfg(target_arch = "bpf")]
     {
         let p;

@@ -3,6 +3,7 @@
 //! ```text
 //!  tap     tcx ingress ─ match ─▶ ring [cpu][worker]      always TCX_NEXT     (production host)
 //!  mirror  XDP         ─ match ─▶ AF_XDP socket of queue  XDP_PASS on a miss  (mirror port)
+//!                 └ tunnel ─▶ match the packet inside ─▶ the same socket
 //! ```
 //! Both decode with `common::packet`, match with [`matching`] and choose sessions with [`selection`]. With `-F` the programs
 //! `tap_filtered` and `mirror_filtered` match and ask the filter, which goes on to `tap` and `mirror`.
@@ -16,6 +17,7 @@ mod mirror;
 mod record;
 mod selection;
 mod tap;
+mod tunnel;
 mod udp;
 
 /// No helper in use demands a GPL-compatible license.

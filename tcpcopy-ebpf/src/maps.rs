@@ -6,9 +6,12 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::macros::btf_map;
 use common::abi::{
-    EndpointKey, MAX_DENIED, MAX_ENDPOINTS, PORT_WORDS, PortWord, TAP_COUNTERS, udp_slots,
+    EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_STREAMS, MIRROR_TAILS, PORT_WORDS, PortWord,
+    StreamKey, StreamState, TAP_COUNTERS, udp_slots,
 };
 use ebpf_kit::filter::Filters;
+
+use crate::tunnel::Inner;
 
 /// Sizes that the loader replaces: rings, workers.
 const SET_BY_LOADER: usize = 1;
@@ -71,3 +74,20 @@ pub static UDP: ProgramArray<{ udp_slots::COUNT as usize }> = ProgramArray::new(
 /// Sockets of the mirror by receive queue.
 #[btf_map]
 pub static XSKS: XskMap<MAX_QUEUES> = XskMap::new();
+
+/// The mirror's further programs, by `mirror_tail`, those that are in use.
+#[btf_map]
+pub static TAIL: ProgramArray<{ MIRROR_TAILS as usize }> = ProgramArray::new();
+
+/// From one of them to the next.
+#[btf_map]
+pub static INNER: PerCpuArray<Inner, 1> = PerCpuArray::new();
+
+/// What sequence numbers tell of mirrors.
+#[btf_map]
+pub static STREAMS: HashMap<
+    StreamKey,
+    StreamState,
+    { MAX_STREAMS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();

@@ -18,34 +18,33 @@ pub fn count(counter: TapCounter) {
     counters::bump(&COUNTERS, counter.index());
 }
 
-/// True if the packet is to be captured. Everything else that is worth a figure is counted here.
+/// Counts a packet that cannot be decoded.
+#[inline(always)]
+pub fn undecodable(error: DecodeError) {
+    if let Some(counter) = counters::tap_error(error) {
+        count(counter);
+    }
+}
+
+/// True if a transfer covers the packet, and it does not go to a target, which is counted.
 ///
 /// A transfer that names only a port may cover its own target, and what we send there must not be
 /// captured again: so what matches a transfer must not go to a target. What goes to a target and
 /// matches no transfer would not be captured anyway.
 #[inline(always)]
-pub fn matches(decoded: &Result<TcpPacket, DecodeError>) -> bool {
-    let packet = match decoded {
-        Ok(packet) => packet,
-        Err(error) => {
-            if let Some(counter) = counters::tap_error(*error) {
-                count(counter);
-            }
-            return false;
-        }
-    };
+pub fn transferred(packet: &TcpPacket) -> bool {
     let port = packet.tcp.dport;
-    let Some(listed) = PORTS.get(PortWord::index(port)) else {
+    let Some(word) = PORTS.get(PortWord::index(port)) else {
         return false;
     };
     let bit = PortWord::bit(port);
     let flags = config::flags();
     let key = EndpointKey::new(Endpoint::new(packet.ip.dst, port));
-    let transferred = (flags & config_flags::ANY_RULES != 0 && listed.any & bit != 0)
+    let listed = (flags & config_flags::ANY_RULES != 0 && word.any & bit != 0)
         || (flags & config_flags::EXACT_RULES != 0
-            && listed.exact & bit != 0
+            && word.exact & bit != 0
             && TRANSFERS.get_ptr(key).is_some());
-    if !transferred {
+    if !listed {
         return false;
     }
     let any = EndpointKey::any(port);

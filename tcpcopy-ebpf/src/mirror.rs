@@ -1,18 +1,25 @@
 //! `mirror`: matching packets go to the AF_XDP socket of their queue.
+//!
+//! Frames that are no TCP of their own may be tunnels; these go on in the programs of [`crate::tunnel`],
+//! so that plain traffic does not pay for them.
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
-use common::abi::{TapCounter, udp_slots};
+use common::abi::{TapCounter, decap_flags, mirror_tail as tail, udp_slots};
 use common::flow::flow_hash;
-use common::packet::{Endpoint, decode_frame, decode_udp_frame};
+use common::packet::{
+    Bytes, Endpoint, Ip, decode_ethernet, decode_frame, decode_ip, decode_udp_frame, ethertype,
+    protocol,
+};
 use ebpf_kit::linear::Linear;
 use ebpf_kit::{config, filter, xdp};
 
-use crate::maps::{FILTERS, XSKS};
-use crate::matching::{count, matches};
+use crate::maps::{FILTERS, TAIL, XSKS};
+use crate::matching::{count, transferred, undecodable};
 use crate::selection::{takes, takes_datagram};
+use crate::tunnel::{self, decap_flags as flags};
 use crate::udp;
 
 #[xdp(frags)]
@@ -21,40 +28,56 @@ use crate::udp;
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn mirror(ctx: XdpContext) -> u32 {
-    let decoded = decode_frame(&Linear::of_xdp(&ctx));
-    if !config::behind_filter() && !matches(&decoded) {
-        udp::go_on(&ctx, &decoded, udp_slots::CAPTURE);
-        return XDP_PASS;
-    }
-    match &decoded {
+    match decode_frame(&Linear::of_xdp(&ctx)) {
         Ok(p) => {
-            let client = Endpoint::new(p.ip.src, p.tcp.sport);
-            if takes(p, flow_hash(client)) {
-                return redirect(&ctx, client, Endpoint::new(p.ip.dst, p.tcp.dport));
+            if !config::behind_filter() && !transferred(&p) {
+                return miss(&ctx);
             }
+            if !takes(&p, flow_hash(Endpoint::new(p.ip.src, p.tcp.sport))) {
+                return XDP_PASS;
+            }
+            if config::log_packets() {
+                // SAFETY: does not return if it succeeds; nothing here needs to be dropped.
+                unsafe { TAIL.tail_call(&ctx, tail::LOG) };
+            }
+            redirect(&ctx)
         }
-        Err(_) => udp::go_on(&ctx, &decoded, udp_slots::CAPTURE),
+        Err(error) => {
+            undecodable(error);
+            udp::go_on(&ctx, error, udp_slots::CAPTURE);
+            miss(&ctx)
+        }
     }
-    XDP_PASS
 }
 
-/// In front of `mirror` if there is a filter.
+/// In front of `mirror`, or of `mirror_selected` if there are tunnels, if there is a filter.
 #[xdp(frags)]
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn mirror_filtered(ctx: XdpContext) -> u32 {
-    let decoded = decode_frame(&Linear::of_xdp(&ctx));
-    if matches(&decoded) {
-        filter::ask(&FILTERS, &ctx);
-    } else {
-        udp::go_on(&ctx, &decoded, udp_slots::FILTERED);
+    match decode_frame(&Linear::of_xdp(&ctx)) {
+        Ok(packet) => {
+            if !transferred(&packet) {
+                return miss(&ctx);
+            }
+            if flags() & decap_flags::TUNNELS == 0 {
+                filter::ask(&FILTERS, &ctx);
+            } else {
+                tunnel::ask_filter(&ctx, &packet);
+            }
+            XDP_PASS
+        }
+        Err(error) => {
+            undecodable(error);
+            udp::go_on(&ctx, error, udp_slots::FILTERED);
+            miss(&ctx)
+        }
     }
-    XDP_PASS
 }
 
-/// `mirror` for datagrams.
+/// `mirror` for datagrams in no tunnel.
 #[xdp(frags)]
 #[expect(
     clippy::needless_pass_by_value,
@@ -62,44 +85,97 @@ fn mirror_filtered(ctx: XdpContext) -> u32 {
 )]
 fn mirror_udp(ctx: XdpContext) -> u32 {
     let decoded = decode_udp_frame(&Linear::of_xdp(&ctx));
-    if (config::behind_filter() || udp::matches(&decoded))
-        && let Ok(p) = &decoded
+    if !config::behind_filter() && !udp::matches(&decoded) {
+        return miss(&ctx);
+    }
+    if let Ok(p) = &decoded
+        && takes_datagram(p.ip.src, flow_hash(Endpoint::new(p.ip.src, p.udp.sport)))
     {
-        let client = Endpoint::new(p.ip.src, p.udp.sport);
-        if takes_datagram(p.ip.src, flow_hash(client)) {
-            return redirect(&ctx, client, Endpoint::new(p.ip.dst, p.udp.dport));
+        if config::log_packets() {
+            log(&ctx, &p.ip, [p.udp.sport, p.udp.dport]);
         }
+        return redirect(&ctx);
     }
     XDP_PASS
 }
 
-/// `mirror_filtered` for datagrams.
+/// `mirror_filtered` for datagrams in no tunnel.
 #[xdp(frags)]
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn mirror_udp_filtered(ctx: XdpContext) -> u32 {
-    if udp::matches(&decode_udp_frame(&Linear::of_xdp(&ctx))) {
+    if !udp::matches(&decode_udp_frame(&Linear::of_xdp(&ctx))) {
+        return miss(&ctx);
+    }
+    if flags() & decap_flags::TUNNELS == 0 {
         filter::ask(&FILTERS, &ctx);
+    } else {
+        tunnel::ask_filter_for_datagram(&ctx);
     }
     XDP_PASS
 }
 
-#[inline(always)]
-fn redirect(ctx: &XdpContext, client: Endpoint, online: Endpoint) -> u32 {
-    let queue = ctx.rx_queue_index();
-    if config::log_packets() {
-        debug!(
-            ctx,
-            "mirror: [{:i}]:{} > [{:i}]:{} queue {}",
-            client.addr.0,
-            client.port,
-            online.addr.0,
-            online.port,
-            queue
-        );
+/// `mirror`'s end when packets are logged: what goes into a record needs much of the stack.
+#[xdp(frags)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute's entry point makes the context and hands it over"
+)]
+fn mirror_log(ctx: XdpContext) -> u32 {
+    let bytes = Linear::of_xdp(&ctx);
+    // No more than the record needs: `mirror` has looked at the rest.
+    if let Ok(ether) = decode_ethernet(&bytes)
+        && let Ok(ip) = decode_ip(&bytes, ether.l3)
+        && let Some([a, b, c, d]) = bytes.read::<4>(ip.l4)
+    {
+        let ports = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
+        log(&ctx, &ip, ports);
     }
+    redirect(&ctx)
+}
+
+/// A record of a packet that is taken.
+#[inline(always)]
+pub fn log(ctx: &XdpContext, ip: &Ip, [sport, dport]: [u16; 2]) {
+    debug!(
+        ctx,
+        "mirror: [{:i}]:{} > [{:i}]:{} queue {}",
+        ip.src.0,
+        sport,
+        ip.dst.0,
+        dport,
+        ctx.rx_queue_index()
+    );
+}
+
+#[inline(always)]
+fn miss(ctx: &XdpContext) -> u32 {
+    if flags() & decap_flags::TUNNELS != 0 && may_be_tunnel(&Linear::of_xdp(ctx)) {
+        // SAFETY: does not return if it succeeds; nothing here needs to be dropped.
+        unsafe { TAIL.tail_call(ctx, tail::TUNNEL) };
+    }
+    XDP_PASS
+}
+
+/// False for the usual packets that are certainly none. Looks again instead of at what was decoded,
+/// which the stack has no room to keep.
+#[inline(always)]
+fn may_be_tunnel(bytes: &Linear) -> bool {
+    let protocol = match bytes.be16(12) {
+        Some(ethertype::IPV4) => bytes.u8(14 + 9),
+        Some(ethertype::IPV6) => bytes.u8(14 + 6),
+        Some(_) => return true,
+        None => return false,
+    };
+    protocol.is_some_and(|protocol| protocol != protocol::TCP)
+}
+
+/// Hands the whole frame to the socket of its queue.
+#[inline(always)]
+pub fn redirect(ctx: &XdpContext) -> u32 {
+    let queue = ctx.rx_queue_index();
     // Looked up first: without a socket the packet goes to the stack, and what may go there is not
     // touched.
     if XSKS.get(queue).is_none() {

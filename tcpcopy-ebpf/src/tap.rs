@@ -11,7 +11,7 @@ use common::packet::Endpoint;
 use ebpf_kit::{config, filter, skb};
 
 use crate::maps::FILTERS;
-use crate::matching::matches;
+use crate::matching::{transferred, undecodable};
 use crate::record::copy_packet;
 use crate::selection::{takes, takes_datagram};
 use crate::udp;
@@ -22,20 +22,22 @@ use crate::udp;
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn tap(ctx: TcContext) -> i32 {
-    let decoded = skb::decode(&ctx);
-    if !config::behind_filter() && !matches(&decoded) {
-        udp::go_on(&ctx, &decoded, udp_slots::CAPTURE);
-        return TCX_NEXT;
-    }
-    match &decoded {
+    // Each case apart: with one condition over both, the compiler copies registers that an error has
+    // not filled, which the verifier refuses.
+    match skb::decode(&ctx) {
         Ok(p) => {
-            let client = Endpoint::new(p.ip.src, p.tcp.sport);
-            let hash = flow_hash(client);
-            if takes(p, hash) {
-                capture(&ctx, client, Endpoint::new(p.ip.dst, p.tcp.dport), hash);
+            if config::behind_filter() || transferred(&p) {
+                let client = Endpoint::new(p.ip.src, p.tcp.sport);
+                let hash = flow_hash(client);
+                if takes(&p, hash) {
+                    capture(&ctx, client, Endpoint::new(p.ip.dst, p.tcp.dport), hash);
+                }
             }
         }
-        Err(_) => udp::go_on(&ctx, &decoded, udp_slots::CAPTURE),
+        Err(error) => {
+            undecodable(error);
+            udp::go_on(&ctx, error, udp_slots::CAPTURE);
+        }
     }
     TCX_NEXT
 }
@@ -47,11 +49,16 @@ fn tap(ctx: TcContext) -> i32 {
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn tap_filtered(ctx: TcContext) -> i32 {
-    let decoded = skb::decode(&ctx);
-    if matches(&decoded) {
-        filter::ask(&FILTERS, &ctx);
-    } else {
-        udp::go_on(&ctx, &decoded, udp_slots::FILTERED);
+    match skb::decode(&ctx) {
+        Ok(packet) => {
+            if transferred(&packet) {
+                filter::ask(&FILTERS, &ctx);
+            }
+        }
+        Err(error) => {
+            undecodable(error);
+            udp::go_on(&ctx, error, udp_slots::FILTERED);
+        }
     }
     TCX_NEXT
 }

@@ -8,18 +8,17 @@
 
 use aya_ebpf::EbpfContext;
 use common::abi::{EndpointKey, TapCounter, config_flags};
-use common::packet::{Addr, DecodeError, Endpoint, TcpPacket, UdpPacket};
+use common::packet::{Addr, DecodeError, Endpoint, UdpPacket};
 use ebpf_kit::{config, counters};
 
 use crate::maps::{TARGETS, TRANSFERS, UDP};
 use crate::matching::count;
 
-/// Goes on in the program of this slot (of [`common::abi::udp_slots`]) if the packet may be UDP and there
+/// Goes on in the program of this slot (of [`common::abi::udp_slots`]) if a packet with this error may be UDP and there
 /// are rules for it; else returns.
 #[inline(always)]
-pub fn go_on<C: EbpfContext>(ctx: &C, decoded: &Result<TcpPacket, DecodeError>, slot: u32) {
-    if config::flags() & config_flags::UDP_RULES != 0 && matches!(decoded, Err(DecodeError::NotTcp))
-    {
+pub fn go_on<C: EbpfContext>(ctx: &C, error: DecodeError, slot: u32) {
+    if config::flags() & config_flags::UDP_RULES != 0 && matches!(error, DecodeError::NotTcp) {
         // SAFETY: does not return if it succeeds; the callers own nothing that would have to be dropped.
         unsafe { UDP.tail_call(ctx, slot) };
     }

@@ -63,6 +63,12 @@ counters! {
         Filtered => "filtered",
         /// UDP length out of range.
         BadUdp => "bad_udp",
+        /// Packets in tunnels that are opened, whatever is in them.
+        Tunnelled => "tunnelled",
+        /// Packets in tunnels that `--decap` does not name, passed on.
+        TunnelOther => "tunnel_other",
+        /// Packets in more tunnels, one in the other, than are opened; passed on.
+        TunnelTooDeep => "tunnel_too_deep",
     }
 }
 

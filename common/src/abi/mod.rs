@@ -4,10 +4,15 @@
 //! at compile time on both sides, and has named integers where Rust would use an enum or a bool.
 
 mod counters;
+mod decap;
 mod record;
 mod rules;
 
 pub use counters::{INTERCEPT_COUNTERS, InterceptCounter, TAP_COUNTERS, TapCounter};
+pub use decap::{
+    DecapConfig, DecapPort, DecapRule, INNER_OFFSET_AT, MAX_DECAP_PORTS, MAX_DECAP_RULES,
+    MAX_STREAMS, MIRROR_TAILS, StreamKey, StreamState, decap_flags, mirror_tail,
+};
 pub use record::{
     MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RECORD_OVERHEAD_BYTES, RecordHeader, XdpMeta,
     record_flags,

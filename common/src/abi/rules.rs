@@ -134,6 +134,9 @@ pub mod config_flags {
     pub const BEHIND_FILTER: u32 = 256;
     /// `TRANSFERS` has keys of UDP; without it what is not TCP is not looked at again.
     pub const UDP_RULES: u32 = 1 << 12;
+    /// The filter judges the packet inside tunnels: without a link header it is
+    /// [`super::filter_slots::IP_FILTER`]'s.
+    pub const INNER_FILTER: u32 = 512;
 }
 
 /// Entries of the tail call array `FILTERS`.
@@ -142,8 +145,10 @@ pub mod filter_slots {
     pub const FILTER: u32 = 0;
     /// The capture program, for packets that the filter let through.
     pub const SELECTED: u32 = 1;
+    /// The filter for IP packets without a link header, out of tunnels.
+    pub const IP_FILTER: u32 = 2;
     /// Number of entries.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 3;
 }
 
 /// Entries of the tail call array `UDP`, filled only if there are rules for UDP: programs of their own,

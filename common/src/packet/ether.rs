@@ -35,6 +35,18 @@ pub mod ethertype {
     pub const VLAN: u16 = 0x8100;
     /// 802.1ad service tag.
     pub const QINQ: u16 = 0x88a8;
+    /// Service tag of switches from before 802.1ad.
+    pub const QINQ_OLD: u16 = 0x9100;
+    /// MPLS, and MPLS with a label that upstream assigned.
+    pub const MPLS: u16 = 0x8847;
+    /// See [`MPLS`].
+    pub const MPLS_MULTICAST: u16 = 0x8848;
+    /// Transparent Ethernet bridging: an Ethernet frame in a tunnel.
+    pub const BRIDGED: u16 = 0x6558;
+    /// ERSPAN types I and II, in GRE.
+    pub const ERSPAN_II: u16 = 0x88be;
+    /// ERSPAN type III, in GRE.
+    pub const ERSPAN_III: u16 = 0x22eb;
 }
 
 /// Link layer of a frame.
@@ -63,7 +75,10 @@ pub fn decode_ethernet<B: Bytes + ?Sized>(bytes: &B) -> Result<Ether, DecodeErro
     let mut l3 = ETH_HEADER_BYTES;
     let mut vlan_tags = 0;
     for _ in 0..MAX_VLAN_TAGS {
-        if ethertype != ethertype::VLAN && ethertype != ethertype::QINQ {
+        if !matches!(
+            ethertype,
+            ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD
+        ) {
             break;
         }
         ethertype = bytes.be16(l3 + 2).ok_or(DecodeError::Truncated)?;

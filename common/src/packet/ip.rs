@@ -8,6 +8,14 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// IPv4 in IP.
+    pub const IPV4: u8 = 4;
+    /// IPv6 in IP.
+    pub const IPV6: u8 = 41;
+    /// GRE.
+    pub const GRE: u8 = 47;
+    /// MPLS in IP (RFC 4023).
+    pub const MPLS: u8 = 137;
     /// IPv6 hop-by-hop options.
     pub const HOP_BY_HOP: u8 = 0;
     /// IPv6 routing header.

@@ -13,6 +13,8 @@
 //!    ▼
 //!  TcpOptions::parse  (user space only)         options.rs
 //! ```
+//! Mirrors send packets in tunnels: [`decapsulate`] (decap/) goes from layer to layer with the same stages.
+//!
 //! Every function takes offsets into the same bytes and returns new offsets, so a BPF program can stop
 //! after any stage. Nothing here panics; what cannot be decoded is a [`DecodeError`] that names why.
 
@@ -20,6 +22,7 @@ mod addr;
 mod build;
 mod bytes;
 pub mod checksum;
+mod decap;
 mod ether;
 mod ip;
 mod options;
@@ -33,6 +36,10 @@ pub use build::{
     build_tcp_frame, build_udp_frame,
 };
 pub use bytes::Bytes;
+pub use decap::{
+    DecapError, Decapsulated, Header, MAX_LAYERS, Peeled, Position, TUNNEL_KINDS, Tunnel,
+    TunnelKind, VXLAN_PORT, decapsulate, peel,
+};
 pub use ether::{ETH_HEADER_BYTES, Ether, MAX_VLAN_TAGS, MacAddr, decode_ethernet, ethertype};
 pub use ip::{Fragment, Ip, decode_ip, protocol};
 pub use options::{MAX_SACK_BLOCKS, SackBlock, SackBlocks, TcpOptions, Timestamps};

@@ -5,11 +5,13 @@
 //!  bytes ──▶ decode_frame ──▶ fields ──▶ build_tcp_frame ──▶ decode_frame     the same again
 //!      ├──▶ TcpOptions::parse ──▶ emit ──▶ parse
 //!      └──▶ FrameDecoder (whole, and in pieces) ──▶ decode_record ──▶ encode_record ──▶ decode_record
+//!  bytes ──▶ decapsulate ──▶ the inner frame ──▶ decapsulate                  the same packet
 //! ```
 
 mod channel;
 mod frame;
 mod options;
+mod tunnels;
 
 /// Runs one input.
 pub fn decoder(data: &[u8]) {
@@ -17,4 +19,9 @@ pub fn decoder(data: &[u8]) {
     options::parse(data);
     channel::responses(data);
     channel::clients(data);
+}
+
+/// Runs one input of the target for tunnels.
+pub fn tunnels(data: &[u8]) {
+    tunnels::open(data);
 }

@@ -26,6 +26,7 @@ pub fn attach(lane: &Lane, also_tx: bool) -> Mirror {
             sessions: dataplane::bpf::Sessions::default(),
             udp: dataplane::bpf::UdpRules::default(),
             filter: None,
+            decap: &common::abi::DecapConfig::NONE,
             also_tx,
             log_packets: false,
         };

@@ -116,6 +116,14 @@ pub enum BpfError {
         /// Cause.
         source: crate::afxdp::AfXdpError,
     },
+    /// The interface did not take promiscuous mode.
+    #[error("cannot make interface {ifname} promiscuous: {source}")]
+    Promiscuous {
+        /// Interface.
+        ifname: String,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
 }
 
 impl BpfError {

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::{Ebpf, EbpfLoader};
-use common::abi::{EndpointKey, MAX_ENDPOINTS, ProgramConfig, config_flags};
+use common::abi::{DecapConfig, EndpointKey, MAX_ENDPOINTS, ProgramConfig, config_flags};
 use common::flow::Share;
 use common::packet::Endpoint;
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -45,6 +45,16 @@ pub(super) fn load(
     config: ProgramConfig,
     sizes: &[(&'static str, u32)],
 ) -> Result<Ebpf, BpfError> {
+    load_with(object, config, &DecapConfig::NONE, sizes)
+}
+
+/// The same for the mirror, which opens tunnels.
+pub(super) fn load_with(
+    object: &[u8],
+    config: ProgramConfig,
+    decap: &DecapConfig,
+    sizes: &[(&'static str, u32)],
+) -> Result<Ebpf, BpfError> {
     // Kernels before 5.11 charge maps, and all charge AF_XDP frames, against this limit. Without the
     // privilege to raise it the later steps say what is missing.
     let _ = setrlimit(
@@ -57,6 +67,8 @@ pub(super) fn load(
     let config: [u8; size_of::<ProgramConfig>()] = bytemuck::cast(config);
     let mut loader = EbpfLoader::new();
     loader.override_global("CONFIG", &config, true);
+    // Of tcpcopy's object only.
+    loader.override_global("DECAP", bytemuck::bytes_of(decap), false);
     for (map, entries) in sizes {
         loader.map_max_entries(map, *entries);
     }

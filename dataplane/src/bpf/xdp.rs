@@ -32,9 +32,12 @@ pub(super) fn attach(
         .ok_or_else(|| object(format!("it has no program {name}")))?
         .try_into()
         .map_err(|e| object(format!("program {name}: {}", chain(&e))))?;
-    program
-        .load()
-        .map_err(|e| BpfError::from_program(name, e))?;
+    // Loaded before if others go on in it.
+    if program.fd().is_err() {
+        program
+            .load()
+            .map_err(|e| BpfError::from_program(name, e))?;
+    }
 
     let native = program.attach_to_if_index(interface.index, XdpMode::Driver);
     let (id, native) = match native {

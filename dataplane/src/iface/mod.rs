@@ -2,6 +2,9 @@
 
 mod channels;
 mod ethtool;
+mod promiscuous;
+
+pub use promiscuous::Promiscuous;
 
 use crate::netlink::Netlink;
 use common::packet::{Addr, MacAddr};

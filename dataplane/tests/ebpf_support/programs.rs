@@ -6,7 +6,10 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf, XskMap};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use common::abi::{DenyKey, EndpointKey, PortWord, ProgramConfig, RecordHeader, config_flags};
+use common::abi::{
+    DecapConfig, DenyKey, EndpointKey, PortWord, ProgramConfig, RecordHeader, config_flags,
+    mirror_tail,
+};
 use common::flow::{Block, Shard, Share};
 use common::packet::Endpoint;
 
@@ -44,6 +47,8 @@ pub struct Setup<'a> {
     pub share: Share,
     /// Clients that are not.
     pub deny: Option<&'a [Block]>,
+    /// Tunnels that the mirror opens.
+    pub decap: DecapConfig,
 }
 
 impl Default for Setup<'_> {
@@ -56,6 +61,7 @@ impl Default for Setup<'_> {
             shard: Shard::WHOLE,
             share: Share::ALL,
             deny: None,
+            decap: DecapConfig::NONE,
         }
     }
 }
@@ -110,6 +116,7 @@ impl Loaded {
         let tap = setup.object == "tcpcopy-ebpf";
         let mut loader = EbpfLoader::new();
         loader.override_global("CONFIG", &config, true);
+        loader.override_global("DECAP", bytemuck::bytes_of(&setup.decap), false);
         if tap {
             loader.map_max_entries("RINGS", cpus);
         }
@@ -192,6 +199,35 @@ impl Loaded {
         let map = self.ebpf.map_mut(array).unwrap();
         let mut map = ProgramArray::try_from(map).unwrap();
         map.set(slot, &fd, 0).unwrap();
+    }
+
+    /// Loads the programs that `mirror` goes on in, as `dataplane` does.
+    pub fn tails(&mut self) {
+        for (index, name) in [
+            (mirror_tail::TUNNEL, "mirror_tunnel"),
+            (mirror_tail::INNER, "mirror_inner"),
+            (mirror_tail::FOUND, "mirror_found"),
+            (mirror_tail::LOG, "mirror_log"),
+        ] {
+            let fd = self.xdp(name).fd().unwrap().try_clone().unwrap();
+            let mut map = ProgramArray::try_from(self.ebpf.map_mut("TAIL").unwrap()).unwrap();
+            map.set(index, &fd, 0).unwrap();
+        }
+    }
+
+    /// All entries of a hash map.
+    pub fn entries<K: bytemuck::Pod, V: bytemuck::Pod>(&mut self, name: &str) -> Vec<(K, V)> {
+        let map =
+            HashMap::<_, [u8; 40], [u8; 40]>::try_from(self.ebpf.map_mut(name).unwrap()).unwrap();
+        map.iter()
+            .map(|entry| entry.unwrap())
+            .map(|(k, v)| {
+                (
+                    bytemuck::pod_read_unaligned(&k),
+                    bytemuck::pod_read_unaligned(&v),
+                )
+            })
+            .collect()
     }
 
     /// Runs the program once; `None` if the kernel does not make a packet of these bytes.

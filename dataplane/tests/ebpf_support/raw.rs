@@ -28,7 +28,7 @@ pub fn load_classic(program: &[ClassicInsn], hook: Hook) -> OwnedFd {
             a.exit();
         }
     };
-    let insns = translate(program, hook, &verdict(MATCH), &verdict(NO_MATCH))
+    let insns = translate(program, hook, None, &verdict(MATCH), &verdict(NO_MATCH))
         .unwrap_or_else(|e| panic!("{program:?}: {e}"));
     load(hook, &insns, "filter_test").unwrap_or_else(|e| panic!("{program:?}: {e}"))
 }

@@ -20,6 +20,7 @@ mod packet;
 mod path;
 mod report;
 mod rule;
+pub mod wrap;
 
 pub use cable::FaultyCable;
 pub use forwarder::run;

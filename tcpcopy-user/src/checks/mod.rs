@@ -86,7 +86,7 @@ pub enum CheckError {
     },
     /// Mirror capture on an interface in use.
     #[error(
-        "--capture mirror takes packets away from {iface}, but {why}; use --capture tap, or --force if it does receive a switch's mirror"
+        "--capture mirror takes packets away from {iface}, but {why}; use --capture tap, --decap with the tunnels that alone are to be taken, or --force if it does receive a switch's mirror"
     )]
     MirrorRefused {
         /// The interface.

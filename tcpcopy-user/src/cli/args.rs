@@ -31,6 +31,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub filter_file: Option<PathBuf>,
 
+    /// Let -F judge the outermost packet of tunnelled traffic (--decap) instead of the one inside
+    #[arg(long)]
+    pub filter_outer: bool,
+
     /// Where intercept listens: comma list of ADDRESS or ADDRESS:PORT
     #[arg(short = 's', long = "intercept", value_name = "LIST", required = true)]
     pub intercepts: Vec<String>,
@@ -112,6 +116,14 @@ pub struct Args {
     /// How packets are captured
     #[arg(long, value_enum, default_value_t = CaptureKind::Tap, conflicts_with = "read")]
     pub capture: CaptureKind,
+
+    /// Tunnels that packets of a mirror, or of files, come in: auto (any, or none), none, or a comma list of what alone is
+    /// taken: plain or KIND[:PORT][/ID][@SENDER] of the outermost tunnel, such as
+    /// vxlan:8472/100,erspan/7@192.0.2.1. Kinds: vxlan, geneve, gre, erspan, ipip, gtpu, mpls. With a list
+    /// without plain the interface may be in use: what the list does not name reaches the host.
+    /// Default: auto
+    #[arg(long, value_name = "LIST")]
+    pub decap: Option<String>,
 
     /// Let `--capture mirror` take packets away from an interface that looks in use
     #[arg(long, conflicts_with = "read")]

@@ -2,6 +2,7 @@
 
 use super::UsageError;
 use super::args::{Args, CaptureKind};
+use super::decap::parse_decap;
 use super::endpoint::{parse_item, parse_port};
 use super::offline::{Offline, Speed};
 use super::record::Recording;
@@ -9,6 +10,7 @@ use super::select::{Deny, parse_shard, parse_share};
 use super::target_mac::parse_macs;
 use super::transfer::Transfer;
 use super::udp::parse_both;
+use common::abi::DecapConfig;
 use common::flow::{Nanos, Shard, Share};
 use common::packet::{Addr, Endpoint, MacAddr};
 use dataplane::bpf::Filter;
@@ -91,6 +93,8 @@ pub struct Config {
     pub mss: u16,
     /// How to capture.
     pub capture: CaptureKind,
+    /// Which tunnels are opened.
+    pub decap: DecapConfig,
     /// Capture by mirror although the interface looks in use.
     pub force: bool,
     /// Cores to pin workers to.
@@ -168,6 +172,8 @@ impl Config {
             }
             (None, None) => None,
         };
+        let decap = decap(args.capture, offline.is_some(), args.decap.as_deref())?;
+        let filter = filter_scope(filter, args.filter_outer, &decap)?;
         let clients = match &args.clients {
             None => None,
             Some(list) => Some(
@@ -225,6 +231,7 @@ impl Config {
             rtt,
             mss: number("-D, --mss", &args.mss, MIN_MSS_BYTES..=MAX_MSS_BYTES)?,
             capture: args.capture,
+            decap,
             force: args.force,
             cores,
             response_timeout,
@@ -315,6 +322,45 @@ pub(super) fn time(flag: &'static str, text: &str) -> Result<Duration, UsageErro
         ));
     }
     Ok(time)
+}
+
+fn decap(capture: CaptureKind, files: bool, text: Option<&str>) -> Result<DecapConfig, UsageError> {
+    const FLAG: &str = "--decap";
+    match (capture, text) {
+        (CaptureKind::Tap, None) if !files => Ok(DecapConfig::NONE),
+        (CaptureKind::Tap, Some(_)) if !files => Err(UsageError::new(
+            FLAG,
+            "given with --capture tap, which takes what comes in no tunnel; expected --capture mirror \
+             or --read",
+        )),
+        (_, text) => parse_decap(text.unwrap_or("auto")).map_err(|e| UsageError::new(FLAG, e)),
+    }
+}
+
+/// Filters judge what is in tunnels, where some are opened and the outer packet is not asked for.
+fn filter_scope(
+    filter: Option<Filter>,
+    outer: bool,
+    decap: &DecapConfig,
+) -> Result<Option<Filter>, UsageError> {
+    if outer && (filter.is_none() || !decap.tunnels()) {
+        let missing = if filter.is_none() {
+            "-F or --filter-file"
+        } else {
+            "--capture mirror or --read, and --decap with a tunnel"
+        };
+        return Err(UsageError::new(
+            "--filter-outer",
+            format!("given without tunnels or a filter; expected {missing}"),
+        ));
+    }
+    Ok(filter.map(|filter| {
+        if outer || !decap.tunnels() {
+            filter
+        } else {
+            filter.of_inner_packets()
+        }
+    }))
 }
 
 pub(super) fn number<T>(

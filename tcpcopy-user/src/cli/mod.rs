@@ -9,6 +9,7 @@
 
 mod args;
 mod config;
+mod decap;
 mod endpoint;
 mod error;
 mod offline;
@@ -20,6 +21,7 @@ mod udp;
 
 pub use args::{Args, CaptureKind};
 pub use config::{Config, MAX_WORKERS};
+pub use decap::parse_decap;
 pub use error::UsageError;
 pub use offline::{Offline, Speed, is_stdin};
 pub use record::Recording;

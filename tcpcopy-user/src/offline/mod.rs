@@ -16,4 +16,4 @@ mod reader;
 mod schedule;
 
 pub use files::{FileError, check};
-pub use reader::{FileReport, Position, ReadReport, Replayer};
+pub use reader::{FileReport, Position, ReadReport, Replayer, Rules};

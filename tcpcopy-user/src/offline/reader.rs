@@ -7,12 +7,13 @@ use crate::cli::Offline;
 use crate::selection::Selection;
 use crate::transfers::TransferTable;
 use crate::worker::{
-    Counter, DECODE_ERROR_NAMES, Intake, IntakeCounters, Reassembler, ReassemblyCounters, Rejected,
-    tcp_fragment,
+    Counter, DECODE_ERROR_NAMES, Intake, IntakeCounters, Place, Reassembler, ReassemblyCounters,
+    Rejected, tcp_fragment,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
+use common::abi::DecapConfig;
 use common::flow::{CaptureMeta, Captured, Nanos, flow_hash, owner};
-use common::packet::{DecodeError, Endpoint, decode_frame};
+use common::packet::{DecodeError, Endpoint};
 use dataplane::bpf::Filter;
 use dataplane::clock;
 use dataplane::feed::FeedSender;
@@ -114,6 +115,16 @@ pub struct Position {
     pub round: u32,
 }
 
+/// What makes a packet a request, as in the workers' rules.
+pub struct Rules {
+    /// The transfer list.
+    pub transfers: Arc<TransferTable>,
+    /// Which tunnels are opened.
+    pub decap: DecapConfig,
+    /// Family of the addresses that stand in for clients', if there are such.
+    pub pool_is_v4: Option<bool>,
+}
+
 /// Replays files to the workers, from [`Replayer::start`] on.
 pub struct Replayer {
     shared: Arc<Shared>,
@@ -128,8 +139,7 @@ impl Replayer {
     pub fn new(
         offline: &Offline,
         total: Option<u64>,
-        transfers: Arc<TransferTable>,
-        pool_is_v4: Option<bool>,
+        rules: Rules,
         selection: Selection,
         filter: Option<Filter>,
         to: Vec<FeedSender>,
@@ -145,8 +155,7 @@ impl Replayer {
         let reading = Reading {
             shared: Arc::clone(&shared),
             offline: offline.clone(),
-            transfers,
-            pool_is_v4,
+            rules,
             to,
             schedule: Schedule::new(offline.speed),
             ports: RoundPorts::default(),
@@ -255,8 +264,7 @@ impl Replayer {
 struct Reading {
     shared: Arc<Shared>,
     offline: Offline,
-    transfers: Arc<TransferTable>,
-    pool_is_v4: Option<bool>,
+    rules: Rules,
     to: Vec<FeedSender>,
     schedule: Option<Schedule>,
     ports: RoundPorts,
@@ -379,12 +387,13 @@ impl Reading {
         };
         let selection = self.shared.selection.load();
         let rules = Intake {
-            transfers: &self.transfers,
-            pool_is_v4: self.pool_is_v4,
+            transfers: &self.rules.transfers,
+            decap: &self.rules.decap,
+            pool_is_v4: self.rules.pool_is_v4,
             stop_at: None,
             selection: Some(&selection),
         };
-        let mut taken = rules.take(&captured).map(|t| t.segment.client);
+        let mut taken = rules.take(&captured).map(|t| t.place());
         if taken == Err(Rejected::Undecodable(DecodeError::Fragment)) {
             taken = match tcp_fragment(captured.bytes) {
                 Ok((ip, _)) => {
@@ -392,33 +401,35 @@ impl Reading {
                         return;
                     };
                     captured = whole;
-                    rules.take(&captured).map(|t| t.segment.client)
+                    rules.take(&captured).map(|t| t.place())
                 }
                 Err(error) => Err(Rejected::Undecodable(error)),
             };
         }
         captured.meta.at = Nanos(0);
-        let mut client = match taken {
-            Ok(client) => client,
+        let Place {
+            mut client,
+            position,
+            ports_at: at,
+        } = match taken {
+            Ok(place) => place,
             Err(why) => {
                 self.state.left_out.leave_out(why);
                 return;
             }
         };
         let filter = self.shared.filter.load();
-        if filter.as_ref().is_some_and(|f| !f.matches(captured.bytes)) {
+        if filter
+            .as_ref()
+            .is_some_and(|f| !f.matches_at(captured.bytes, position))
+        {
             self.state.filtered += 1;
             return;
         }
         if round > 0 {
             client = Endpoint::new(client.addr, self.ports.port(client));
-            // It has just been decoded.
-            let Ok(decoded) = decode_frame(captured.bytes) else {
-                return;
-            };
             self.moved.clear();
             self.moved.extend_from_slice(captured.bytes);
-            let at = decoded.ip.l4;
             if let Some(port) = self.moved.get_mut(at..at + 2) {
                 port.copy_from_slice(&client.port.to_be_bytes());
             }

@@ -20,6 +20,7 @@ const LOSSES: [(&str, &[&str]); 5] = [
             "load_failed",
             "too_large",
             "redirect_failed",
+            "tunnel_too_deep",
         ],
     ),
     (
@@ -75,6 +76,9 @@ pub fn dropped(report: &Report) -> BTreeMap<String, u64> {
     for ((_, name), n) in DECODE_ERROR_NAMES.iter().zip(intake.undecodable) {
         put(format!("intake_{name}"), n);
     }
+    put("intake_other_tunnel".to_owned(), intake.other_tunnel);
+    put("intake_cut".to_owned(), intake.cut);
+    put("mirror_lost".to_owned(), report.mirror_lost());
     put("intake_no_transfer".to_owned(), intake.no_transfer);
     put("intake_other_family".to_owned(), intake.other_family);
     put("handover_full".to_owned(), intake.handover_full);

@@ -3,6 +3,7 @@
 use super::Report;
 use super::udp::Udp;
 use crate::worker::Latency;
+use common::packet::TunnelKind;
 use operator::percentiles::Percentiles;
 use serde::Serialize;
 use session::{Outcome, Totals};
@@ -30,6 +31,7 @@ struct Json<'a> {
     read: Option<Read>,
     #[serde(skip_serializing_if = "Option::is_none")]
     write: Option<Write>,
+    mirror_streams: Vec<Stream>,
 }
 
 #[derive(Serialize)]
@@ -94,6 +96,20 @@ fn write(report: &Report) -> Option<Write> {
         lost: w.lost,
         error: w.error.clone(),
     })
+}
+
+/// What sequence numbers told of one sender.
+#[derive(Serialize)]
+struct Stream {
+    kind: &'static str,
+    id: u32,
+    sender: String,
+    receiver: String,
+    received: u64,
+    lost: u64,
+    late: u64,
+    repeated: u64,
+    restarts: u32,
 }
 
 #[derive(Serialize)]
@@ -204,6 +220,21 @@ pub fn to_json(report: &Report) -> serde_json::Result<String> {
         counters,
         read: read(report),
         write: write(report),
+        mirror_streams: report
+            .streams
+            .iter()
+            .map(|(key, state)| Stream {
+                kind: key.tunnel_kind().map_or("unknown", TunnelKind::name),
+                id: key.id,
+                sender: key.src.to_string(),
+                receiver: key.dst.to_string(),
+                received: state.received,
+                lost: state.missing,
+                late: state.late,
+                repeated: state.repeated,
+                restarts: state.restarts,
+            })
+            .collect(),
     };
     serde_json::to_string_pretty(&json)
 }

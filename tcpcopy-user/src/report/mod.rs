@@ -17,7 +17,9 @@ pub use text::to_text;
 use crate::offline::ReadReport;
 use crate::record::WriteReport;
 use crate::worker::{Counter, IntakeCounters, Latencies, SendCounters, WorkerReport};
+use common::abi::{StreamKey, StreamState};
 use common::flow::Nanos;
+use common::packet::TunnelKind;
 use session::{Totals, UdpTotals};
 use std::collections::BTreeMap;
 
@@ -57,6 +59,8 @@ pub struct Report {
     pub read: Option<ReadReport>,
     /// What was recorded (`--write`).
     pub written: Option<WriteReport>,
+    /// What sequence numbers told of the senders of a mirror.
+    pub streams: Vec<(StreamKey, StreamState)>,
 }
 
 impl Report {
@@ -72,6 +76,7 @@ impl Report {
             counters: BTreeMap::new(),
             read: None,
             written: None,
+            streams: Vec::new(),
         };
         for w in workers {
             report.totals.merge(&w.totals);
@@ -94,7 +99,18 @@ impl Report {
         ] {
             *report.counters.entry(("engine", name)).or_default() += value;
         }
+        for kind in TunnelKind::ALL {
+            let n = report.intake.out_of(*kind);
+            if n > 0 {
+                report.counters.insert(("tunnels", kind.name()), n);
+            }
+        }
         report
+    }
+
+    /// Packets that mirrors lost before they came here, as far as their sequence numbers tell.
+    pub fn mirror_lost(&self) -> u64 {
+        self.streams.iter().map(|(_, state)| state.missing).sum()
     }
 
     /// A counter, 0 if nobody counts it.

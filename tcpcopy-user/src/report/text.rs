@@ -3,6 +3,7 @@
 use super::Report;
 use super::json::undelivered;
 use crate::worker::Latency;
+use common::packet::TunnelKind;
 use operator::percentiles::Percentiles;
 use session::{Outcome, Totals};
 use std::fmt::Write;
@@ -111,6 +112,25 @@ fn render(report: &Report, out: &mut String) -> std::fmt::Result {
     }
     for (cause, n) in dropped {
         writeln!(out, "  dropped, {cause:<24} {n:>14}")?;
+    }
+
+    if !report.streams.is_empty() {
+        writeln!(out, "\nmirror streams, by sequence number")?;
+    }
+    for (key, state) in &report.streams {
+        writeln!(
+            out,
+            "  {} {} {} > {}: {} received, {} lost, {} late, {} repeated, {} restarts",
+            key.tunnel_kind().map_or("?", TunnelKind::name),
+            key.id,
+            key.src,
+            key.dst,
+            state.received,
+            state.missing,
+            state.late,
+            state.repeated,
+            state.restarts
+        )?;
     }
 
     writeln!(

@@ -77,7 +77,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         && config.capture == CaptureKind::Mirror
         && !config.force
     {
-        checks::check_mirror(iface)?;
+        checks::check_mirror(iface, &config.decap)?;
     }
     if let Some(path) = &config.report {
         std::fs::OpenOptions::new()
@@ -251,6 +251,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             transfers: Arc::clone(&transfers),
             // Tap and mirror choose in the kernel.
             selection: None,
+            decap: config.decap,
             engine,
             udp,
             egress: Egress::new(&targets, devices, Some(raw), hops, Box::new(supply)),

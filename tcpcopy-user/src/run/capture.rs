@@ -1,10 +1,11 @@
 //! The attached capture program, whichever it is, or the files that stand for one.
 
 use crate::cli::{CaptureKind, Config, Deny, Offline, Speed};
-use crate::offline::Replayer;
+use crate::offline::{Replayer, Rules};
 use crate::selection::Selection;
 use crate::transfers::TransferTable;
 use crate::worker::Counter;
+use common::abi::{StreamKey, StreamState};
 use common::flow::{Block, Shard};
 use dataplane::Capture;
 use dataplane::afxdp::AfXdpTx;
@@ -105,6 +106,7 @@ impl Attached {
                     sessions,
                     filter,
                     udp,
+                    decap: &config.decap,
                     also_tx,
                     log_packets,
                 },
@@ -136,8 +138,11 @@ impl Attached {
             replayer: Replayer::new(
                 offline,
                 total,
-                transfers,
-                pool_is_v4,
+                Rules {
+                    transfers,
+                    decap: config.decap,
+                    pool_is_v4,
+                },
                 Selection::new(config.shard, config.deny.as_ref().map_or(&[], Deny::blocks)),
                 config.filter.clone(),
                 senders,
@@ -231,6 +236,14 @@ impl Attached {
                 replayer.replace_filter(filter.clone());
                 Ok(())
             }
+        }
+    }
+
+    /// What sequence numbers told of the senders of a mirror.
+    pub fn streams(&self) -> Vec<(StreamKey, StreamState)> {
+        match self {
+            Self::Tap(_) | Self::Files { .. } => Vec::new(),
+            Self::Mirror(mirror) => mirror.streams(),
         }
     }
 

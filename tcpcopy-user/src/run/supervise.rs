@@ -77,6 +77,7 @@ pub fn supervise(
         recorder,
         drain: nanos(config.drain),
         ending: Ending::new(nanos(config.drain), nanos(config.turn_limit)),
+        filter_judges_inner: config.filter.as_ref().is_some_and(Filter::judges_inner),
     };
     if let Err(error) = run.begin() {
         run.drain = Nanos(0);
@@ -166,6 +167,7 @@ pub fn supervise(
     let mut report = Report::new(setting, &reports, &counters);
     report.read = run.attached.replayer().map(|r| r.report());
     report.written = written;
+    report.streams = run.attached.streams();
     Ok(report)
 }
 
@@ -177,6 +179,8 @@ struct Run {
     recorder: Option<Recorder>,
     drain: Nanos,
     ending: Ending,
+    /// See [`Filter::judges_inner`].
+    filter_judges_inner: bool,
 }
 
 impl Run {
@@ -276,6 +280,13 @@ impl Run {
     fn reload_filter(&self, path: &Path) {
         let replaced = Filter::from_file(path)
             .map_err(BpfError::from)
+            .map(|filter| {
+                if self.filter_judges_inner {
+                    filter.of_inner_packets()
+                } else {
+                    filter
+                }
+            })
             .and_then(|filter| self.attached.replace_filter(&filter).map(|()| filter));
         match replaced {
             Ok(filter) => tracing::info!(filter = filter.expression(), "filter replaced"),

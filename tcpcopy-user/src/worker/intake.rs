@@ -1,14 +1,19 @@
 //! From captured frames to client segments, and to the worker that owns them.
 //!
 //! ```text
-//!  Captured ─decode─▶ transfer lookup ─▶ selection ─▶ owner? ─mine──▶ ClientSegment, one for each target ─▶ engine
-//!                                                       └─other's─▶ hand-over ring, the frame as it is
+//!  Captured ─decode, out of its tunnels─▶ transfer lookup ─▶ selection ─▶ owner?
+//!       mine    ─▶ ClientSegment, one for each target ─▶ engine
+//!       other's ─▶ hand-over ring, the frame as it is
 //! ```
 
 use crate::selection::{Selection, Unselected};
 use crate::transfers::{Lookup, TransferTable};
+use common::abi::DecapConfig;
 use common::flow::{Captured, ClientSegment, Nanos};
-use common::packet::{DecodeError, Endpoint, TcpFlags, TcpOptions, decode_frame};
+use common::packet::{
+    DecapError, Decapsulated, DecodeError, Endpoint, Position, TUNNEL_KINDS, TcpFlags, TcpOptions,
+    TunnelKind, decapsulate, decode_frame,
+};
 
 /// Frames by what became of them before the engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +26,12 @@ pub struct IntakeCounters {
     pub after_end: u64,
     /// Not to be decoded, by [`DecodeError`].
     pub undecodable: [u64; DECODE_ERRORS],
+    /// In a tunnel that is not opened, in none where only tunnels are taken, or in too many.
+    pub other_tunnel: u64,
+    /// Taken out of tunnels, by the number of the tunnel's kind; a packet counts for each of its tunnels.
+    pub tunnels: [u64; TUNNEL_KINDS + 1],
+    /// Shorter than the packet they hold: the mirror, or a capture file, cut them.
+    pub cut: u64,
     /// In the transfer list, but to a target: our own output, seen again.
     pub to_target: u64,
     /// To no address of the transfer list.
@@ -57,6 +68,11 @@ impl IntakeCounters {
         for (a, b) in self.undecodable.iter_mut().zip(other.undecodable) {
             *a += b;
         }
+        self.other_tunnel += other.other_tunnel;
+        for (a, b) in self.tunnels.iter_mut().zip(other.tunnels) {
+            *a += b;
+        }
+        self.cut += other.cut;
         self.to_target += other.to_target;
         self.no_transfer += other.no_transfer;
         self.other_family += other.other_family;
@@ -70,6 +86,7 @@ impl IntakeCounters {
         match why {
             Rejected::AfterEnd => self.after_end += 1,
             Rejected::Undecodable(error) => self.undecodable(error),
+            Rejected::OtherTunnel => self.other_tunnel += 1,
             Rejected::ToTarget => self.to_target += 1,
             Rejected::NoTransfer => self.no_transfer += 1,
             Rejected::OtherFamily => self.other_family += 1,
@@ -83,6 +100,23 @@ impl IntakeCounters {
                 ..
             } => self.other_shard += 1,
         }
+    }
+
+    /// Counts how a segment came.
+    #[inline]
+    pub fn taken(&mut self, taken: &Taken<'_, '_>) {
+        self.cut += u64::from(taken.cut);
+        if taken.tunnels == 0 {
+            return;
+        }
+        for (number, count) in self.tunnels.iter_mut().enumerate() {
+            *count += u64::from(taken.tunnels >> number & 1);
+        }
+    }
+
+    /// Packets out of tunnels of a kind.
+    pub fn out_of(&self, kind: TunnelKind) -> u64 {
+        self.tunnels.get(kind as usize).copied().unwrap_or(0)
     }
 
     /// Counts an undecodable frame.
@@ -100,6 +134,8 @@ pub enum Rejected {
     AfterEnd,
     /// Cannot be decoded.
     Undecodable(DecodeError),
+    /// Not in a tunnel that is opened.
+    OtherTunnel,
     /// On its way to a target.
     ToTarget,
     /// Not in the transfer list.
@@ -121,9 +157,37 @@ pub struct Taken<'t, 'p> {
     /// Towards the first target.
     pub segment: ClientSegment<'p>,
     targets: &'t [Endpoint],
+    /// Where the packet begins in the frame, behind its tunnels.
+    pub position: Position,
+    /// Offset of its ports in the frame, in bytes.
+    pub ports_at: usize,
+    /// Kinds of the tunnels it came in: bit n for the kind with number n.
+    pub tunnels: u8,
+    /// Bytes are missing at its end.
+    pub cut: bool,
+}
+
+/// Of a frame that is taken, what does not borrow from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Who sent it.
+    pub client: Endpoint,
+    /// Where the packet begins in the frame, behind its tunnels.
+    pub position: Position,
+    /// Offset of its ports in the frame, in bytes.
+    pub ports_at: usize,
 }
 
 impl<'p> Taken<'_, 'p> {
+    /// Client and offsets.
+    pub const fn place(&self) -> Place {
+        Place {
+            client: self.segment.client,
+            position: self.position,
+            ports_at: self.ports_at,
+        }
+    }
+
     /// The packet towards each target that has its address family.
     pub fn each(&self) -> impl Iterator<Item = ClientSegment<'p>> {
         let first = self.segment;
@@ -144,6 +208,8 @@ impl<'p> Taken<'_, 'p> {
 pub struct Intake<'a> {
     /// The transfer list.
     pub transfers: &'a TransferTable,
+    /// Which tunnels are opened.
+    pub decap: &'a DecapConfig,
     /// Family of the addresses that stand in for clients', if there are such.
     pub pool_is_v4: Option<bool>,
     /// Frames captured later are not part of the run.
@@ -159,7 +225,8 @@ impl<'a> Intake<'a> {
             return Err(Rejected::AfterEnd);
         }
         let bytes = frame.bytes;
-        let packet = decode_frame(bytes).map_err(Rejected::Undecodable)?;
+        let opened = self.open(bytes)?;
+        let packet = &opened.packet;
         let online = Endpoint::new(packet.ip.dst, packet.tcp.dport);
         let targets = match self.transfers.lookup(online) {
             Lookup::Targets(targets) => targets,
@@ -185,6 +252,7 @@ impl<'a> Intake<'a> {
         let options = bytes
             .get(packet.ip.l4 + 20..start)
             .map_or_else(TcpOptions::default, TcpOptions::parse);
+        let payload = bytes.get(start..end).unwrap_or_default();
         let segment = ClientSegment {
             client,
             online,
@@ -195,12 +263,41 @@ impl<'a> Intake<'a> {
             flags: packet.tcp.flags,
             window: packet.tcp.window,
             options,
-            payload: bytes.get(start..end).unwrap_or_default(),
+            payload,
             payload_len: payload_len as u32,
             gso_size: frame.meta.gso_size,
             at: frame.meta.at,
         };
-        Ok(Taken { segment, targets })
+        Ok(Taken {
+            segment,
+            targets,
+            position: opened.position,
+            ports_at: packet.ip.l4,
+            tunnels: opened.kinds,
+            cut: opened.cut || payload_len > payload.len(),
+        })
+    }
+
+    /// The packet of a frame.
+    #[inline]
+    fn open(&self, bytes: &[u8]) -> Result<Decapsulated, Rejected> {
+        if self.decap.plain() {
+            match decode_frame(bytes) {
+                Ok(packet) => return Ok(Decapsulated::plain(packet)),
+                Err(DecodeError::NotTcp | DecodeError::NotIp) if self.decap.tunnels() => {}
+                Err(error) => return Err(Rejected::Undecodable(error)),
+            }
+        }
+        self.unwrap(bytes)
+    }
+
+    /// Apart from the way of plain frames, which it would slow.
+    #[inline(never)]
+    fn unwrap(&self, bytes: &[u8]) -> Result<Decapsulated, Rejected> {
+        decapsulate(bytes, self.decap).map_err(|error| match error {
+            DecapError::Decode(error) => Rejected::Undecodable(error),
+            DecapError::NotTaken | DecapError::TooDeep => Rejected::OtherTunnel,
+        })
     }
 }
 
@@ -252,6 +349,7 @@ mod tests {
         );
         let intake = Intake {
             transfers: &table,
+            decap: &DecapConfig::AUTO,
             pool_is_v4: None,
             stop_at: Some(Nanos(1000)),
             selection: None,
@@ -302,6 +400,7 @@ mod tests {
         let take = |selection| {
             let intake = Intake {
                 transfers: &table,
+                decap: &DecapConfig::AUTO,
                 pool_is_v4: None,
                 stop_at: None,
                 selection: Some(selection),
@@ -332,6 +431,7 @@ mod tests {
         let table = TransferTable::new(&parse_transfers(["80-10.0.0.30:8080"]).unwrap());
         let intake = Intake {
             transfers: &table,
+            decap: &DecapConfig::AUTO,
             pool_is_v4: None,
             stop_at: None,
             selection: None,
@@ -354,12 +454,61 @@ mod tests {
                 bytes: &whole[..cut],
                 meta,
             }) {
-                Ok(Taken { segment: s, .. }) => {
+                Ok(taken) => {
+                    let s = taken.segment;
+                    assert_eq!(taken.cut, cut < whole.len());
                     assert_eq!(s.payload_len, 500, "cut at {cut}");
                     assert_eq!(s.payload.len(), cut.saturating_sub(66), "cut at {cut}");
                 }
                 Err(e) => assert_eq!(e, Rejected::Undecodable(DecodeError::Truncated), "{cut}"),
             }
         }
+    }
+
+    /// An IP packet in GRE in IPv4.
+    fn in_gre(frame: &[u8]) -> Vec<u8> {
+        let len = (frame.len() - 14 + 24) as u16;
+        let mut out = frame[..14].to_vec();
+        out.extend([0x45, 0]);
+        out.extend(len.to_be_bytes());
+        out.extend([
+            0, 0, 0, 0, 64, 47, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2, 0, 0, 8, 0,
+        ]);
+        out.extend(&frame[14..]);
+        out
+    }
+
+    #[test]
+    fn packets_come_out_of_tunnels_that_are_opened() {
+        let table = TransferTable::new(&parse_transfers(["80-10.0.0.30:8080"]).unwrap());
+        let only_gre = crate::cli::parse_decap("gre@192.0.2.1").unwrap();
+        let plain = frame("192.0.2.1:4000", "10.0.0.20:80", b"GET");
+        let tunnelled = in_gre(&plain);
+        let of = |decap: &DecapConfig, bytes: &[u8]| {
+            let intake = Intake {
+                transfers: &table,
+                decap,
+                pool_is_v4: None,
+                stop_at: None,
+                selection: None,
+            };
+            let taken = intake.take(&captured(bytes, 1))?;
+            assert_eq!(
+                (taken.segment.payload, taken.segment.payload_len),
+                (&b"GET"[..], 3)
+            );
+            let mut counters = IntakeCounters::default();
+            counters.taken(&taken);
+            assert_eq!(counters.cut, 0);
+            Ok(counters.out_of(TunnelKind::Gre))
+        };
+        assert_eq!(of(&DecapConfig::AUTO, &plain), Ok(0));
+        assert_eq!(of(&DecapConfig::AUTO, &tunnelled), Ok(1));
+        assert_eq!(of(&DecapConfig::AUTO, &in_gre(&tunnelled)), Ok(1));
+        assert_eq!(of(&only_gre, &tunnelled), Ok(1));
+        assert_eq!(of(&only_gre, &plain), Err(Rejected::OtherTunnel));
+        assert_eq!(of(&DecapConfig::NONE, &plain), Ok(0));
+        let not_tcp = Rejected::Undecodable(DecodeError::NotTcp);
+        assert_eq!(of(&DecapConfig::NONE, &tunnelled), Err(not_tcp));
     }
 }

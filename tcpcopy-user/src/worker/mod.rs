@@ -39,6 +39,7 @@ use crate::selection::Selection;
 use crate::transfers::TransferTable;
 use arrayvec::ArrayVec;
 use backlog::Backlog;
+use common::abi::DecapConfig;
 use common::flow::{ClientSegment, Nanos, ResponseHeader, flow_hash, owner};
 use common::packet::DecodeError;
 use datagrams::Datagrams;
@@ -47,7 +48,7 @@ use dataplane::idle::{self, Idle, NAP, Rest, nap};
 use dataplane::poll::PollSet;
 use dataplane::wake::Waker;
 use dataplane::{BATCH, Capture};
-pub(crate) use intake::{Intake, Rejected};
+pub(crate) use intake::{Intake, Place, Rejected};
 use sender::Sender;
 use session::{Engine, Outcome};
 use std::sync::Arc;
@@ -68,6 +69,7 @@ pub struct Worker {
     handover: Handover,
     transfers: Arc<TransferTable>,
     selection: Option<Arc<Selection>>,
+    decap: DecapConfig,
     pool_is_v4: Option<bool>,
     engine: Engine,
     datagrams: Option<Datagrams>,
@@ -98,6 +100,7 @@ impl Worker {
             handover: parts.handover,
             transfers: parts.transfers,
             selection: parts.selection,
+            decap: parts.decap,
             pool_is_v4,
             engine: Engine::new(parts.engine),
             datagrams: parts.udp.map(Datagrams::new),
@@ -198,6 +201,7 @@ impl Worker {
             handover,
             transfers,
             selection,
+            decap,
             engine,
             datagrams,
             sender,
@@ -206,6 +210,7 @@ impl Worker {
         } = self;
         let rules = Intake {
             transfers,
+            decap,
             pool_is_v4: self.pool_is_v4,
             stop_at,
             selection: selection.as_deref(),
@@ -215,7 +220,13 @@ impl Worker {
             let mut segments: ArrayVec<ClientSegment<'_>, BATCH> = ArrayVec::new();
             for frame in batch {
                 let taken = match rules.take(frame) {
-                    Ok(taken) => taken,
+                    Ok(taken) => {
+                        // Once, where the frame came in.
+                        if others.is_some() {
+                            intake.taken(&taken);
+                        }
+                        taken
+                    }
                     Err(why) => {
                         match (why, &mut *datagrams) {
                             (Rejected::Undecodable(DecodeError::NotTcp), Some(datagrams)) => {

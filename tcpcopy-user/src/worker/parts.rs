@@ -5,6 +5,7 @@ use super::{Control, Egress, IntakeCounters, Latencies, LiveStats, SendCounters}
 use crate::channel::Channel;
 use crate::selection::Selection;
 use crate::transfers::TransferTable;
+use common::abi::DecapConfig;
 use dataplane::Capture;
 use dataplane::handover::Handover;
 use dataplane::wake::Waker;
@@ -25,6 +26,8 @@ pub struct WorkerParts {
     pub transfers: Arc<TransferTable>,
     /// Which sessions are replayed; `None` if the kernel has chosen them.
     pub selection: Option<Arc<Selection>>,
+    /// Which tunnels are opened.
+    pub decap: DecapConfig,
     /// Settings of its engine.
     pub engine: EngineConfig,
     /// UDP, if any is replayed.

@@ -110,6 +110,7 @@ impl Replay {
             );
             let peers = [replay.world.intercept()];
             let parts = WorkerParts {
+                decap: common::abi::DecapConfig::NONE,
                 id: id as u32,
                 workers: workers as u32,
                 sources: vec![Box::new(source) as Box<dyn Capture>],

@@ -16,6 +16,11 @@
 //! ```
 //! The stack slot `STAY` holds 4 - moved, so that what is added to a packet pointer is never negative,
 //! which the verifier would not follow.
+//!
+//! A packet inside a tunnel (XDP only) begins at an offset that the program before has left in a map. It is
+//! kept in the same slot.
+
+use std::os::fd::RawFd;
 
 use super::insn::{Assembler, FP, Label, R0, R1, R2, R3, R4, R5, R6, R8, R9, Reg, Size, alu, jump};
 
@@ -53,8 +58,15 @@ mod xdp {
 
 /// Stack: bytes that a helper copies to.
 const COPY: i16 = -72;
-/// Stack: 4, or 0 if the tag is in the metadata (tcx).
+/// Stack: 4, or 0 if the tag is in the metadata (tcx); where the packet begins (XDP).
 const STAY: i16 = -80;
+/// Stack: the key of a map look-up.
+const KEY: i16 = -104;
+/// Most bytes in front of the packet that is judged: with [`MAX_DIRECT`] within what the verifier allows.
+/// Decoders of tunnels stop far before.
+const MAX_BASE: u32 = 0x3fff;
+/// `bpf_map_lookup_elem`.
+const LOOKUP: i32 = 1;
 /// Stack: the tag as it would be on the wire, read as a number.
 const TAG: i16 = -88;
 /// Stack: an offset in the tag's neighbourhood.
@@ -105,17 +117,29 @@ enum Aside {
     },
 }
 
+/// Where a filter finds the beginning of what it judges: a map with one value, and in this a `u32`.
+#[derive(Clone, Copy, Debug)]
+pub struct Base {
+    /// The map.
+    pub map: RawFd,
+    /// Offset in bytes of the number in the value.
+    pub at: i16,
+}
+
 /// Writes loads. `R6` is the context, `R9` the start of the packet (tcx: plus [`STAY`]).
 pub(super) struct Access {
     hook: Hook,
+    /// Of a packet inside a tunnel, with XDP.
+    base: Option<Base>,
     reject: Label,
     asides: Vec<Aside>,
 }
 
 impl Access {
-    pub(super) const fn new(hook: Hook, reject: Label) -> Self {
+    pub(super) const fn new(hook: Hook, base: Option<Base>, reject: Label) -> Self {
         Self {
             hook,
+            base,
             reject,
             asides: Vec::new(),
         }
@@ -124,7 +148,23 @@ impl Access {
     /// Code at the start of the program.
     pub(super) fn prologue(&self, a: &mut Assembler) {
         match self.hook {
-            Hook::Xdp => a.load(Size::W, R9, R6, xdp::DATA),
+            Hook::Xdp => {
+                if let Some(base) = self.base {
+                    a.store(Size::W, FP, KEY, 0);
+                    a.load_map(R1, base.map);
+                    a.alu64(alu::MOV, R2, FP);
+                    a.alu64(alu::ADD, R2, i32::from(KEY));
+                    a.call(LOOKUP);
+                    a.jump64(jump::EQ, R0, 0, self.reject);
+                    a.load(Size::W, R1, R0, base.at);
+                    a.jump64(jump::GT, R1, MAX_BASE as i32, self.reject);
+                    a.store(Size::DW, FP, STAY, R1);
+                    a.load(Size::W, R9, R6, xdp::DATA);
+                    a.alu64(alu::ADD, R9, R1);
+                } else {
+                    a.load(Size::W, R9, R6, xdp::DATA);
+                }
+            }
             Hook::Tcx => {
                 let untagged = a.label();
                 a.load(Size::W, R9, R6, skb::DATA);
@@ -154,6 +194,10 @@ impl Access {
                 a.alu64(alu::MOV, R1, R6);
                 a.call(helper::XDP_GET_BUFF_LEN);
                 a.alu32(alu::MOV, dst, R0);
+                if self.base.is_some() {
+                    a.load(Size::DW, R1, FP, STAY);
+                    a.alu32(alu::SUB, dst, R1);
+                }
             }
             Hook::Tcx => {
                 a.load(Size::W, dst, R6, skb::LEN);
@@ -172,7 +216,14 @@ impl Access {
         }
         let (back, done) = (a.label(), a.label());
         match self.hook {
-            Hook::Xdp => self.fixed(a, R9, k, From::Fixed(k), size, dst, back),
+            Hook::Xdp => {
+                let from = if self.base.is_some() {
+                    From::Moving(k)
+                } else {
+                    From::Fixed(k)
+                };
+                self.fixed(a, R9, k, from, size, dst, back);
+            }
             Hook::Tcx if end <= TAG_AT => {
                 a.load(Size::W, R1, R6, skb::DATA);
                 self.fixed(a, R1, k, From::Fixed(k), size, dst, back);
@@ -332,6 +383,10 @@ impl Access {
                         From::Computed => {
                             a.jump64(jump::GT, R1, i32::MAX, self.reject);
                             a.alu64(alu::MOV, R2, R1);
+                            if self.base.is_some() {
+                                a.load(Size::DW, R1, FP, STAY);
+                                a.alu64(alu::ADD, R2, R1);
+                            }
                         }
                     }
                     self.copy(a, size);

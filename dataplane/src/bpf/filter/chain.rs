@@ -11,10 +11,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
+use common::abi::{INNER_OFFSET_AT, filter_slots};
 
-use common::abi::filter_slots;
-
-use super::access::Hook;
+use super::access::{Base, Hook};
+use super::classic::ClassicInsn;
 use super::insn::{Assembler, FP, R0, R1, R2, R3, R6, Size, alu, jump};
 use super::translate::translate;
 use super::{Filter, program};
@@ -24,11 +24,21 @@ use crate::bpf::tail;
 /// The tail call array.
 pub(super) const ARRAY: &str = "FILTERS";
 const COUNTERS: &str = "COUNTERS";
+/// The mirror's state between two programs.
+const INNER: &str = "INNER";
 /// Name of the program, as `bpftool prog` lists it.
 const NAME: &str = "filter";
 /// `bpf_tail_call`, `bpf_map_lookup_elem`.
 const TAIL_CALL: i32 = 12;
 const LOOKUP: i32 = 1;
+
+/// `ret #0`.
+const NO_PACKET: &[ClassicInsn] = &[ClassicInsn {
+    code: 0x06,
+    jt: 0,
+    jf: 0,
+    k: 0,
+}];
 
 /// What a capture program's chain consists of.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +62,8 @@ pub(crate) struct Chain {
     // The kernel empties the array when no process has it open.
     array: OwnedFd,
     counters: OwnedFd,
+    /// Where the packet that is judged begins, if tunnels are opened.
+    inner: Option<OwnedFd>,
 }
 
 impl Chain {
@@ -66,6 +78,10 @@ impl Chain {
             parts,
             array: descriptor(ebpf, ARRAY)?,
             counters: descriptor(ebpf, COUNTERS)?,
+            inner: filter
+                .judges_inner()
+                .then(|| descriptor(ebpf, INNER))
+                .transpose()?,
         };
         let selected = tail::load_program(ebpf, parts.hook, parts.selected)?;
         program::put(&chain.array, filter_slots::SELECTED, selected)?;
@@ -112,21 +128,31 @@ impl Chain {
             a.alu64(alu::MOV, R0, pass);
             a.exit();
         };
-        let insns = translate(&filter.program, hook, &accept, &reject).map_err(|reason| {
-            super::FilterError::Translate {
-                expression: filter.shown(),
-                reason,
-            }
-        })?;
-        let program = program::load(hook, &insns, NAME)?;
-        program::put(&self.array, filter_slots::FILTER, &program)?;
-        tracing::debug!(
-            filter = filter.expression(),
-            classic = filter.program.len(),
-            instructions = insns.len(),
-            "filter in force"
-        );
-        Ok(())
+        let base = self.inner.as_ref().map(|map| Base {
+            map: map.as_raw_fd(),
+            at: INNER_OFFSET_AT,
+        });
+        let load = |classic: &[ClassicInsn]| {
+            let insns = translate(classic, hook, base, &accept, &reject).map_err(|reason| {
+                super::FilterError::Translate {
+                    expression: filter.shown(),
+                    reason,
+                }
+            })?;
+            tracing::debug!(
+                filter = filter.expression(),
+                classic = classic.len(),
+                instructions = insns.len(),
+                "filter loaded"
+            );
+            program::load(hook, &insns, NAME)
+        };
+        let ethernet = load(&filter.program)?;
+        if base.is_some() {
+            let ip = load(filter.ip_program().unwrap_or(NO_PACKET))?;
+            program::put(&self.array, filter_slots::IP_FILTER, &ip)?;
+        }
+        program::put(&self.array, filter_slots::FILTER, &ethernet)
     }
 }
 

@@ -10,8 +10,16 @@ use std::sync::Mutex;
 
 use super::classic::ClassicInsn;
 
-/// `DLT_EN10MB`, Ethernet.
-const ETHERNET: c_int = 1;
+/// What a packet begins with, by libpcap's number.
+#[derive(Clone, Copy, Debug)]
+#[repr(i32)]
+pub(super) enum Link {
+    /// `DLT_EN10MB`.
+    Ethernet = 1,
+    /// `DLT_RAW`: an IP header of either version (12 on Linux and most others).
+    Ip = 12,
+}
+
 /// What a match returns, `MAXIMUM_SNAPLEN`; only zero or not matters.
 const SNAPLEN: c_int = 262_144;
 /// `PCAP_NETMASK_UNKNOWN`: `ip broadcast` is refused by its own message.
@@ -54,14 +62,14 @@ unsafe extern "C" {
 /// pcap_compile was not reentrant before libpcap 1.8.
 static COMPILER: Mutex<()> = Mutex::new(());
 
-/// Compiles an expression for Ethernet frames. The error is libpcap's own text.
-pub(super) fn compile(expression: &str) -> Result<Vec<ClassicInsn>, String> {
+/// Compiles an expression for packets that begin so. The error is libpcap's own text.
+pub(super) fn compile(expression: &str, link: Link) -> Result<Vec<ClassicInsn>, String> {
     let text = CString::new(expression).map_err(|_| "contains a zero byte".to_owned())?;
     let _one_at_a_time = COMPILER
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     // SAFETY: no pointers.
-    let handle = NonNull::new(unsafe { pcap_open_dead(ETHERNET, SNAPLEN) })
+    let handle = NonNull::new(unsafe { pcap_open_dead(link as c_int, SNAPLEN) })
         .ok_or("libpcap has no memory")?;
     let mut program = Program {
         len: 0,

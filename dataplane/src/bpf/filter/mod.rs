@@ -12,6 +12,9 @@
 //! Filters see frames as they are on the wire, VLAN tags included. With tcx a frame is what GRO made of
 //! several, so `len`, `less` and `greater` mean the merged one there. A tag that the network card has
 //! taken off before XDP runs is not seen with XDP.
+//!
+//! On tunnelled traffic a filter judges the packet inside: the same program with an offset that is added
+//! to every access, or, if the tunnel carries IP without a link header, the expression compiled for that.
 
 pub mod access;
 mod chain;
@@ -29,6 +32,8 @@ use std::path::{Path, PathBuf};
 pub use access::Hook;
 pub(super) use chain::{Chain, Parts};
 use classic::ClassicInsn;
+use common::packet::{Header, Position};
+use compile::Link;
 use translate::{TranslateError, translate};
 
 /// Longest expression, which is also the longest argument that Linux passes on (MAX_ARG_STRLEN). libpcap's
@@ -99,6 +104,16 @@ pub struct Filter {
     expression: String,
     /// Only ever what libpcap's compiler made.
     program: Vec<ClassicInsn>,
+    /// For packets inside tunnels, if these are what it judges.
+    inner: Option<Inner>,
+}
+
+/// What a filter of packets inside tunnels has in addition.
+#[derive(Clone, PartialEq, Eq)]
+struct Inner {
+    /// For IP packets that have no link header. `None`: the expression asks for something of such a
+    /// header, and matches none of them.
+    ip: Option<Vec<ClassicInsn>>,
 }
 
 impl Filter {
@@ -116,7 +131,7 @@ impl Filter {
                 expression: shortened(&expression),
             });
         }
-        let program = match compile::compile(&expression) {
+        let program = match compile::compile(&expression, Link::Ethernet) {
             Ok(program) => program,
             Err(reason) => {
                 return Err(FilterError::Compile {
@@ -126,7 +141,7 @@ impl Filter {
             }
         };
         for hook in [Hook::Tcx, Hook::Xdp] {
-            if let Err(reason) = translate(&program, hook, &|a| a.exit(), &|a| a.exit()) {
+            if let Err(reason) = translate(&program, hook, None, &|a| a.exit(), &|a| a.exit()) {
                 return Err(FilterError::Translate {
                     expression: shortened(&expression),
                     reason,
@@ -136,7 +151,52 @@ impl Filter {
         Ok(Self {
             expression,
             program,
+            inner: None,
         })
+    }
+
+    /// The same expression for the packets inside tunnels, where there are such.
+    #[must_use]
+    pub fn of_inner_packets(self) -> Self {
+        let ip = compile::compile(&self.expression, Link::Ip).and_then(|program| {
+            translate(&program, Hook::Xdp, None, &|a| a.exit(), &|a| a.exit())
+                .map_err(|reason| reason.to_string())?;
+            Ok(program)
+        });
+        if let Err(reason) = &ip {
+            tracing::warn!(
+                filter = self.shown(),
+                "matches no packet whose tunnel carries IP without a link header: {reason}"
+            );
+        }
+        Self {
+            inner: Some(Inner { ip: ip.ok() }),
+            ..self
+        }
+    }
+
+    /// True if it judges packets inside tunnels.
+    pub const fn judges_inner(&self) -> bool {
+        self.inner.is_some()
+    }
+
+    /// The program for IP packets without a link header; `None` if it matches none of them.
+    fn ip_program(&self) -> Option<&[ClassicInsn]> {
+        self.inner.as_ref()?.ip.as_deref()
+    }
+
+    /// Verdict on a frame whose packet, behind its tunnels, begins at `packet`.
+    pub fn matches_at(&self, frame: &[u8], packet: Position) -> bool {
+        if self.inner.is_none() {
+            return self.matches(frame);
+        }
+        let bytes = frame.get(packet.offset..).unwrap_or_default();
+        match packet.header {
+            Header::Ethernet => self.matches(bytes),
+            _ => self
+                .ip_program()
+                .is_some_and(|program| compile::interpret(program, bytes, bytes.len())),
+        }
     }
 
     /// The same from a file: lines are joined, `#` begins a comment.

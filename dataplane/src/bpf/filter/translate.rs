@@ -11,7 +11,7 @@
 //! differs from libpcap's interpreter (division by zero, shifts by more than 31), guards make it the same.
 //! Instructions that nothing reaches are left out, since the verifier refuses them.
 
-use super::access::{Access, Hook};
+use super::access::{Access, Base, Hook};
 use super::classic::{ClassicInsn, MEMORY_WORDS, MISC_TXA, RET_A, RET_SOURCE, class, mode};
 use super::insn::{Assembler, FP, Insn, Label, R1, R6, R7, R8, Reg, Size, TooFar, alu, jump};
 
@@ -57,10 +57,12 @@ pub enum TranslateError {
 /// Code that ends the program: it may use every register, finds the context in `R6`, and must exit.
 pub type Ending<'a> = &'a dyn Fn(&mut Assembler);
 
-/// Translates a program. A packet that it accepts ends in `accept`, any other in `reject`.
+/// Translates a program. A packet that it accepts ends in `accept`, any other in `reject`. It judges the
+/// packet that begins at `base`, which only XDP's programs have.
 pub fn translate(
     program: &[ClassicInsn],
     hook: Hook,
+    base: Option<Base>,
     accept: Ending<'_>,
     reject: Ending<'_>,
 ) -> Result<Vec<Insn>, TranslateError> {
@@ -79,7 +81,7 @@ pub fn translate(
         labels,
         accepted,
         rejected,
-        access: Access::new(hook, rejected),
+        access: Access::new(hook, base, rejected),
     };
     t.prologue(program);
     for (at, insn) in program.iter().enumerate() {
@@ -349,7 +351,7 @@ mod tests {
     }
 
     fn translated(program: &[ClassicInsn], hook: Hook) -> Result<Vec<Insn>, TranslateError> {
-        translate(program, hook, &Assembler::exit, &Assembler::exit)
+        translate(program, hook, None, &Assembler::exit, &Assembler::exit)
     }
 
     fn error(program: &[ClassicInsn]) -> TranslateError {

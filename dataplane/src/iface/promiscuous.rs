@@ -1,0 +1,64 @@
+//! Promiscuous mode for as long as a value lives.
+//!
+//! Membership of a packet socket (packet(7), PACKET_ADD_MEMBERSHIP) and not IFF_PROMISC: the kernel
+//! counts it, and takes it back when the socket goes with a process that was killed.
+
+use super::Interface;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// The interface takes frames for every address.
+#[derive(Debug)]
+pub struct Promiscuous {
+    _socket: OwnedFd,
+    ifname: String,
+}
+
+impl Promiscuous {
+    /// Switches it on, or adds one to those who have.
+    pub fn enter(interface: &Interface) -> io::Result<Self> {
+        // Protocol 0: the socket receives nothing.
+        // SAFETY: a system call without pointers; its result is checked and owned from then on.
+        let socket = unsafe {
+            let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        let request = libc::packet_mreq {
+            mr_ifindex: interface.index as i32,
+            mr_type: libc::PACKET_MR_PROMISC as u16,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        // SAFETY: the option takes a `packet_mreq`, of which pointer and size are passed; the kernel
+        // copies it.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_ADD_MEMBERSHIP,
+                (&raw const request).cast(),
+                size_of_val(&request) as libc::socklen_t,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        tracing::info!(
+            interface = interface.name,
+            "promiscuous mode on, as long as this program runs"
+        );
+        Ok(Self {
+            _socket: socket,
+            ifname: interface.name.clone(),
+        })
+    }
+}
+
+impl Drop for Promiscuous {
+    fn drop(&mut self) {
+        tracing::debug!(interface = self.ifname, "promiscuous mode given back");
+    }
+}
