@@ -400,6 +400,7 @@ fn a_mirror_port_is_promiscuous_as_long_as_it_is_taken() {
         transfers: &[v4(HERE, 80)],
         targets: &[],
         decap: &decap,
+        udp: UdpRules::default(),
         sessions: Sessions::default(),
         filter: None,
         also_tx: false,

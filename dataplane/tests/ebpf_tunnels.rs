@@ -86,7 +86,7 @@ impl Mirror {
                 DecodeError::BadIp => Some(TapCounter::BadIp),
                 DecodeError::Fragment => Some(TapCounter::Fragment),
                 DecodeError::BadTcp => Some(TapCounter::BadTcp),
-                DecodeError::NotIp | DecodeError::NotTcp => None,
+                DecodeError::NotIp | DecodeError::NotTcp | DecodeError::BadUdp => None,
             })
         };
         let outer = peeled_once(frame, &self.config);

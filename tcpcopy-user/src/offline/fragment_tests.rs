@@ -3,7 +3,9 @@
 use super::*;
 use crate::cli::{Speed, parse_transfers};
 use common::flow::Shard;
-use common::packet::{FrameAddresses, SeqNumber, TcpFlags, TcpFrame, TcpOptions, build_tcp_frame};
+use common::packet::{
+    FrameAddresses, SeqNumber, TcpFlags, TcpFrame, TcpOptions, build_tcp_frame, decode_frame,
+};
 use dataplane::Capture;
 use dataplane::feed::{Pace, feed};
 use dataplane::wake::Waker;
@@ -78,16 +80,12 @@ fn fragments_in_any_order_come_as_one_packet_and_a_missing_one_is_counted() {
         rounds: 1,
     };
     let selection = Selection::new(Shard::WHOLE, &[]);
-    let transfers = Arc::new(transfers);
-    let mut replayer = Replayer::new(
-        &offline,
-        None,
-        transfers,
-        None,
-        selection,
-        None,
-        vec![sender],
-    );
+    let rules = Rules {
+        transfers: Arc::new(transfers),
+        decap: DecapConfig::NONE,
+        pool_is_v4: None,
+    };
+    let mut replayer = Replayer::new(&offline, None, rules, selection, None, vec![sender]);
     replayer.start().unwrap();
     let mut seen: Vec<Vec<u8>> = Vec::new();
     while !replayer.is_done() {

@@ -134,8 +134,7 @@ pub struct Replayer {
 }
 
 impl Replayer {
-    /// For workers that hold the other ends of `to`. `total` is the size of all files;
-    /// `pool_is_v4` as in `Intake`.
+    /// For workers that hold the other ends of `to`. `total` is the size of all files.
     pub fn new(
         offline: &Offline,
         total: Option<u64>,
