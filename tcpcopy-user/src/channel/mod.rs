@@ -20,14 +20,19 @@ pub use link::CONNECT_TIMEOUT;
 
 use common::flow::{Nanos, ResponseHeader};
 use common::packet::Endpoint;
-use dataplane::CounterSink;
 use dataplane::poll::PollSet;
+use dataplane::{CounterSink, clock};
 use intercept::Intercept;
 use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
 
 /// Bytes read from a connection per loop, some 1000 responses. The rest stays in the socket buffer
 /// and comes one loop later.
 const READ_BYTES: usize = 64 * 1024;
+
+/// An intercept of ours answers the hello within a round trip and a loop of its own; a C intercept never does.
+pub const NATIVE_TIMEOUT: Duration = Duration::from_secs(3);
+const NATIVE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Why the channel could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +46,16 @@ pub enum ChannelError {
         intercept: Endpoint,
         /// What the connection attempt said.
         source: std::io::Error,
+    },
+    /// It cannot carry what the transfer list needs.
+    #[error(
+        "intercept {intercept} has not answered our offer to speak more than the C tools' format, which carries IPv4 only, but target {target} is IPv6; run intercept-user of this version there, or give an IPv4 target"
+    )]
+    NotNative {
+        /// Its address.
+        intercept: Endpoint,
+        /// The target.
+        target: Endpoint,
     },
 }
 
@@ -83,6 +98,28 @@ impl Channel {
             poll: PollSet::new(),
             unspeakable: 0,
         })
+    }
+
+    /// Waits until every intercept carries IPv6 responses, as those of `target`, at most `limit`
+    /// ([`NATIVE_TIMEOUT`]).
+    pub fn await_native(&mut self, target: Endpoint, limit: Duration) -> Result<(), ChannelError> {
+        let end = Instant::now() + limit;
+        // Nothing has been announced yet.
+        let mut none = Vec::new();
+        loop {
+            let Some(other) = self.intercepts.iter().find(|i| !i.is_native()) else {
+                return Ok(());
+            };
+            if Instant::now() >= end {
+                return Err(ChannelError::NotNative {
+                    intercept: other.peer(),
+                    target,
+                });
+            }
+            self.flush(clock::now());
+            self.service(clock::now(), &mut none);
+            std::thread::sleep(NATIVE_PAUSE);
+        }
     }
 
     /// Asks all intercepts for the responses of `target` to `client`. False: none could be asked.

@@ -412,3 +412,19 @@ fn udp_targets_are_told_on_every_native_connection_also_those_made_later() {
     let mut again = [accept(&listener), accept(&listener)];
     go_native(&mut channel, &mut again);
 }
+
+#[test]
+fn ipv6_targets_need_a_native_intercept_which_is_waited_for() {
+    let (listener, peer) = listener();
+    let mut channel = Channel::connect(&[peer], 1, false, now()).unwrap();
+    let mut stream = accept(&listener);
+    let v6 = Endpoint::new(Addr([0x20; 16]), 443);
+    let error = channel.await_native(v6, Duration::ZERO).unwrap_err();
+    let error = error.to_string();
+    for part in [&peer.to_string(), &v6.to_string(), "run intercept-user"] {
+        assert!(error.contains(part), "{error}");
+    }
+    stream.write_all(&native::ack()).unwrap();
+    channel.await_native(v6, super::NATIVE_TIMEOUT).unwrap();
+    assert!(channel.announce(v6, v6));
+}

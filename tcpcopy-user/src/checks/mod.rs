@@ -56,12 +56,6 @@ pub enum CheckError {
         /// The capture interface.
         iface: String,
     },
-    /// IPv6 towards the target.
-    #[error("target {target} is IPv6, which is not replayed yet; expected an IPv4 target")]
-    TargetFamily {
-        /// The target.
-        target: Endpoint,
-    },
     /// `-c` contains a target.
     #[error("-c contains {addr}, the address of target {target}; expected addresses of no host")]
     ClientIsTarget {
@@ -71,7 +65,9 @@ pub enum CheckError {
         target: Endpoint,
     },
     /// `-c` is of the other family.
-    #[error("-c gives IPv6 addresses, but target {target} is IPv4; expected IPv4 addresses")]
+    #[error(
+        "-c and the target {target} are of different IP families; expected addresses of the target's family"
+    )]
     ClientFamily {
         /// The target.
         target: Endpoint,

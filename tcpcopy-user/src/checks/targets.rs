@@ -15,19 +15,6 @@ pub fn check_targets(
     iface: &str,
     iface_addresses: &[Addr],
 ) -> Result<(), CheckError> {
-    check_loops(transfers, iface, iface_addresses)?;
-    match transfers.iter().find(|t| !t.target.addr.is_v4()) {
-        Some(t) => Err(CheckError::TargetFamily { target: t.target }),
-        None => Ok(()),
-    }
-}
-
-/// The same but for what only TCP cannot do.
-pub(super) fn check_loops(
-    transfers: &[Transfer],
-    iface: &str,
-    iface_addresses: &[Addr],
-) -> Result<(), CheckError> {
     for t in transfers {
         let target = t.target;
         let is_target_of = |online| {
@@ -118,7 +105,6 @@ mod tests {
                 "80-10.77.0.20:8080",
                 "target 10.77.0.20:8080 is an address of eth0",
             ),
-            ("80-[2001:db8::2]:80", "target [2001:db8::2]:80 is IPv6"),
         ] {
             let got = refused(list);
             assert!(got.starts_with(text), "{list}: {got}");

@@ -1,7 +1,7 @@
 //! What is refused of UDP transfers, alone and beside those of TCP.
 
 use super::CheckError;
-use super::targets::check_loops;
+use super::targets::check_targets;
 use crate::cli::Transfer;
 use common::packet::Addr;
 use session::AddressPool;
@@ -14,7 +14,7 @@ pub fn check_udp_targets(
     iface: &str,
     iface_addresses: &[Addr],
 ) -> Result<(), CheckError> {
-    check_loops(udp, iface, iface_addresses)?;
+    check_targets(udp, iface, iface_addresses)?;
     // A host that takes requests of one protocol is production for the other one as well.
     for (of, targets) in [(tcp, udp), (udp, tcp)] {
         for t in targets {

@@ -3,7 +3,7 @@
 use super::RunError;
 use super::capture::{Attached, FEED_BYTES, Ports, RING_BYTES_TOTAL};
 use super::memory::{Budget, default_bytes};
-use crate::channel::Channel;
+use crate::channel::{Channel, NATIVE_TIMEOUT};
 use crate::checks;
 use crate::cli::{CaptureKind, Config, MAX_WORKERS};
 use crate::offline;
@@ -126,6 +126,13 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         .map(|_| Channel::connect(&config.intercepts, config.connections, config.lonely, now))
         .collect::<Result<Vec<_>, _>>()?;
 
+    // With --lonely an intercept may come later; what it cannot carry then is counted.
+    let six = config.transfers.iter().find(|t| !t.target.addr.is_v4());
+    if let Some(six) = six.filter(|_| !config.lonely) {
+        for channel in &mut channels {
+            channel.await_native(six.target, NATIVE_TIMEOUT)?;
+        }
+    }
     let udp_targets = config.udp_targets();
     for channel in &mut channels {
         channel.set_udp_targets(&udp_targets);
