@@ -99,13 +99,14 @@ pub fn address6(host: Host) -> Ipv6Addr {
 /// Where queries over IPv6 come from: outside the servers' network, like [`CLIENT_SOURCE`].
 pub const CLIENT_SOURCE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 2, 0, 0, 0, 1);
 
-/// Gives client, production, target and assistant IPv6 addresses and the routes that IPv4 has.
+/// Gives all hosts IPv6 addresses and the routes that IPv4 has.
 pub fn enable_ipv6(lab: &Lab) -> Result<(), LabError> {
     let hosts = [
         Host::Client,
         Host::Production,
         Host::Target,
         Host::Assistant,
+        Host::Capture,
     ];
     for host in hosts {
         for scope in ["all", "eth0"] {

@@ -21,16 +21,16 @@ const SETTLE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[test]
-fn clients_keep_their_addresses() {
-    replay(&[]);
+fn clients_keep_their_addresses_by_tap() {
+    replay(Capture::Tap, &[]);
 }
 
 #[test]
-fn clients_get_addresses_of_a_pool() {
-    replay(&["-c", "2001:db8:77:2::a000/116"]);
+fn clients_get_addresses_of_a_pool_by_mirror() {
+    replay(Capture::Mirror, &["-c", "2001:db8:77:2::a000/116"]);
 }
 
-fn replay(more: &[&str]) {
+fn replay(capture: Capture, more: &[&str]) {
     require_root();
     let programs = programs(env!("CARGO_BIN_EXE_lab-tool"));
     let lab = Lab::up(&LabOptions::default()).unwrap();
@@ -46,7 +46,7 @@ fn replay(more: &[&str]) {
     ];
     let mut intercept = Intercept::default().start(&lab, &programs).unwrap();
     let report = lab.file("report.json");
-    let mut copy = Copy::new(Capture::Tap);
+    let mut copy = Copy::new(capture);
     copy.transfer = format!(
         "[{}]:{PRODUCTION_PORT}-[{}]:{TARGET_PORT}",
         address6(Host::Production),
