@@ -124,7 +124,8 @@ fn flood(duration: Duration, rate: Option<u64>) -> Flood {
 }
 
 fn passage(lab: &Lab, programs: &Programs, rate: u64, seed: u64) -> Passage {
-    let hosts = [Host::Production, Host::Client];
+    // Intercept, too, sends to production, where tcpcopy is: what the channel is set up with.
+    let hosts = [Host::Production, Host::Client, Host::Assistant];
     let counters = || hosts.map(|host| StackCounters::of(&lab.host(host)).unwrap());
     let before = counters();
     let options = LoadOptions {
@@ -157,7 +158,9 @@ fn passage(lab: &Lab, programs: &Programs, rate: u64, seed: u64) -> Passage {
     Passage {
         load,
         flood,
-        sent: after[1].since(&before[1], "IpOutRequests"),
+        sent: (1..hosts.len())
+            .map(|host| after[host].since(&before[host], "IpOutRequests"))
+            .sum(),
         received: after[0].since(&before[0], "IpInReceives"),
         retransmitted: both("TcpRetransSegs").saturating_sub(both("TcpExtTCPDSACKRecv")),
     }
