@@ -118,7 +118,7 @@ pub struct Args {
     pub capture: CaptureKind,
 
     /// Tunnels that packets of a mirror, or of files, come in: auto (any, or none), none, or a comma list of what alone is
-    /// taken: plain or KIND[:PORT][/ID][@SENDER] of the outermost tunnel, such as
+    /// taken: plain or `KIND[:PORT][/ID][@SENDER]` of the outermost tunnel, such as
     /// vxlan:8472/100,erspan/7@192.0.2.1. Kinds: vxlan, geneve, gre, erspan, ipip, gtpu, mpls. With a list
     /// without plain the interface may be in use: what the list does not name reaches the host.
     /// Default: auto
