@@ -120,7 +120,13 @@ impl Session {
         let seq = seg.seq + u32::from(seg.flags.has(TcpFlags::SYN));
         let new = u64::from(self.stream.skip(seq, seg.payload_len));
         cx.all.totals.bytes_captured += new;
-        cx.all.totals.lose(seg.target, outcome, new);
+        // A completed connection had no more to say: new bytes are of another one on this tuple, whose SYN
+        // was not captured.
+        let cause = match outcome {
+            Outcome::Completed => Outcome::CaptureGap,
+            other => other,
+        };
+        cx.all.totals.lose(seg.target, cause, new);
     }
 
     /// Sees what the client acknowledges; true if that told its round trip.

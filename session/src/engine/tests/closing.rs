@@ -296,3 +296,22 @@ fn idle_sessions_end() {
     r.settle();
     assert_eq!(r.outcome(), Some(Outcome::TimedOut));
 }
+
+#[test]
+fn bytes_behind_a_completed_connection_are_missing_from_the_capture_of_another() {
+    let mut r = Rig::open();
+    r.client(1, 0, PSH_ACK, b"abc");
+    r.after(0);
+    r.target(1, 4, PSH_ACK, 10);
+    r.client(4, 10, FIN_ACK, b"");
+    r.after(0);
+    r.target(11, 5, FIN_ACK, 0);
+    r.after(0);
+    assert_eq!(r.outcome(), Some(Outcome::Completed));
+    r.client(100, 0, PSH_ACK, b"other");
+    let t = r.engine.totals();
+    assert_eq!((t.bytes_captured, t.bytes_delivered), (8, 3));
+    assert_eq!(t.undelivered(Outcome::CaptureGap), 5);
+    assert_eq!(t.undelivered(Outcome::Completed), 0);
+    assert!(t.balanced());
+}

@@ -13,8 +13,8 @@ use common::flow::{CaptureMeta, Captured, Nanos};
 use common::packet::{Addr, DecodeError, Fragment, Ip, decode_ethernet, decode_ip, protocol};
 use slot::Slot;
 
-/// Packets that are put together at a time, by one worker: 4 MiB at most. A host that sends fragments
-/// sends those of a packet in a row.
+/// Packets that are put together at a time, by one worker: 8 MiB at most, since each keeps its pieces and
+/// room for the whole. A host that sends fragments sends those of a packet in a row.
 const SLOTS: usize = 64;
 /// A piece that is missing after so long will not come: Linux waits 30 s because it does not know the
 /// network, but between two copies of one stream there is none.
