@@ -145,7 +145,7 @@ pub fn pin(core: usize) -> Result<(), CoreError> {
     })
 }
 
-fn ranges(cores: &[usize]) -> String {
+pub(crate) fn ranges(cores: &[usize]) -> String {
     let mut out = String::new();
     let mut i = 0;
     while i < cores.len() {

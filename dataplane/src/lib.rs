@@ -34,6 +34,7 @@ pub mod iface;
 pub mod memory;
 pub mod netfilter;
 mod netlink;
+pub mod placement;
 pub mod poll;
 pub mod port;
 pub mod raw;

@@ -18,7 +18,7 @@ use dataplane::bpf::responses::{Responses, ResponsesConfig, RuleWriter, Sources}
 use dataplane::bpf::{BpfError, Filter};
 use dataplane::cores::CoreError;
 use dataplane::iface::{IfaceError, Interface};
-use dataplane::{Capture, clock};
+use dataplane::{Capture, clock, placement};
 use operator::log::LogLevel;
 use operator::privileges::{MissingCapability, check_privileges};
 use operator::signals::{Hangup, Signals};
@@ -104,6 +104,8 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
         log_packets: args.level() >= LogLevel::Debug,
     };
     let mut responses = Responses::attach(object, &config)?;
+    let used = &cores[..workers.min(cores.len())];
+    placement::log(&args.iface, workers, used, responses.sockets());
     let captures = (0..workers as u32)
         .map(|worker| {
             let ports = responses.take_ports(worker).into_iter();
@@ -119,7 +121,7 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
             ..Limits::default()
         },
         control: ControlOptions::default(),
-        cores: cores.iter().copied().take(workers).collect(),
+        cores: used.to_vec(),
     };
     let targets = responses.take_rules().map(learn);
     let service = Service::start(listener, captures, &options, targets)?;

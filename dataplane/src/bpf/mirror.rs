@@ -11,6 +11,7 @@ use super::queues::{QueueCapture, QueueSetup, XDP_PASS};
 use super::select::{DenyList, Sessions};
 use super::{BpfError, Filter, QueuePort, load};
 use crate::iface::Interface;
+use crate::placement::QueueSocket;
 
 /// What to capture and where.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +90,11 @@ impl Mirror {
     /// The list of denied clients, if there is one.
     pub fn deny_list(&mut self) -> Option<&mut DenyList> {
         self.deny.as_mut()
+    }
+
+    /// How each receive queue is served, by queue; taken ports included.
+    pub fn sockets(&self) -> &[QueueSocket] {
+        self.queues.sockets()
     }
 
     /// The sockets of a worker's queues, once.

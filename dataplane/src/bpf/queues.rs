@@ -18,6 +18,7 @@ use super::log::LogThread;
 use super::{BpfError, Filter, load, xdp};
 use crate::afxdp::{AfXdpRx, AfXdpTx, OpenOptions, open};
 use crate::iface::Interface;
+use crate::placement::QueueSocket;
 
 /// Time for the driver to give up the buffers of closed zero-copy sockets, which it does
 /// asynchronously. Without it the crash above happened; 1 s was always enough, less was not tried.
@@ -40,6 +41,7 @@ pub struct QueuePort {
 pub(super) struct QueueCapture {
     // First, so that sockets nobody took close before the link goes.
     ports: Vec<Option<QueuePort>>,
+    sockets: Vec<QueueSocket>,
     link: Option<FdLink>,
     workers: u32,
     native: bool,
@@ -81,7 +83,7 @@ impl QueueCapture {
         let attached = xdp::attach(&mut ebpf, entry, &setup.interface)?;
         let ifname = &setup.interface.name;
         let queues = Interface::by_name(ifname)?.rx_queues.max(1);
-        let mut ports = Vec::new();
+        let (mut ports, mut sockets) = (Vec::new(), Vec::new());
         let mut zero_copy = false;
         let mut xsks: XskMap<&mut MapData> = load::borrow(&mut ebpf, "XSKS")?;
         for queue in 0..queues {
@@ -106,6 +108,11 @@ impl QueueCapture {
                     action: "insert a socket",
                     error: chain(&e),
                 })?;
+            sockets.push(QueueSocket {
+                queue,
+                native: attached.native,
+                zero_copy: socket.zero_copy,
+            });
             ports.push(Some(QueuePort {
                 queue,
                 rx,
@@ -121,6 +128,7 @@ impl QueueCapture {
         );
         Ok(Self {
             ports,
+            sockets,
             link: Some(attached.link),
             workers: setup.workers.max(1),
             native: attached.native,
@@ -146,6 +154,10 @@ impl QueueCapture {
 
     pub(super) fn native(&self) -> bool {
         self.native
+    }
+
+    pub(super) fn sockets(&self) -> &[QueueSocket] {
+        &self.sockets
     }
 
     pub(super) fn take_ports(&mut self, worker: u32) -> Vec<QueuePort> {

@@ -13,6 +13,7 @@ use super::load::RawKey;
 use super::queues::{QueueCapture, QueueSetup, XDP_PASS};
 use super::{BpfError, Filter, QueuePort, load};
 use crate::iface::Interface;
+use crate::placement::QueueSocket;
 
 /// Whose packets are taken.
 #[derive(Clone, Copy, Debug)]
@@ -145,6 +146,11 @@ impl Responses {
     /// Replaces the filter, with [`Sources::Filtered`]; on an error the old one stays in force.
     pub fn replace_filter(&self, filter: &Filter) -> Result<(), BpfError> {
         self.queues.replace_filter(filter)
+    }
+
+    /// How each receive queue is served, by queue; taken ports included.
+    pub fn sockets(&self) -> &[QueueSocket] {
+        self.queues.sockets()
     }
 
     /// The sockets of a worker's queues, once.

@@ -1,6 +1,7 @@
 //! Network interfaces of this host (of its network namespace), by netlink.
 
 mod channels;
+mod ethtool;
 
 use crate::netlink::Netlink;
 use common::packet::{Addr, MacAddr};
@@ -95,6 +96,16 @@ impl Interface {
         interface.rx_queues = queues.rx.unwrap_or(interface.rx_queues);
         interface.tx_queues = queues.tx.unwrap_or(interface.tx_queues);
         Ok(interface)
+    }
+
+    /// Memory node of the device, read now; none for virtual interfaces and where there is one node only.
+    pub fn numa_node(&self) -> Option<u32> {
+        channels::numa_node(&self.name, self.index)
+    }
+
+    /// The receive queue of each entry of the RSS indirection table, read now; none without such a table.
+    pub fn rss_indirection(&self) -> Option<Vec<u32>> {
+        ethtool::rss_indirection(&self.name)
     }
 
     /// All addresses of this host, loopback included.

@@ -17,7 +17,7 @@ use dataplane::hops::{HopOptions, Hops};
 use dataplane::iface::Interface;
 use dataplane::netfilter::RawPath;
 use dataplane::wake::{Waker, WakerHandle};
-use dataplane::{Transmit, clock, egress, handover, supply};
+use dataplane::{Transmit, clock, egress, handover, placement, supply};
 use session::EngineConfig;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -236,11 +236,14 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             live: Arc::clone(live),
         });
     }
-    let cores = config
+    let cores: Vec<usize> = config
         .cores
         .as_ref()
         .map(|c| c.cores().to_vec())
         .unwrap_or_default();
+    if iface.is_some() {
+        placement::log(&config.iface, workers, &cores, attached.sockets());
+    }
     Ok(Assembled {
         parts,
         cores,

@@ -12,6 +12,7 @@ use dataplane::bpf::mirror::{Mirror, MirrorConfig};
 use dataplane::bpf::tap::{Tap, TapConfig};
 use dataplane::bpf::{BpfError, Filter, Sessions};
 use dataplane::feed::{self, Pace};
+use dataplane::placement::QueueSocket;
 use dataplane::wake::WakerHandle;
 use std::sync::Arc;
 
@@ -138,6 +139,14 @@ impl Attached {
             shard: config.shard,
             feeds,
         })
+    }
+
+    /// The AF_XDP sockets of a mirror's queues; none otherwise.
+    pub fn sockets(&self) -> &[QueueSocket] {
+        match self {
+            Self::Mirror(mirror) => mirror.sockets(),
+            Self::Tap(_) | Self::Files { .. } => &[],
+        }
     }
 
     /// The reader of files, if there is one.
