@@ -1,4 +1,4 @@
-//! Four receive queues, two cores, and flows whose packets come by changing CPUs: every queue is served,
+//! Four receive queues, two cores, and flows whose packets come by changing CPUs and queues: every queue is served,
 //! nothing is lost, and nobody takes one flow for two.
 
 use std::{
@@ -27,6 +27,41 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 #[test]
 fn tap_serves_four_queues_on_two_cores() {
+    replay(Capture::Tap);
+}
+
+#[test]
+fn mirror_serves_four_queues_on_two_cores() {
+    replay(Capture::Mirror);
+}
+
+/// Writes a mask of CPUs to that file of each queue, such as `rps_cpus` of `rx`.
+fn steer(namespace: &Namespace, interface: &str, queues: [&str; 2], masks: [&str; 4]) {
+    let [prefix, file] = queues;
+    let script = format!(
+        "i=0; for mask in {}; do echo $mask > /sys/class/net/{interface}/queues/{prefix}-$i/{file}; i=$((i+1)); done",
+        masks.join(" ")
+    );
+    run(namespace.command("sh").args(["-ec", &script])).unwrap();
+}
+
+/// One flow's packets go to another CPU on production (RPS), to another queue on the mirror port (XPS), again and
+/// again, until `done`.
+fn steer_to_and_fro(lab: &Lab, done: &AtomicBool) {
+    let (production, switch) = (lab.host(Host::Production), lab.switch());
+    while !done.load(Ordering::Relaxed) {
+        for (rps, xps) in [
+            (["1"; 4], ["1", "1", "2", "2"]),
+            (["2"; 4], ["2", "2", "1", "1"]),
+        ] {
+            steer(&production, "eth0", ["rx", "rps_cpus"], rps);
+            steer(&switch, "mirror", ["tx", "xps_cpus"], xps);
+            thread::sleep(STEER_EVERY);
+        }
+    }
+}
+
+fn replay(capture: Capture) {
     require_root();
     assert!(
         thread::available_parallelism().unwrap().get() >= 2,
@@ -47,7 +82,7 @@ fn tap_serves_four_queues_on_two_cores() {
     .start(&lab, &programs)
     .unwrap();
     let path = lab.file("report.json");
-    let mut copy = Copy::new(Capture::Tap);
+    let mut copy = Copy::new(capture);
     copy.cores = "0-1".to_owned();
     let mut tcpcopy = copy.start(&lab, &programs, &path).unwrap();
 
@@ -73,6 +108,9 @@ fn tap_serves_four_queues_on_two_cores() {
     {
         thread::sleep(STEER_EVERY);
     }
+    if capture == Capture::Mirror {
+        every_queue_had_packets(&lab);
+    }
     stop(&mut tcpcopy).unwrap();
     stop(&mut intercept).unwrap();
 
@@ -83,7 +121,7 @@ fn tap_serves_four_queues_on_two_cores() {
     let report = ExitReport::read(&path).unwrap();
     assert_eq!(report.imbalance(), Vec::<String>::new());
     assert_eq!(report.dropped(), 0, "{}", report.json["packets"]);
-    // One connection is one session, whichever CPUs its packets came by.
+    // One connection is one session, whichever CPUs and queues its packets came by.
     assert_eq!(
         report.number("sessions/total"),
         6 + REQUESTS,
@@ -92,23 +130,10 @@ fn tap_serves_four_queues_on_two_cores() {
     );
     let responses = intercept.stderr();
     assert_placed(&responses, "receive queue", QUEUES);
-    assert_eq!(log.matches("worker takes its share").count(), 2, "{log}");
-}
-
-/// Lets receive packet steering send what comes by any queue to the CPUs of `mask`.
-fn steer(namespace: &Namespace, mask: &str) {
-    let script =
-        format!("for f in /sys/class/net/eth0/queues/rx-*/rps_cpus; do echo {mask} > $f; done");
-    run(namespace.command("sh").args(["-ec", &script])).unwrap();
-}
-
-/// Sends production's packets of every flow to the other CPU, again and again, until `done`.
-fn steer_to_and_fro(lab: &Lab, done: &AtomicBool) {
-    let production = lab.host(Host::Production);
-    while !done.load(Ordering::Relaxed) {
-        for mask in ["1", "2"] {
-            steer(&production, mask);
-            thread::sleep(STEER_EVERY);
+    match capture {
+        Capture::Mirror => assert_placed(&log, "receive queue", QUEUES),
+        Capture::Tap => {
+            assert_eq!(log.matches("worker takes its share").count(), 2, "{log}");
         }
     }
 }
@@ -126,5 +151,19 @@ fn assert_placed(log: &str, message: &str, queues: u32) {
                 || line.contains(&format!("worker={worker} core={worker}")),
             "{line}"
         );
+    }
+}
+
+/// The driver counted frames for the XDP program on each queue: the test did what it says.
+fn every_queue_had_packets(lab: &Lab) {
+    let output = run(lab.command(Host::Capture, "ethtool").args(["-S", "mir0"])).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for queue in 0..QUEUES {
+        let name = format!("rx_queue_{queue}_xdp_packets:");
+        let packets: u64 = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(&name)?.trim().parse().ok())
+            .unwrap_or(0);
+        assert!(packets > 0, "queue {queue}: {text}");
     }
 }
