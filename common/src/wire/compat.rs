@@ -5,6 +5,7 @@
 //! [`MAX_RECORDS`] and as many records of [`RECORD_BYTES`], each the IPv4 header (20 bytes), the TCP
 //! header (20 bytes) and the first 24 bytes of TCP options of one response.
 
+use super::partial::Partial;
 use crate::flow::ResponseHeader;
 use crate::packet::{Addr, Endpoint, SackBlocks, SeqNumber, TcpFlags, TcpOptions, protocol};
 
@@ -224,23 +225,11 @@ impl core::fmt::Display for BadCount {
 impl core::error::Error for BadCount {}
 
 /// Cuts a byte stream, arriving in pieces of any size, into records.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct FrameDecoder {
-    partial: [u8; RECORD_BYTES],
-    /// Bytes in `partial`.
-    filled: usize,
+    partial: Partial<RECORD_BYTES>,
     /// Records still to come in this frame; 0 means that a count is due.
     due: u16,
-}
-
-impl Default for FrameDecoder {
-    fn default() -> Self {
-        Self {
-            partial: [0; RECORD_BYTES],
-            filled: 0,
-            due: 0,
-        }
-    }
 }
 
 impl FrameDecoder {
@@ -252,25 +241,17 @@ impl FrameDecoder {
     ) -> Result<(), BadCount> {
         loop {
             let want = if self.due == 0 { 2 } else { RECORD_BYTES };
-            let take = (want - self.filled).min(bytes.len());
-            let (head, rest) = bytes.split_at(take);
-            if let Some(to) = self.partial.get_mut(self.filled..self.filled + take) {
-                to.copy_from_slice(head);
-            }
-            self.filled += take;
-            bytes = rest;
-            if self.filled < want {
+            let Some(unit) = self.partial.take(want, &mut bytes) else {
                 return Ok(());
-            }
-            self.filled = 0;
+            };
             if self.due == 0 {
-                let count = u16::from_be_bytes([self.partial[0], self.partial[1]]);
+                let count = u16::from_be_bytes([unit[0], unit[1]]);
                 if usize::from(count) > MAX_RECORDS {
                     return Err(BadCount(count));
                 }
                 self.due = count;
             } else {
-                record(&self.partial);
+                record(unit);
                 self.due -= 1;
             }
         }

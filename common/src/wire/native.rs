@@ -16,6 +16,7 @@
 //! what they do not know. They have room for authentication, whose messages would follow the ACK.
 
 use super::compat::{self, BadCount, CLIENT_RECORD_BYTES, ClientRecord, response_options};
+use super::partial::Partial;
 use crate::flow::ResponseHeader;
 use crate::packet::{Addr, Endpoint, SeqNumber, TcpFlags, TcpOptions};
 use bytemuck::{Pod, Zeroable};
@@ -295,25 +296,12 @@ impl ServerStream {
 }
 
 /// Cuts a native stream, from the acknowledgement on, into records.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct FrameDecoder {
-    partial: [u8; HEADER_RECORD_BYTES],
-    /// Bytes in `partial`.
-    filled: usize,
+    partial: Partial<HEADER_RECORD_BYTES>,
     /// Records still to come in this frame; 0 means that a head is due.
     due: u16,
     acknowledged: bool,
-}
-
-impl Default for FrameDecoder {
-    fn default() -> Self {
-        Self {
-            partial: [0; HEADER_RECORD_BYTES],
-            filled: 0,
-            due: 0,
-            acknowledged: false,
-        }
-    }
 }
 
 impl FrameDecoder {
@@ -328,23 +316,15 @@ impl FrameDecoder {
                 (true, 0) => FRAME_HEAD_BYTES,
                 (true, _) => HEADER_RECORD_BYTES,
             };
-            let take = (want - self.filled).min(bytes.len());
-            let (head, rest) = bytes.split_at(take);
-            if let Some(to) = self.partial.get_mut(self.filled..self.filled + take) {
-                to.copy_from_slice(head);
-            }
-            self.filled += take;
-            bytes = rest;
-            if self.filled < want {
+            let Some(unit) = self.partial.take(want, &mut bytes) else {
                 return Ok(());
-            }
-            self.filled = 0;
+            };
             if self.due > 0 {
-                record(&self.partial);
+                record(unit);
                 self.due -= 1;
                 continue;
             }
-            let [a, b, c, d, ..] = self.partial;
+            let [a, b, c, d, ..] = *unit;
             if self.acknowledged {
                 let (kind, count) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
                 if kind != KIND_HEADERS || usize::from(count) > MAX_RECORDS {

@@ -2,6 +2,7 @@
 
 use common::wire::compat::{CLIENT_RECORD_BYTES, ClientRecord};
 use common::wire::native::{self, CLIENT_MESSAGE_BYTES, ClientMessage};
+use common::wire::partial::Partial;
 
 /// Why a peer is disconnected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -18,27 +19,14 @@ pub enum Refused {
 }
 
 /// State of one connection's inbound stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Reader {
-    partial: [u8; CLIENT_MESSAGE_BYTES],
-    filled: usize,
+    partial: Partial<CLIENT_MESSAGE_BYTES>,
     greeted: bool,
     /// The hello offered the native format.
     offered: bool,
     /// The peer has changed to it.
     native: bool,
-}
-
-impl Default for Reader {
-    fn default() -> Self {
-        Self {
-            partial: [0; CLIENT_MESSAGE_BYTES],
-            filled: 0,
-            greeted: false,
-            offered: false,
-            native: false,
-        }
-    }
 }
 
 impl Reader {
@@ -54,21 +42,15 @@ impl Reader {
             } else {
                 CLIENT_RECORD_BYTES
             };
-            let take = (want - self.filled).min(bytes.len());
-            let (head, rest) = bytes.split_at(take);
-            self.partial[self.filled..self.filled + take].copy_from_slice(head);
-            self.filled += take;
-            bytes = rest;
-            if self.filled < want {
+            let Some(unit) = self.partial.take(want, &mut bytes) else {
                 return Ok(());
-            }
-            self.filled = 0;
+            };
             if self.native {
-                record(ClientMessage::decode(self.partial));
+                record(ClientMessage::decode(*unit));
                 continue;
             }
             let mut compat = [0; CLIENT_RECORD_BYTES];
-            compat.copy_from_slice(&self.partial[..CLIENT_RECORD_BYTES]);
+            compat.copy_from_slice(&unit[..CLIENT_RECORD_BYTES]);
             let decoded = ClientRecord::decode(&compat, !self.greeted);
             match decoded {
                 ClientRecord::Hello { extension, .. } => {

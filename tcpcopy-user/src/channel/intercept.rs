@@ -1,10 +1,10 @@
 //! All connections to one intercept, and the routes it must know.
 
 use super::link::{Change, Link, LinkCounters};
-use super::queue::Message;
 use super::routes::{Carrier, RouteTable};
 use common::flow::{Nanos, ResponseHeader};
 use common::packet::Endpoint;
+use common::wire::native::ClientMessage;
 use std::net::SocketAddr;
 
 /// Slots looked at per loop when routes must be announced again: a million routes take a thousand
@@ -85,7 +85,7 @@ impl Intercept {
             link,
             generation: to.generation(),
         });
-        to.push(Message::Add { client, target });
+        to.push(ClientMessage::add(client, target));
         true
     }
 
@@ -95,7 +95,7 @@ impl Intercept {
         self.udp_targets = targets.to_vec();
         for link in self.links.iter_mut().filter(|link| link.is_native()) {
             for &target in &self.udp_targets {
-                link.push(Message::UdpTarget { target });
+                link.push(ClientMessage::udp_target(target));
             }
         }
     }
@@ -111,7 +111,7 @@ impl Intercept {
             && link.is_native()
             && !link.crowded()
         {
-            link.push(Message::Del { client, target });
+            link.push(ClientMessage::del(client, target));
         }
     }
 
@@ -131,7 +131,7 @@ impl Intercept {
             let change = link.service(now, buffer, out);
             if change == Change::Up && link.is_native() {
                 for &target in &self.udp_targets {
-                    link.push(Message::UdpTarget { target });
+                    link.push(ClientMessage::udp_target(target));
                 }
             }
             if change != Change::None {
@@ -210,7 +210,7 @@ impl Intercept {
                 link,
                 generation: to.generation(),
             });
-            to.push(Message::Add { client, target });
+            to.push(ClientMessage::add(client, target));
             self.reannounced += 1;
         }
         self.rescan = (end < self.routes.slots()).then_some(end);

@@ -9,10 +9,10 @@
 //! ```
 //! Nothing here blocks after start-up.
 
-use super::queue::{Message, QUEUE_RECORDS, SendQueue};
+use super::queue::{QUEUE_RECORDS, SendQueue};
 use common::flow::{Nanos, ResponseHeader};
 use common::packet::Endpoint;
-use common::wire::native::ServerStream;
+use common::wire::native::{ClientMessage, ServerStream};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use std::io::{ErrorKind, Read};
@@ -132,7 +132,7 @@ impl Link {
     }
 
     /// Queues a record. Call only while up.
-    pub fn push(&mut self, message: Message) {
+    pub fn push(&mut self, message: ClientMessage) {
         self.counters.records_dropped += u64::from(self.queue.push(message));
     }
 

@@ -1,12 +1,11 @@
 //! What waits to be written to one connection.
 //!
 //! ```text
-//!  Message ─▶ queue (bounded, drop oldest) ─▶ staged whole, in the format of the moment ─▶ write(2)
+//!  ClientMessage ─▶ queue (bounded, drop oldest) ─▶ staged whole, in the format of the moment ─▶ write(2)
 //! ```
 //! What has been staged is written to its end before anything else: a stream out of step freezes a C peer.
 
-use common::packet::Endpoint;
-use common::wire::compat::{self, CLIENT_RECORD_BYTES};
+use common::wire::compat::{self, CLIENT_RECORD_BYTES, ClientRecord};
 use common::wire::native::{self, CLIENT_MESSAGE_BYTES, ClientMessage};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
@@ -17,34 +16,10 @@ pub const QUEUE_RECORDS: usize = 65_536;
 /// Records gathered for one write.
 const WRITE_RECORDS: usize = 128;
 
-/// What intercept is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// A route is needed.
-    Add {
-        /// Client as the target sees it.
-        client: Endpoint,
-        /// Target.
-        target: Endpoint,
-    },
-    /// A route is not needed any more; only a native peer is told.
-    Del {
-        /// Client as the target sees it.
-        client: Endpoint,
-        /// Target.
-        target: Endpoint,
-    },
-    /// Answers of this UDP target to replayed clients are for nobody; only a native peer is told.
-    UdpTarget {
-        /// Target.
-        target: Endpoint,
-    },
-}
-
 /// A bounded queue of whole records; when full it drops the oldest that is not being written.
 #[derive(Debug)]
 pub struct SendQueue {
-    messages: VecDeque<Message>,
+    messages: VecDeque<ClientMessage>,
     /// Whole records, written up to `written`, each of `record_bytes`.
     staged: Vec<u8>,
     written: usize,
@@ -98,7 +73,7 @@ impl SendQueue {
     }
 
     /// Appends a message. True if an older one had to go for it.
-    pub fn push(&mut self, message: Message) -> bool {
+    pub fn push(&mut self, message: ClientMessage) -> bool {
         let full = self.messages.len() >= self.capacity;
         if full {
             self.messages.pop_front();
@@ -157,18 +132,14 @@ impl SendQueue {
         if self.native {
             self.record_bytes = CLIENT_MESSAGE_BYTES;
             for message in self.messages.drain(..count) {
-                let message = match message {
-                    Message::Add { client, target } => ClientMessage::add(client, target),
-                    Message::Del { client, target } => ClientMessage::del(client, target),
-                    Message::UdpTarget { target } => ClientMessage::udp_target(target),
-                };
                 self.staged.extend_from_slice(&message.to_bytes());
             }
         } else {
             self.record_bytes = CLIENT_RECORD_BYTES;
             for message in self.messages.drain(..count) {
                 // `Link::carries` lets nothing else in before the switch.
-                if let Message::Add { client, target } = message
+                if let ClientRecord::Add { client, target } =
+                    ClientMessage::decode(message.to_bytes())
                     && let Some(record) = compat::add(client, target)
                 {
                     self.staged.extend_from_slice(&record);
@@ -181,7 +152,7 @@ impl SendQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::packet::Addr;
+    use common::packet::{Addr, Endpoint};
     use common::wire::compat::ClientRecord;
 
     /// Takes `room` bytes, then would block.
@@ -212,9 +183,9 @@ mod tests {
         )
     }
 
-    fn message(n: u16) -> Message {
+    fn message(n: u16) -> ClientMessage {
         let (client, target) = add(n);
-        Message::Add { client, target }
+        ClientMessage::add(client, target)
     }
 
     fn bytes(n: u16) -> Vec<u8> {
