@@ -45,8 +45,8 @@ pub fn log(ifname: &str, workers: usize, cores: &[usize], sockets: &[QueueSocket
     };
     let rss = interface.rss_indirection();
     let rx_queues = interface.rx_queues;
-    if let Some(table) = &rss {
-        let spread = spread(table);
+    let entries = rss.as_deref().map(spread);
+    if let (Some(table), Some(spread)) = (&rss, &entries) {
         tracing::info!(
             interface = ifname,
             entries = table.len(),
@@ -62,9 +62,9 @@ pub fn log(ifname: &str, workers: usize, cores: &[usize], sockets: &[QueueSocket
     }
     for socket in sockets {
         let worker = socket.queue as usize % workers.max(1);
-        let rss = rss
+        let rss = entries
             .as_ref()
-            .map(|table| spread(table).remove(&socket.queue).unwrap_or(0));
+            .map(|spread| spread.get(&socket.queue).copied().unwrap_or(0));
         tracing::info!(
             interface = ifname,
             queue = socket.queue,

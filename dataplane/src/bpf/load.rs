@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::error::chain;
 use super::filter::Hook;
-use super::{BpfError, tail};
+use super::{BpfError, programs};
 
 /// Bytes of the log ring when packets are not logged: the smallest there is.
 const UNUSED_LOG_BYTES: u32 = 65_536;
@@ -148,7 +148,7 @@ pub(super) fn put_udp(
     }
     put_keys(ebpf, "TRANSFERS", udp.transfers, EndpointKey::udp)?;
     put_keys(ebpf, "TARGETS", udp.targets, EndpointKey::udp)?;
-    tail::install(ebpf, hook, "UDP", programs)
+    programs::install(ebpf, hook, "UDP", programs)
 }
 
 fn put_keys(

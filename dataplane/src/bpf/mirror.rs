@@ -13,7 +13,7 @@ use common::packet::Endpoint;
 use super::filter::{Hook, Parts};
 use super::queues::{QueueCapture, QueueSetup, XDP_PASS};
 use super::select::{DenyList, Sessions};
-use super::{BpfError, Filter, QueuePort, UdpRules, load, tail};
+use super::{BpfError, Filter, QueuePort, UdpRules, load, programs};
 use crate::iface::{Interface, Promiscuous};
 use crate::placement::QueueSocket;
 
@@ -109,10 +109,10 @@ impl Mirror {
         config.sessions.put_maps(&mut ebpf, config.transfers)?;
         load::put_udp(&mut ebpf, &config.udp, Hook::Xdp, &UDP_PROGRAMS)?;
         if config.decap.tunnels() {
-            tail::install(&mut ebpf, Hook::Xdp, "TAIL", &TUNNEL_PROGRAMS)?;
+            programs::install(&mut ebpf, Hook::Xdp, "TAIL", &TUNNEL_PROGRAMS)?;
         }
         if config.log_packets {
-            tail::install(&mut ebpf, Hook::Xdp, "TAIL", &[LOG_PROGRAM])?;
+            programs::install(&mut ebpf, Hook::Xdp, "TAIL", &[LOG_PROGRAM])?;
         }
         let promiscuous = if config.decap.plain() {
             Some(

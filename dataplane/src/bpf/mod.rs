@@ -18,6 +18,7 @@ mod load;
 pub mod log;
 mod mmap;
 mod online;
+mod programs;
 mod queues;
 mod reader;
 mod ring;
@@ -27,7 +28,6 @@ mod xdp;
 
 pub mod mirror;
 pub mod responses;
-mod tail;
 pub mod tap;
 
 pub use error::BpfError;

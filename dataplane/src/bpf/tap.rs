@@ -18,7 +18,7 @@ use super::filter::{Chain, Hook, Parts};
 use super::log::LogThread;
 use super::ring::Ring;
 use super::select::{DenyList, Sessions};
-use super::{BpfError, Filter, TapReader, UdpRules, load, online, sleep};
+use super::{BpfError, Filter, TapReader, UdpRules, load, online, programs, sleep};
 use crate::iface::Interface;
 
 /// Smallest ring: holds three of the largest records, or 1 ms of small packets at 1 Mpps.
@@ -116,7 +116,7 @@ impl Tap {
             .transpose()?;
         let counters = Counters::take(&mut ebpf)?;
         let entry = config.filter.map_or(PROGRAM, |_| FILTERED.entry);
-        load_program(&mut ebpf, entry)?;
+        programs::load_program(&mut ebpf, Hook::Tcx, entry)?;
         let deny = config
             .sessions
             .deny_list(|name| load::take(&mut ebpf, name))?;
@@ -223,21 +223,8 @@ fn object(reason: String) -> BpfError {
     BpfError::Object { reason }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, BpfError> {
-    ebpf.program_mut(name)
-        .ok_or_else(|| object(format!("it has no program {name}")))?
-        .try_into()
-        .map_err(|e| object(format!("program {name}: {}", chain(&e))))
-}
-
-fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), BpfError> {
-    program(ebpf, name)?
-        .load()
-        .map_err(|e| BpfError::from_program(name, e))
-}
-
 fn attach(ebpf: &mut Ebpf, name: &str, ifname: &str) -> Result<FdLink, BpfError> {
-    let program = program(ebpf, name)?;
+    let program: &mut SchedClassifier = programs::find(ebpf, name)?;
     let attached = program.attach_with_options(
         ifname,
         TcAttachType::Ingress,

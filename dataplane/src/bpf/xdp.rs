@@ -6,8 +6,9 @@ use aya::programs::{ProgramError, Xdp, XdpMode};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 
-use super::BpfError;
 use super::error::{chain, errno, is_permission, kernel_release};
+use super::filter::Hook;
+use super::{BpfError, programs};
 use crate::iface::Interface;
 use crate::netlink::Netlink;
 
@@ -27,17 +28,8 @@ pub(super) fn attach(
 ) -> Result<Attached, BpfError> {
     let ifname = &interface.name;
     let object = |reason: String| BpfError::Object { reason };
-    let program: &mut Xdp = ebpf
-        .program_mut(name)
-        .ok_or_else(|| object(format!("it has no program {name}")))?
-        .try_into()
-        .map_err(|e| object(format!("program {name}: {}", chain(&e))))?;
-    // Loaded before if others go on in it.
-    if program.fd().is_err() {
-        program
-            .load()
-            .map_err(|e| BpfError::from_program(name, e))?;
-    }
+    programs::load_program(ebpf, Hook::Xdp, name)?;
+    let program: &mut Xdp = programs::find(ebpf, name)?;
 
     let native = program.attach_to_if_index(interface.index, XdpMode::Driver);
     let (id, native) = match native {

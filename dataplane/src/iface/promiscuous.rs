@@ -4,8 +4,9 @@
 //! counts it, and takes it back when the socket goes with a process that was killed.
 
 use super::Interface;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// The interface takes frames for every address.
 #[derive(Debug)]
@@ -18,14 +19,12 @@ impl Promiscuous {
     /// Switches it on, or adds one to those who have.
     pub fn enter(interface: &Interface) -> io::Result<Self> {
         // Protocol 0: the socket receives nothing.
-        // SAFETY: a system call without pointers; its result is checked and owned from then on.
-        let socket = unsafe {
-            let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            OwnedFd::from_raw_fd(fd)
-        };
+        let socket = socket_with(
+            AddressFamily::PACKET,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
         let request = libc::packet_mreq {
             mr_ifindex: interface.index as i32,
             mr_type: libc::PACKET_MR_PROMISC as u16,

@@ -19,7 +19,7 @@ use super::insn::{Assembler, FP, R0, R1, R2, R3, R6, Size, alu, jump};
 use super::translate::translate;
 use super::{Filter, program};
 use crate::bpf::BpfError;
-use crate::bpf::tail;
+use crate::bpf::programs;
 
 /// The tail call array.
 pub(super) const ARRAY: &str = "FILTERS";
@@ -83,7 +83,7 @@ impl Chain {
                 .then(|| descriptor(ebpf, INNER))
                 .transpose()?,
         };
-        let selected = tail::load_program(ebpf, parts.hook, parts.selected)?;
+        let selected = programs::load_program(ebpf, parts.hook, parts.selected)?;
         program::put(&chain.array, filter_slots::SELECTED, selected)?;
         chain.replace(filter)?;
         Ok(chain)
