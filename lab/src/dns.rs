@@ -3,13 +3,13 @@
 use std::{
     collections::HashMap,
     io::ErrorKind,
-    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
 
 use crate::{
     LabError,
-    world::{CLIENT_SOURCE, Host, Lab, Process, run},
+    world::{CLIENT_SOURCE, CLIENT_SOURCE6, Host, Lab, Process, address6},
 };
 
 /// Binding a port takes milliseconds; the rest is for a busy machine.
@@ -29,7 +29,7 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// Starts one on `host`, on its IPv4 address and, after [`enable_ipv6`], on its IPv6 address too.
+    /// Starts one on `host`, on its IPv4 address and, after [`crate::world::enable_ipv6`], on its IPv6 address too.
     pub fn start(lab: &Lab, host: Host, port: u16, v6: bool) -> Result<Self, LabError> {
         let name = format!("dnsmasq-{}", host.name());
         let mut command = lab.command(host, "dnsmasq");
@@ -80,54 +80,6 @@ fn query(line: &str) -> Option<(String, SocketAddr)> {
     let name = rest.split(' ').next()?.strip_suffix(ZONE)?;
     let from = SocketAddr::new(addr.parse().ok()?, port.parse().ok()?);
     Some((name.strip_suffix('.')?.to_owned(), from))
-}
-
-/// The IPv6 address of a host, once [`enable_ipv6`] gave it.
-pub fn address6(host: Host) -> Ipv6Addr {
-    Ipv6Addr::new(
-        0x2001,
-        0xdb8,
-        0x77,
-        0,
-        0,
-        0,
-        0,
-        host.address().octets()[3].into(),
-    )
-}
-
-/// Where queries over IPv6 come from: outside the servers' network, like [`CLIENT_SOURCE`].
-pub const CLIENT_SOURCE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 2, 0, 0, 0, 1);
-
-/// Gives all hosts IPv6 addresses and the routes that IPv4 has.
-pub fn enable_ipv6(lab: &Lab) -> Result<(), LabError> {
-    let hosts = [
-        Host::Client,
-        Host::Production,
-        Host::Target,
-        Host::Assistant,
-        Host::Capture,
-    ];
-    for host in hosts {
-        for scope in ["all", "eth0"] {
-            let setting = format!("net.ipv6.conf.{scope}.disable_ipv6=0");
-            run(lab.command(host, "sysctl").args(["-q", "-w", &setting]))?;
-        }
-        let ip = |arguments: String| {
-            run(lab.command(host, "ip").arg("-6").args(arguments.split(' '))).map(drop)
-        };
-        ip(format!("addr add {}/64 dev eth0 nodad", address6(host)))?;
-        match host {
-            Host::Client => ip(format!("addr add {CLIENT_SOURCE6}/128 dev eth0 nodad"))?,
-            Host::Production => ip("route add 2001:db8:77:2::/64 dev eth0".to_owned())?,
-            _ => {}
-        }
-        if host == Host::Target {
-            let assistant = address6(Host::Assistant);
-            ip(format!("route add 2001:db8:77:2::/64 via {assistant}"))?;
-        }
-    }
-    Ok(())
 }
 
 /// What a client saw.

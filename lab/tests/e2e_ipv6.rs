@@ -1,62 +1,74 @@
 //! TCP over IPv6, end to end: nginx twice, curl; the two access logs must say the same.
 
 use std::{
+    net::{IpAddr, SocketAddr},
     thread,
     time::{Duration, Instant},
 };
 
 use lab::{
     Host, Lab, LabOptions,
-    dns::{CLIENT_SOURCE6, address6, enable_ipv6},
     nginx::Nginx,
     replay::{Capture, Copy, ExitReport, Intercept, PRODUCTION_PORT, TARGET_PORT, stop},
     testing::{programs, require_root},
-    world::run,
+    world::{CLIENT_SOURCE, CLIENT_SOURCE6, StackCounters, address6, enable_ipv6, run},
 };
 
 const KEPT_REQUESTS: u32 = 4000;
 const SHORT_REQUESTS: u32 = 1000;
 /// What is on its way when the client is done reaches the target's log within this.
 const SETTLE: Duration = Duration::from_secs(20);
+/// Clients' addresses at the target, of the network that it routes to the assistant.
+const POOL: &[&str] = &["-c", "2001:db8:77:2::a000/116"];
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[test]
 fn clients_keep_their_addresses_by_tap() {
-    replay(Capture::Tap, &[]);
+    replay(Capture::Tap, IpAddr::V6(address6(Host::Production)), &[]);
 }
 
 #[test]
 fn clients_get_addresses_of_a_pool_by_mirror() {
-    replay(Capture::Mirror, &["-c", "2001:db8:77:2::a000/116"]);
+    replay(
+        Capture::Mirror,
+        IpAddr::V6(address6(Host::Production)),
+        POOL,
+    );
 }
 
-fn replay(capture: Capture, more: &[&str]) {
+#[test]
+fn clients_of_ipv4_get_addresses_of_a_pool_by_tap() {
+    replay(Capture::Tap, IpAddr::V4(Host::Production.address()), POOL);
+}
+
+/// `online` is production's address.
+fn replay(capture: Capture, online: IpAddr, more: &[&str]) {
     require_root();
     let programs = programs(env!("CARGO_BIN_EXE_lab-tool"));
     let lab = Lab::up(&LabOptions::default()).unwrap();
     enable_ipv6(&lab).unwrap();
-    let start = |host, port| {
-        let listen = format!("[{}]:{port}", address6(host));
+    let online = SocketAddr::new(online, PRODUCTION_PORT);
+    let target = SocketAddr::new(IpAddr::V6(address6(Host::Target)), TARGET_PORT);
+    let start = |host: Host, listen: SocketAddr| {
         let unnamed = "set $lab_client client;";
-        Nginx::start_named(&lab, host.name(), host, &listen, unnamed).unwrap()
+        Nginx::start_named(&lab, host.name(), host, &listen.to_string(), unnamed).unwrap()
     };
-    let _servers = [
-        start(Host::Production, PRODUCTION_PORT),
-        start(Host::Target, TARGET_PORT),
-    ];
+    let _servers = [start(Host::Production, online), start(Host::Target, target)];
     let mut intercept = Intercept::default().start(&lab, &programs).unwrap();
     let report = lab.file("report.json");
     let mut copy = Copy::new(capture);
-    copy.transfer = format!(
-        "[{}]:{PRODUCTION_PORT}-[{}]:{TARGET_PORT}",
-        address6(Host::Production),
-        address6(Host::Target)
-    );
+    copy.transfer = format!("{online}-{target}");
     copy.more.extend(more.iter().map(|s| (*s).to_owned()));
     let mut tcpcopy = copy.start(&lab, &programs, &report).unwrap();
 
-    curl(&lab, "kept", KEPT_REQUESTS, &[]);
-    curl(&lab, "short", SHORT_REQUESTS, &["-H", "Connection: close"]);
+    curl(&lab, online, "kept", KEPT_REQUESTS, &[]);
+    curl(
+        &lab,
+        online,
+        "short",
+        SHORT_REQUESTS,
+        &["-H", "Connection: close"],
+    );
 
     let read = |host| Nginx::log_of(&lab, host).unwrap();
     let produced = read(Host::Production);
@@ -85,20 +97,18 @@ fn replay(capture: Capture, more: &[&str]) {
     );
     // Sums were right at every receiver.
     for host in [Host::Target, Host::Assistant] {
-        let counters = run(lab.command(host, "nstat").args(["-az", "TcpInCsumErrors"])).unwrap();
-        let text = String::from_utf8_lossy(&counters.stdout).into_owned();
-        let row = text.lines().find(|row| row.starts_with("TcpInCsumErrors"));
-        let errors = row.and_then(|row| row.split_whitespace().nth(1));
-        assert_eq!(errors, Some("0"), "{} {text}", host.name());
+        // A namespace's counters begin at 0.
+        let counters = StackCounters::of(&lab.host(host)).unwrap();
+        assert_eq!(counters.get("TcpInCsumErrors"), 0, "{}", host.name());
     }
 }
 
-fn curl(lab: &Lab, prefix: &str, requests: u32, more: &[&str]) {
-    let url = format!(
-        "http://[{}]:{PRODUCTION_PORT}/?id={prefix}-[1-{requests}]",
-        address6(Host::Production)
-    );
-    let source = CLIENT_SOURCE6.to_string();
+fn curl(lab: &Lab, online: SocketAddr, prefix: &str, requests: u32, more: &[&str]) {
+    let url = format!("http://{online}/?id={prefix}-[1-{requests}]");
+    let source = match online {
+        SocketAddr::V4(_) => CLIENT_SOURCE.to_string(),
+        SocketAddr::V6(_) => CLIENT_SOURCE6.to_string(),
+    };
     run(lab
         .command(Host::Client, "curl")
         .args(["-sS", "-f", "-o", "/dev/null", "--interface", &source])

@@ -10,12 +10,12 @@ use std::{
 
 use lab::{
     Host, Lab, LabOptions,
-    dns::{Asked, CLIENT_SOURCE6, Dns, address6, ask, enable_ipv6},
+    dns::{Asked, Dns, ask},
     nginx::Nginx,
     replay::{Capture, Copy, ExitReport, Intercept, PRODUCTION_PORT, Programs, TARGET_PORT, stop},
     testing::{programs, require_root},
     traffic::Curl,
-    world::{CLIENT_SOURCE, run},
+    world::{CLIENT_SOURCE, CLIENT_SOURCE6, address6, enable_ipv6, run},
 };
 
 const LIMIT: Duration = Duration::from_mins(2);

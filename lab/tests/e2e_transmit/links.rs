@@ -1,6 +1,6 @@
 //! Interfaces towards the target: what they are made of, and what becomes of them.
 
-use super::scene::{Plan, Scene, TARGET, ip, lab, link};
+use super::scene::{Plan, Scene, TARGET, ip, lab, lab_by_link, link};
 use lab::{Host, Lab};
 use std::{thread, time::Duration};
 
@@ -17,9 +17,7 @@ fn lead(lab: &Lab, device: &str) {
 
 #[test]
 fn the_link_is_set_down_and_up() {
-    let lab = lab();
-    link(&lab, Host::Production, "eth7", 7);
-    lead(&lab, "eth7");
+    let lab = lab_by_link();
     let mut scene = Scene::set(lab, &Plan::default());
     scene.load();
     scene.pass(60);
@@ -37,9 +35,7 @@ fn the_link_is_set_down_and_up() {
 
 #[test]
 fn the_cable_is_pulled_and_put_back() {
-    let lab = lab();
-    link(&lab, Host::Production, "eth7", 7);
-    lead(&lab, "eth7");
+    let lab = lab_by_link();
     let mut scene = Scene::set(lab, &Plan::default());
     scene.load();
     scene.pass(60);
@@ -59,9 +55,7 @@ fn the_cable_is_pulled_and_put_back() {
 
 #[test]
 fn the_interface_is_deleted_and_made_again() {
-    let lab = lab();
-    link(&lab, Host::Production, "eth7", 7);
-    lead(&lab, "eth7");
+    let lab = lab_by_link();
     let mut scene = Scene::set(lab, &Plan::default());
     scene.load();
     scene.pass(60);
@@ -98,12 +92,7 @@ fn behind(device: &str, lines: &str) {
     let mut scene = Scene::set(lab, &Plan::default());
     scene.load();
     let ended = scene.finish();
-    assert_eq!(
-        ended.report.dropped(),
-        0,
-        "{}",
-        ended.report.json["packets"]
-    );
+    ended.assert_nothing_dropped();
     // By AF_XDP, or it is said why not.
     let ways = ended.lines(&["sending by AF_XDP", device]) + ended.lines(&["raw socket", device]);
     assert_eq!(ways, 1, "{}", ended.log);
@@ -151,11 +140,6 @@ fn the_target_is_behind_a_tunnel() {
     let mut scene = Scene::set(lab, &Plan::default());
     scene.load();
     let ended = scene.finish();
-    assert_eq!(
-        ended.report.dropped(),
-        0,
-        "{}",
-        ended.report.json["packets"]
-    );
+    ended.assert_nothing_dropped();
     assert_eq!(ended.lines(&["next hop", "mtu=1450"]), 1, "{}", ended.log);
 }

@@ -1,6 +1,6 @@
 //! Packets that the way does not take.
 
-use super::scene::{Plan, Scene, TARGET, ip, lab, link, nft, router};
+use super::scene::{Plan, Scene, TARGET, ip, lab, lab_by_link, link, nft, router};
 use lab::{Host, traffic::Curl};
 
 /// Five full segments in each request.
@@ -51,12 +51,7 @@ fn a_router_says_that_packets_are_too_large() {
         "{}",
         ended.report.json["counters"]
     );
-    assert_eq!(
-        ended.report.dropped(),
-        0,
-        "{}",
-        ended.report.json["packets"]
-    );
+    ended.assert_nothing_dropped();
 }
 
 #[test]
@@ -69,13 +64,7 @@ fn a_router_drops_large_packets_in_silence() {
 
 #[test]
 fn the_interfaces_mtu_is_lowered() {
-    let lab = lab();
-    link(&lab, Host::Production, "eth7", 7);
-    ip(
-        &lab,
-        Host::Production,
-        &format!("route add {TARGET} via 10.77.7.30"),
-    );
+    let lab = lab_by_link();
     let mut scene = Scene::set(lab, &Plan::default());
     post(&mut scene);
     scene.pass(40);
@@ -94,13 +83,7 @@ fn the_interfaces_mtu_is_lowered() {
 
 #[test]
 fn the_largest_packet_by_hand() {
-    let lab = lab();
-    link(&lab, Host::Production, "eth7", 7);
-    ip(
-        &lab,
-        Host::Production,
-        &format!("route add {TARGET} via 10.77.7.30"),
-    );
+    let lab = lab_by_link();
     // The target's interface takes nothing larger: a packet beyond -M would be lost.
     ip(&lab, Host::Target, "link set eth7 mtu 900");
     let mut plan = Plan::default();
@@ -109,10 +92,5 @@ fn the_largest_packet_by_hand() {
     post(&mut scene);
     let ended = scene.finish();
     assert_eq!(ended.report.number("packets/retransmitted"), 0);
-    assert_eq!(
-        ended.report.dropped(),
-        0,
-        "{}",
-        ended.report.json["packets"]
-    );
+    ended.assert_nothing_dropped();
 }

@@ -49,12 +49,7 @@ fn the_target_is_on_the_same_host() {
     let mut scene = Scene::set(lab, &plan);
     scene.load();
     let ended = scene.finish();
-    assert_eq!(
-        ended.report.dropped(),
-        0,
-        "{}",
-        ended.report.json["packets"]
-    );
+    ended.assert_nothing_dropped();
     all_by_raw_sockets(&ended);
 }
 
@@ -80,12 +75,7 @@ fn the_target_is_in_a_container_on_the_same_host() {
     let mut scene = Scene::set(lab, &plan);
     scene.load();
     let ended = scene.finish();
-    assert_eq!(
-        ended.report.dropped(),
-        0,
-        "{}",
-        ended.report.json["packets"]
-    );
+    ended.assert_nothing_dropped();
     assert_eq!(
         ended.lines(&["sending by AF_XDP", "eth7"]),
         1,

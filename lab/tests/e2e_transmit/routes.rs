@@ -1,6 +1,6 @@
 //! Routes and neighbours.
 
-use super::scene::{Plan, Scene, TARGET, ip, lab, link, router, sysctl};
+use super::scene::{Plan, Scene, TARGET, ip, lab, lab_by_link, link, router, sysctl};
 use lab::{
     Host, Lab,
     replay::{PRODUCTION_PORT, TARGET_PORT},
@@ -96,13 +96,7 @@ fn the_gateways_mac_changes() {
 
 #[test]
 fn two_targets_behind_two_interfaces() {
-    let lab = lab();
-    link(&lab, Host::Production, "eth7", 7);
-    ip(
-        &lab,
-        Host::Production,
-        &format!("route add {TARGET} via 10.77.7.30"),
-    );
+    let lab = lab_by_link();
     let mut plan = Plan {
         directives: ["listen 10.77.0.20:81;", ""],
         ..Plan::default()
@@ -120,12 +114,7 @@ fn two_targets_behind_two_interfaces() {
     let sent = ended.report.number("packets/transmitted");
     let half = received(&ended.lab, Host::Target, "eth7") - before;
     assert!(half > sent / 4 && half < sent * 3 / 4, "{half} of {sent}");
-    assert_eq!(
-        ended.report.dropped(),
-        0,
-        "{}",
-        ended.report.json["packets"]
-    );
+    ended.assert_nothing_dropped();
 }
 
 #[test]
@@ -198,13 +187,7 @@ fn a_target_that_is_not_there_at_the_start() {
 
 #[test]
 fn macs_by_hand_are_not_asked_for() {
-    let lab = lab();
-    link(&lab, Host::Production, "eth7", 7);
-    ip(
-        &lab,
-        Host::Production,
-        &format!("route add {TARGET} via 10.77.7.30"),
-    );
+    let lab = lab_by_link();
     ip(
         &lab,
         Host::Target,
@@ -218,10 +201,5 @@ fn macs_by_hand_are_not_asked_for() {
     let mut scene = Scene::set(lab, &plan);
     scene.load();
     let ended = scene.finish();
-    assert_eq!(
-        ended.report.dropped(),
-        0,
-        "{}",
-        ended.report.json["packets"]
-    );
+    ended.assert_nothing_dropped();
 }

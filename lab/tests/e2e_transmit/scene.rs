@@ -67,6 +67,15 @@ pub fn link(lab: &Lab, host: Host, name: &str, net: u8) {
     );
 }
 
+/// A lab whose production reaches the target by a link of their own, `eth7`.
+pub fn lab_by_link() -> Lab {
+    let lab = lab();
+    link(&lab, Host::Production, "eth7", 7);
+    let route = format!("route add {TARGET} via 10.77.7.30 dev eth7");
+    ip(&lab, Host::Production, &route);
+    lab
+}
+
 /// Makes a host forward, whatever the source.
 pub fn router(lab: &Lab, host: Host) {
     sysctl(
@@ -311,6 +320,13 @@ impl Scene {
 }
 
 impl Ended {
+    /// Fails if anything that was captured or sent was dropped on the way.
+    #[track_caller]
+    pub fn assert_nothing_dropped(&self) {
+        let packets = &self.report.json["packets"];
+        assert_eq!(self.report.dropped(), 0, "{packets}");
+    }
+
     /// Lines of the log that have all of `words`.
     pub fn lines(&self, words: &[&str]) -> usize {
         self.log

@@ -1,17 +1,11 @@
 //! Checksums are right whoever made those that were captured: partial ones of local peers, complete ones of the
 //! sender's stack. The receivers' own counters say so (`Scene::end`).
 
-use super::scene::{Plan, Scene, TARGET, ip, lab, link};
+use super::scene::{Plan, Scene, lab_by_link};
 use lab::{Host, traffic::Curl, world::run};
 
 fn with_offload(on: &str) {
-    let lab = lab();
-    link(&lab, Host::Production, "eth7", 7);
-    ip(
-        &lab,
-        Host::Production,
-        &format!("route add {TARGET} via 10.77.7.30"),
-    );
+    let lab = lab_by_link();
     for (host, interface) in [
         (Host::Client, "eth0"),
         (Host::Production, "eth0"),
@@ -29,12 +23,7 @@ fn with_offload(on: &str) {
     scene.load();
     scene.curl(&Curl::short("large", 100).paced(25).posting_bytes(7000));
     let ended = scene.finish();
-    assert_eq!(
-        ended.report.dropped(),
-        0,
-        "{}",
-        ended.report.json["packets"]
-    );
+    ended.assert_nothing_dropped();
 }
 
 #[test]
