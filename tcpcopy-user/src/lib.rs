@@ -9,6 +9,7 @@
 //! * [`cli`]: command line to validated settings.
 //! * [`checks`]: what is refused on this host.
 //! * [`selection`]: which sessions are replayed, where the kernel has not chosen them.
+//! * [`reassembly`]: IP fragments put together.
 //! * [`transfers`]: the transfer list as a table.
 //! * [`worker`]: the packet loop; knows captures and ports only by their traits.
 //! * [`offline`]: capture files instead of a capture; [`record`]: a capture into files.
@@ -21,6 +22,7 @@ pub mod channel;
 pub mod checks;
 pub mod cli;
 pub mod offline;
+pub mod reassembly;
 pub mod record;
 pub mod report;
 pub mod run;

@@ -88,7 +88,6 @@ fn replay(workers: usize, replicas: u16, frames: &[Vec<u8>]) -> (Report, Vec<Vec
         };
         let port = Box::new(ports[id].clone()) as Box<dyn Transmit>;
         let parts = WorkerParts {
-            selection: None,
             decap: common::abi::DecapConfig::NONE,
             id: id as u32,
             workers: workers as u32,

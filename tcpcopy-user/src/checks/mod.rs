@@ -12,7 +12,7 @@ pub use mirror::check_mirror;
 use operator::privileges::{MissingCapability, MissingToSend};
 pub use operator::privileges::{check_privileges, check_transmit_privileges};
 pub use targets::{check_clients, check_targets};
-pub use udp::{check_udp_clients, check_udp_targets};
+pub use udp::check_udp_targets;
 
 use crate::cli::Transfer;
 use common::packet::{Addr, Endpoint};
@@ -69,14 +69,6 @@ pub enum CheckError {
         "-c and the target {target} are of different IP families; expected addresses of the target's family"
     )]
     ClientFamily {
-        /// The target.
-        target: Endpoint,
-    },
-    /// `-c` is of the other family.
-    #[error(
-        "-c and the target {target} of UDP are of different IP families; expected addresses of the target's family"
-    )]
-    UdpClientFamily {
         /// The target.
         target: Endpoint,
     },

@@ -4,10 +4,8 @@ use super::CheckError;
 use super::targets::check_targets;
 use crate::cli::Transfer;
 use common::packet::Addr;
-use session::AddressPool;
 
-/// As with TCP, no target may be captured again or be production, whichever protocol makes it so. IPv6
-/// targets are fine: no answer has to be told by the channel.
+/// As with TCP, no target may be captured again or be production, whichever protocol makes it so.
 pub fn check_udp_targets(
     tcp: &[Transfer],
     udp: &[Transfer],
@@ -34,22 +32,9 @@ pub fn check_udp_targets(
     Ok(())
 }
 
-/// Checks the addresses that stand in for clients'.
-pub fn check_udp_clients(udp: &[Transfer], pool: &AddressPool) -> Result<(), CheckError> {
-    for t in udp {
-        let (addr, target) = (t.target.addr, t.target);
-        if pool.addresses().contains(&addr) {
-            return Err(CheckError::ClientIsTarget { addr, target });
-        }
-        if pool.is_v4() != addr.is_v4() {
-            return Err(CheckError::UdpClientFamily { target });
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::check_clients;
     use super::*;
     use crate::cli::parse_both;
 
@@ -101,7 +86,7 @@ mod tests {
     #[test]
     fn pools_have_the_targets_family() {
         let check = |list: &str, pool: &str| {
-            check_udp_clients(&parse_both([list]).unwrap().udp, &pool.parse().unwrap())
+            check_clients(&parse_both([list]).unwrap().udp, &pool.parse().unwrap())
         };
         assert_eq!(check("udp:53-10.77.1.30:53", "10.77.2.0/24"), Ok(()));
         assert_eq!(check("udp:53-[2001:db8::2]:53", "2001:db8:1::/120"), Ok(()));
@@ -112,7 +97,7 @@ mod tests {
         let error = check("udp:53-[2001:db8::2]:53", "10.77.2.0/24").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "-c and the target [2001:db8::2]:53 of UDP are of different IP families; expected addresses of the target's family"
+            "-c and the target [2001:db8::2]:53 are of different IP families; expected addresses of the target's family"
         );
     }
 }

@@ -4,12 +4,10 @@ use super::files;
 use super::ports::RoundPorts;
 use super::schedule::Schedule;
 use crate::cli::Offline;
+use crate::reassembly::{Reassembler, ReassemblyCounters, tcp_fragment};
 use crate::selection::Selection;
 use crate::transfers::TransferTable;
-use crate::worker::{
-    Counter, DECODE_ERROR_NAMES, Intake, IntakeCounters, Place, Reassembler, ReassemblyCounters,
-    Rejected, tcp_fragment,
-};
+use crate::worker::{Counter, DECODE_ERROR_NAMES, Intake, IntakeCounters, Place, Rejected};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use common::abi::DecapConfig;
 use common::flow::{CaptureMeta, Captured, Nanos, flow_hash, owner};

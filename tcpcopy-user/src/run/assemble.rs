@@ -71,7 +71,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
     )?;
     if let Some(pool) = &config.clients {
         checks::check_clients(&config.transfers, pool)?;
-        checks::check_udp_clients(&config.udp_transfers, pool)?;
+        checks::check_clients(&config.udp_transfers, pool)?;
     }
     if let Some(iface) = &iface
         && config.capture == CaptureKind::Mirror
@@ -256,8 +256,6 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             sources,
             handover,
             transfers: Arc::clone(&transfers),
-            // Tap and mirror choose in the kernel.
-            selection: None,
             decap: config.decap,
             engine,
             udp,

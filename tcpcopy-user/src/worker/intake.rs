@@ -305,7 +305,7 @@ impl<'a> Intake<'a> {
 mod tests {
     use super::*;
     use crate::cli::parse_transfers;
-    use common::flow::{Block, CaptureMeta, Shard};
+    use common::flow::{Block, CaptureMeta, Shard, flow_hash, owner};
     use common::packet::{FrameAddresses, SeqNumber, TcpFrame, build_tcp_frame};
 
     fn at(text: &str) -> Endpoint {
@@ -313,13 +313,17 @@ mod tests {
     }
 
     fn frame(src: &str, dst: &str, payload: &[u8]) -> Vec<u8> {
+        frame_with(src, dst, TcpFlags::ACK.with(TcpFlags::PSH), payload)
+    }
+
+    fn frame_with(src: &str, dst: &str, flags: TcpFlags, payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; 2048];
         let tcp = TcpFrame {
             src: at(src),
             dst: at(dst),
             seq: SeqNumber(u32::MAX - 1),
             ack: SeqNumber(7),
-            flags: TcpFlags::ACK.with(TcpFlags::PSH),
+            flags,
             window: 99,
             options: TcpOptions {
                 timestamps: Some(common::packet::Timestamps { val: 1, ecr: 2 }),
@@ -424,6 +428,57 @@ mod tests {
             take(&denied).unwrap_err(),
             Rejected::Unselected { why, opens: false }
         );
+    }
+
+    #[test]
+    fn shards_share_out_the_sessions_and_denied_clients_are_in_none() {
+        const SESSIONS: u64 = 60;
+        const WORKERS: u32 = 2;
+        let table = TransferTable::new(&parse_transfers(["80-10.0.0.30:8080"]).unwrap());
+        let denied = Block::new(at("192.0.2.1:1").addr, 32).unwrap();
+        for deny in [vec![], vec![denied]] {
+            let (mut owned, mut left) = (Vec::new(), Vec::new());
+            for index in 0..2 {
+                let shard = Shard::new(index, 2).unwrap();
+                let selection = Selection::new(shard, &deny);
+                let intake = Intake {
+                    transfers: &table,
+                    decap: &DecapConfig::NONE,
+                    pool_is_v4: None,
+                    stop_at: None,
+                    selection: Some(&selection),
+                };
+                let mut counters = IntakeCounters::default();
+                let mut by_worker = [0u64; WORKERS as usize];
+                for n in 0..SESSIONS {
+                    let client = format!("192.0.2.1:{}", 44_000 + n);
+                    // Each packet of a session gets the same answer, and its SYN alone is counted.
+                    let mut takes = [TcpFlags::SYN, TcpFlags::ACK, TcpFlags::FIN].map(|flags| {
+                        let bytes = frame_with(&client, "10.0.0.20:80", flags, b"");
+                        let taken = intake.take(&captured(&bytes, 1)).map(|t| t.place().client);
+                        taken.inspect_err(|why| counters.leave_out(*why)).is_ok()
+                    });
+                    takes.sort_unstable();
+                    assert_eq!(takes[0], takes[2], "{client}");
+                    let hash = flow_hash(at(&client));
+                    assert_eq!(takes[0], shard.holds(hash) && deny.is_empty(), "{client}");
+                    by_worker[owner(hash, WORKERS) as usize] += u64::from(takes[0]);
+                }
+                let count: u64 = by_worker.iter().sum();
+                assert!(
+                    count == 0 || by_worker.iter().all(|n| *n > 5),
+                    "{by_worker:?}"
+                );
+                owned.push(count);
+                left.push((counters.other_shard, counters.denied));
+            }
+            if deny.is_empty() {
+                assert_eq!(left, [(owned[1], 0), (owned[0], 0)]);
+                assert_eq!(owned[0] + owned[1], SESSIONS);
+            } else {
+                assert_eq!(left, [(0, SESSIONS); 2]);
+            }
+        }
     }
 
     #[test]

@@ -23,7 +23,6 @@ mod egress;
 mod intake;
 mod latency;
 mod parts;
-mod reassembly;
 mod sender;
 
 pub use control::{Control, LiveFigures, LiveStats};
@@ -32,10 +31,8 @@ pub use egress::{Egress, Hop, LiveHops, NextHops, NoSupply, Supply};
 pub use intake::{DECODE_ERROR_NAMES, IntakeCounters};
 pub use latency::{Latencies, Latency};
 pub use parts::{Counter, WorkerParts, WorkerReport};
-pub use reassembly::{Reassembler, ReassemblyCounters, tcp_fragment};
 pub use sender::SendCounters;
 
-use crate::selection::Selection;
 use crate::transfers::TransferTable;
 use arrayvec::ArrayVec;
 use backlog::Backlog;
@@ -68,7 +65,6 @@ pub struct Worker {
     sources: Vec<Box<dyn Capture>>,
     handover: Handover,
     transfers: Arc<TransferTable>,
-    selection: Option<Arc<Selection>>,
     decap: DecapConfig,
     pool_is_v4: Option<bool>,
     engine: Engine,
@@ -99,7 +95,6 @@ impl Worker {
             sources: parts.sources,
             handover: parts.handover,
             transfers: parts.transfers,
-            selection: parts.selection,
             decap: parts.decap,
             pool_is_v4,
             engine: Engine::new(parts.engine),
@@ -200,7 +195,6 @@ impl Worker {
             sources,
             handover,
             transfers,
-            selection,
             decap,
             engine,
             datagrams,
@@ -213,7 +207,8 @@ impl Worker {
             decap,
             pool_is_v4: self.pool_is_v4,
             stop_at,
-            selection: selection.as_deref(),
+            // Tap and mirror choose in the kernel.
+            selection: None,
         };
         let (id, workers) = (self.id, self.workers);
         let act = &mut |batch: &[common::flow::Captured<'_>], mut others: Option<&mut Handover>| {

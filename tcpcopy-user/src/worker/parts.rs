@@ -3,7 +3,6 @@
 use super::datagrams::UdpParts;
 use super::{Control, Egress, IntakeCounters, Latencies, LiveStats, SendCounters};
 use crate::channel::Channel;
-use crate::selection::Selection;
 use crate::transfers::TransferTable;
 use common::abi::DecapConfig;
 use dataplane::Capture;
@@ -24,8 +23,6 @@ pub struct WorkerParts {
     pub handover: Handover,
     /// The transfer list.
     pub transfers: Arc<TransferTable>,
-    /// Which sessions are replayed; `None` if the kernel has chosen them.
-    pub selection: Option<Arc<Selection>>,
     /// Which tunnels are opened.
     pub decap: DecapConfig,
     /// Settings of its engine.

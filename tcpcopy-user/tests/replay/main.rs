@@ -13,7 +13,7 @@ mod client;
 mod world;
 
 use client::{Client, late, production, session};
-use common::flow::{Block, CaptureMeta, Nanos, Shard, flow_hash};
+use common::flow::{CaptureMeta, Nanos};
 use common::packet::{Addr, Endpoint, FrameAddresses, MacAddr};
 use dataplane::hops::Missing;
 use dataplane::memory::{MemoryCapture, MemoryTransmit};
@@ -26,7 +26,6 @@ use std::time::{Duration, Instant};
 use tcpcopy_user::channel::Channel;
 use tcpcopy_user::cli::parse_transfers;
 use tcpcopy_user::report::{Report, Setting};
-use tcpcopy_user::selection::Selection;
 use tcpcopy_user::transfers::TransferTable;
 use tcpcopy_user::worker::{
     Control, Egress, Hop, LiveFigures, LiveStats, NextHops, NoSupply, Worker, WorkerParts,
@@ -70,12 +69,6 @@ struct Replay {
 
 impl Replay {
     fn start(workers: usize) -> Self {
-        Self::start_with(workers, None)
-    }
-
-    /// With a choice of sessions, as where no kernel program has made it.
-    fn start_with(workers: usize, selection: Option<Selection>) -> Self {
-        let selection = selection.map(Arc::new);
         let sources: Vec<_> = (0..workers)
             .map(|_| MemoryCapture::new().unwrap())
             .collect();
@@ -116,7 +109,6 @@ impl Replay {
                 sources: vec![Box::new(source) as Box<dyn Capture>],
                 handover,
                 transfers: Arc::clone(&transfers),
-                selection: selection.clone(),
                 engine: EngineConfig {
                     worker: id as u32,
                     workers: workers as u32,
@@ -285,48 +277,6 @@ fn two_workers_share_one_source() {
         reports[1].intake.handed_over,
         reports[1].totals.segments_captured
     );
-}
-
-#[test]
-fn shards_share_out_the_sessions_and_denied_clients_are_in_none() {
-    let denied = Client::new(44_000).endpoint.addr;
-    for deny in [vec![], vec![Block::new(denied, 32).unwrap()]] {
-        let (mut owned, mut left) = (Vec::new(), Vec::new());
-        for index in 0..2 {
-            let shard = Shard::new(index, 2).unwrap();
-            let selection = Selection::new(shard, &deny);
-            let mut replay = Replay::start_with(2, Some(selection));
-            let all: Vec<_> = (0..60)
-                .map(|n| session(&replay.sources[0], 44_000 + n, 2, 500))
-                .collect();
-            let clients: Vec<_> = all
-                .into_iter()
-                .filter(|c| shard.holds(flow_hash(c.endpoint)) && deny.is_empty())
-                .collect();
-            let count = clients.len() as u64;
-            replay.until("sessions", completed(count));
-            let (world, reports) = replay.end(Nanos::from_secs(60));
-            assert_delivered(&world, &clients);
-            let report = summary(&reports);
-            assert_completed(&report, count, clients.iter().map(|c| c.sent.len()).sum());
-            owned.push(count);
-            left.push((
-                report.counter("engine", "sessions_other_shard"),
-                report.counter("engine", "sessions_denied"),
-            ));
-            let by_worker: Vec<u64> = reports.iter().map(|r| r.totals.sessions).collect();
-            assert!(
-                count == 0 || by_worker.iter().all(|n| *n > 5),
-                "{by_worker:?}"
-            );
-        }
-        if deny.is_empty() {
-            assert_eq!(left, [(owned[1], 0), (owned[0], 0)]);
-            assert_eq!(owned[0] + owned[1], 60);
-        } else {
-            assert_eq!(left, [(0, 60); 2]);
-        }
-    }
 }
 
 #[test]
