@@ -10,6 +10,7 @@
 
 mod ebpf_support;
 
+use common::packet::{Header, Position};
 use dataplane::bpf::Filter;
 use dataplane::bpf::filter::Hook;
 use dataplane::bpf::filter::classic::ClassicInsn;
@@ -288,6 +289,60 @@ fn the_kernel_decides_as_libpcap_does() {
         runs > 500_000 && matches > 50_000,
         "{runs} runs, {matches} matches"
     );
+}
+
+/// Inside a tunnel a packet begins anywhere, with or without a link header.
+#[test]
+fn packets_inside_tunnels_are_judged_as_libpcap_judges_them_alone() {
+    privileged();
+    let mut rng = Rng(0x5eed_0f11_7e20_0003);
+    let frames: Vec<(String, Vec<u8>, usize)> = frames()
+        .into_iter()
+        .map(|(name, frame)| {
+            // From one label to nested GENEVE with options.
+            let outside = 4 + rng.below(400);
+            let mut around: Vec<u8> = (0..outside).map(|_| rng.below(256) as u8).collect();
+            around.extend(&frame);
+            (name, around, outside)
+        })
+        .collect();
+    let offset = Offset::new();
+    // Ethernet, then IP alone: yes and no.
+    let (mut verdicts, mut without_ip) = ([[0; 2]; 2], 0);
+    for expression in EXPRESSIONS {
+        let filter = Filter::compile(expression).unwrap().of_inner_packets();
+        let ethernet = load_at(filter.program(), &offset);
+        let ip = filter.ip_program().map(|program| load_at(program, &offset));
+        without_ip += u32::from(ip.is_none());
+        for (name, around, outside) in &frames {
+            let headers = [
+                (Header::Ethernet, *outside, Some(&ethernet)),
+                (Header::Ip, outside + 14, ip.as_ref()),
+            ];
+            for (kind, (header, at, program)) in headers.into_iter().enumerate() {
+                let Some(program) = program else { continue };
+                if at > around.len() {
+                    continue;
+                }
+                offset.set(at);
+                let Some((got, _)) = run(program, around, 1) else {
+                    continue;
+                };
+                let want = filter.matches_at(around, Position::new(at, header));
+                verdicts[kind][usize::from(want)] += 1;
+                assert!(
+                    got == u32::from(want),
+                    "'{expression}' on {name} behind {at} bytes, {header:?}: libpcap says {want}, the kernel {got}, for{}",
+                    hexdump(around)
+                );
+            }
+        }
+    }
+    println!(
+        "Ethernet and IP, [no, yes]: {verdicts:?}, 0 mismatches; {without_ip} expressions ask for a link header"
+    );
+    let enough = |[no, yes]: [u32; 2]| no > 50_000 && yes > 10_000;
+    assert!(verdicts.into_iter().all(enough), "{verdicts:?}");
 }
 
 /// Programs that libpcap's compiler would never write: every instruction, in any order.

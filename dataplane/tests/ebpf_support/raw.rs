@@ -6,6 +6,7 @@ use aya::maps::MapData;
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
 use dataplane::bpf::Filter;
 use dataplane::bpf::filter::Hook;
+use dataplane::bpf::filter::access::Base;
 use dataplane::bpf::filter::classic::ClassicInsn;
 use dataplane::bpf::filter::insn::{Assembler, R0, R1, R2, R3, R6, alu, jump};
 use dataplane::bpf::filter::program::load;
@@ -22,13 +23,26 @@ pub fn load_filter(filter: &Filter, hook: Hook) -> OwnedFd {
 
 /// The same of any classic program.
 pub fn load_classic(program: &[ClassicInsn], hook: Hook) -> OwnedFd {
+    load_based(program, hook, None)
+}
+
+/// The same for packets that begin at an offset.
+pub fn load_at(program: &[ClassicInsn], offset: &Offset) -> OwnedFd {
+    let base = Base {
+        map: offset.0.fd().as_fd().as_raw_fd(),
+        at: Offset::AT,
+    };
+    load_based(program, Hook::Xdp, Some(base))
+}
+
+fn load_based(program: &[ClassicInsn], hook: Hook, base: Option<Base>) -> OwnedFd {
     let verdict = |value: u32| {
         move |a: &mut Assembler| {
             a.alu64(alu::MOV, R0, value as i32);
             a.exit();
         }
     };
-    let insns = translate(program, hook, None, &verdict(MATCH), &verdict(NO_MATCH))
+    let insns = translate(program, hook, base, &verdict(MATCH), &verdict(NO_MATCH))
         .unwrap_or_else(|e| panic!("{program:?}: {e}"));
     load(hook, &insns, "filter_test").unwrap_or_else(|e| panic!("{program:?}: {e}"))
 }
@@ -45,6 +59,37 @@ pub fn interpret(program: &[ClassicInsn], frame: &[u8]) -> bool {
     unsafe { bpf_filter(program.as_ptr(), frame.as_ptr(), len, len) != 0 }
 }
 
+/// Where a packet begins, as the programs for tunnels tell it to a filter.
+pub struct Offset(MapData);
+
+impl Offset {
+    /// Not the first word, so that a filter that reads that one is found out.
+    const AT: i16 = 4;
+
+    pub fn new() -> Self {
+        let kind = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+        let definition = aya_obj::Map::new_from_params(kind, 4, 8, 1, 0);
+        Self(MapData::create(definition, "test_offset", None).unwrap())
+    }
+
+    pub fn set(&self, bytes: usize) {
+        update(&self.0, &[u32::MAX, bytes as u32]);
+    }
+}
+
+/// Puts the value under key 0.
+fn update<V>(map: &MapData, value: &V) {
+    let key = 0u32;
+    // SAFETY: a union of plain integers.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: all zero, valid for this view.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = map.fd().as_fd().as_raw_fd() as u32;
+    element.key = &raw const key as u64;
+    element.__bindgen_anon_1.value = std::ptr::from_ref(value) as u64;
+    assert_eq!(bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr), Ok(()));
+}
+
 /// A tail call array of one slot.
 pub struct Slot(MapData);
 
@@ -56,15 +101,7 @@ impl Slot {
     }
 
     pub fn put(&self, program: &OwnedFd) {
-        let (key, fd) = (0u32, program.as_raw_fd());
-        // SAFETY: a union of plain integers.
-        let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
-        // SAFETY: all zero, valid for this view.
-        let element = unsafe { &mut attr.__bindgen_anon_2 };
-        element.map_fd = self.0.fd().as_fd().as_raw_fd() as u32;
-        element.key = &raw const key as u64;
-        element.__bindgen_anon_1.value = &raw const fd as u64;
-        assert_eq!(bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr), Ok(()));
+        update(&self.0, &program.as_raw_fd());
     }
 }
 

@@ -181,7 +181,7 @@ impl Filter {
     }
 
     /// The program for IP packets without a link header; `None` if it matches none of them.
-    fn ip_program(&self) -> Option<&[ClassicInsn]> {
+    pub fn ip_program(&self) -> Option<&[ClassicInsn]> {
         self.inner.as_ref()?.ip.as_deref()
     }
 
