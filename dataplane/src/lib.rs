@@ -10,6 +10,7 @@
 //! ```
 //!
 //! * [`port`]: the two traits that workers know; [`memory`] implements them for tests without root.
+//! * `afpacket`: packet sockets with rings, the tap's way on old kernels.
 //! * [`afxdp`]: AF_XDP sockets; frames are move-only tokens there.
 //! * [`handover`]: bounded byte rings between workers.
 //! * [`feed`]: frames from another thread of this process, each when it is due; [`tee`]: a copy of what
@@ -20,6 +21,7 @@
 //! * [`iface`], [`hops`]: interfaces, routes and neighbours, by netlink.
 //! * [`bpf`]: programs: load, attach, ring buffer reader.
 
+mod afpacket;
 pub mod afxdp;
 pub mod bpf;
 pub mod clock;
@@ -32,6 +34,7 @@ pub mod hops;
 pub mod idle;
 pub mod iface;
 pub mod memory;
+mod mmap;
 pub mod netfilter;
 mod netlink;
 pub mod placement;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  tap     tcx ingress ─ match ─▶ ring [cpu][worker]      always TCX_NEXT     (production host)
+//!  packet  AF_PACKET   ─ match ─▶ ring of the worker      a copy; 0 on a miss  (the same, without tcx)
 //!  mirror  XDP         ─ match ─▶ AF_XDP socket of queue  XDP_PASS on a miss  (mirror port)
 //!                 └ tunnel ─▶ match the packet inside ─▶ the same socket
 //! ```
@@ -14,6 +15,7 @@
 mod maps;
 mod matching;
 mod mirror;
+mod packet;
 mod record;
 mod selection;
 mod tap;

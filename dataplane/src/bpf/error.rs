@@ -36,8 +36,8 @@ pub enum BpfError {
     },
     /// No tcx links.
     #[error(
-        "kernel {release} has no tcx, which capture by tap needs: expected 6.6 or newer; use a newer \
-         kernel, or capture by mirror on a switch-mirror port"
+        "kernel {release} has no tcx, which capture by tap needs: expected 6.6 or newer; capture by \
+         packet sockets, or by mirror on a switch-mirror port"
     )]
     NoTcx {
         /// Running kernel.
@@ -115,6 +115,16 @@ pub enum BpfError {
         queue: u32,
         /// Cause.
         source: crate::afxdp::AfXdpError,
+    },
+    /// The packet socket of a worker could not be opened, or given its program.
+    #[error("interface {ifname}: cannot {action}: {source}")]
+    PacketSocket {
+        /// Interface.
+        ifname: String,
+        /// What was tried.
+        action: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
     },
     /// The interface did not take promiscuous mode.
     #[error("cannot make interface {ifname} promiscuous: {source}")]

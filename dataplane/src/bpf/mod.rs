@@ -4,6 +4,7 @@
 //!   object (&[u8]) ── load ──▶ programs and maps
 //!                                │
 //!        Tap ── tcx link ────────┤ rings by [cpu][worker] ──▶ TapReader   (one per worker)
+//!        PacketTap ── sockets ───┤ a ring by worker ────────▶ PacketReader
 //!        Mirror ── XDP link ─────┤ XSKS by queue ───────────▶ QueuePort   (queue % workers)
 //!        Responses ── XDP link ──┘
 //! ```
@@ -16,7 +17,6 @@ mod error;
 pub mod filter;
 mod load;
 pub mod log;
-mod mmap;
 mod online;
 mod programs;
 mod queues;
@@ -27,13 +27,16 @@ mod sleep;
 mod xdp;
 
 pub mod mirror;
+pub mod packet;
 pub mod responses;
 pub mod tap;
 
+pub use crate::afpacket::PacketReader;
 pub use error::BpfError;
 pub use filter::{Filter, FilterError};
 pub use load::UdpRules;
 pub use mirror::{Mirror, MirrorConfig};
+pub use packet::PacketTap;
 pub use queues::QueuePort;
 pub use reader::TapReader;
 pub use responses::{Responses, ResponsesConfig};

@@ -2,7 +2,7 @@
 
 use aya::Ebpf;
 use aya::maps::ProgramArray;
-use aya::programs::{Program, ProgramFd, SchedClassifier, Xdp};
+use aya::programs::{Program, ProgramFd, SchedClassifier, SocketFilter, Xdp};
 
 use super::error::chain;
 use super::filter::Hook;
@@ -30,6 +30,7 @@ pub(super) fn load_program<'a>(
         match hook {
             Hook::Tcx => find::<SchedClassifier>(ebpf, name)?.load(),
             Hook::Xdp => find::<Xdp>(ebpf, name)?.load(),
+            Hook::Socket => find::<SocketFilter>(ebpf, name)?.load(),
         }
         .map_err(|e| BpfError::from_program(name, e))?;
     }

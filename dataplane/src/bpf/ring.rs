@@ -19,7 +19,7 @@ use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
 
 use super::BpfError;
 use super::error::{chain, is_permission};
-use super::mmap::Mapping;
+use crate::mmap::Mapping;
 
 /// Set in a record's length while the program writes it (BPF_RINGBUF_BUSY_BIT).
 const BUSY: u32 = 1 << 31;

@@ -7,7 +7,7 @@ use std::sync::atomic::{Ordering, fence};
 use aya::maps::MapData;
 
 use super::BpfError;
-use super::mmap::Mapping;
+use crate::mmap::Mapping;
 
 /// A worker's slot is a cache line.
 pub(super) const SLOT_BYTES: usize = 64;

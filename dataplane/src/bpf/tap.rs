@@ -65,6 +65,13 @@ pub struct TapConfig<'a> {
     pub log_packets: bool,
 }
 
+impl TapConfig<'_> {
+    /// The thread that passes on log records, if there are to be some.
+    pub(super) fn start_log(&self, ebpf: &mut Ebpf) -> Result<Option<LogThread>, BpfError> {
+        self.log_packets.then(|| LogThread::start(ebpf)).transpose()
+    }
+}
+
 /// The attached program. Dropping it detaches; readers can still empty their rings afterwards.
 pub struct Tap {
     // First, so that it goes before everything that the program uses.
@@ -84,32 +91,12 @@ impl Tap {
         let interface = Interface::by_name(config.ifname)?;
         let workers = config.workers.max(1);
         let (cpus, online) = (online::possible(), online::online());
-        let mut sizes = vec![("RINGS", cpus * workers), ("SLEEP", workers)];
-        sizes.extend(load::log_size(config.log_packets));
-        let mut program = load::config(
-            workers,
-            cpus,
-            config.log_packets,
-            config.transfers,
-            config.targets,
-        );
-        program = config.sessions.put_into(program);
-        if config.filter.is_some() {
-            program.flags |= config_flags::BEHIND_FILTER;
-        }
-        program.flags |= config.udp.flag();
-        let mut ebpf = load::load(object, program, &sizes)?;
-        load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
-        config.sessions.put_maps(&mut ebpf, config.transfers)?;
+        let mut ebpf = prepare(object, config, cpus)?;
         load::put_udp(&mut ebpf, &config.udp, Hook::Tcx, &UDP_PROGRAMS)?;
 
         let bytes = ring_bytes(config.ring_bytes_total, online.len() * workers as usize);
         let readers = readers(&mut ebpf, workers, cpus, &online, bytes)?;
-        let log = if config.log_packets {
-            Some(LogThread::start(&mut ebpf)?)
-        } else {
-            None
-        };
+        let log = config.start_log(&mut ebpf)?;
         let filter = config
             .filter
             .map(|filter| Chain::install(&mut ebpf, FILTERED, filter))
@@ -166,6 +153,29 @@ impl Tap {
     pub fn detach(&mut self) {
         self.link = None;
     }
+}
+
+/// Loads the object with what it is told whatever its hook: the rules, in rings for so many CPUs.
+pub(super) fn prepare(object: &[u8], config: &TapConfig<'_>, cpus: u32) -> Result<Ebpf, BpfError> {
+    let workers = config.workers.max(1);
+    let mut sizes = vec![("RINGS", cpus * workers), ("SLEEP", workers)];
+    sizes.extend(load::log_size(config.log_packets));
+    let mut program = load::config(
+        workers,
+        cpus,
+        config.log_packets,
+        config.transfers,
+        config.targets,
+    );
+    program = config.sessions.put_into(program);
+    if config.filter.is_some() {
+        program.flags |= config_flags::BEHIND_FILTER;
+    }
+    program.flags |= config.udp.flag();
+    let mut ebpf = load::load(object, program, &sizes)?;
+    load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
+    config.sessions.put_maps(&mut ebpf, config.transfers)?;
+    Ok(ebpf)
 }
 
 /// Bytes per ring: an equal share of the cap, as a power of two.

@@ -31,6 +31,15 @@ pub enum Hook {
     Tcx,
     /// XDP with fragments, on an `xdp_md`.
     Xdp,
+    /// A packet socket, on an `__sk_buff` whose bytes only the helper may read.
+    Socket,
+}
+
+impl Hook {
+    /// The packet is an skb, with its tag in the metadata.
+    const fn is_skb(self) -> bool {
+        matches!(self, Self::Tcx | Self::Socket)
+    }
 }
 
 /// Helpers, by their number in include/uapi/linux/bpf.h.
@@ -126,7 +135,7 @@ pub struct Base {
     pub at: i16,
 }
 
-/// Writes loads. `R6` is the context, `R9` the start of the packet (tcx: plus [`STAY`]).
+/// Writes loads. `R6` is the context, `R9` the start of the packet (tcx: plus [`STAY`]; none on a socket).
 pub(super) struct Access {
     hook: Hook,
     /// Of a packet inside a tunnel, with XDP.
@@ -165,9 +174,11 @@ impl Access {
                     a.load(Size::W, R9, R6, xdp::DATA);
                 }
             }
-            Hook::Tcx => {
+            Hook::Tcx | Hook::Socket => {
                 let untagged = a.label();
-                a.load(Size::W, R9, R6, skb::DATA);
+                if self.hook == Hook::Tcx {
+                    a.load(Size::W, R9, R6, skb::DATA);
+                }
                 a.load(Size::W, R1, R6, skb::VLAN_PRESENT);
                 a.store(Size::DW, FP, TAG, 0);
                 a.alu64(alu::MOV, R2, TAG_BYTES as i32);
@@ -182,7 +193,9 @@ impl Access {
                 a.store(Size::DW, FP, TAG, R3);
                 a.place(untagged);
                 a.store(Size::DW, FP, STAY, R2);
-                a.alu64(alu::ADD, R9, R2);
+                if self.hook == Hook::Tcx {
+                    a.alu64(alu::ADD, R9, R2);
+                }
             }
         }
     }
@@ -199,7 +212,7 @@ impl Access {
                     a.alu32(alu::SUB, dst, R1);
                 }
             }
-            Hook::Tcx => {
+            Hook::Tcx | Hook::Socket => {
                 a.load(Size::W, dst, R6, skb::LEN);
                 a.load(Size::DW, R1, FP, STAY);
                 a.alu32(alu::ADD, dst, TAG_BYTES as i32);
@@ -224,15 +237,17 @@ impl Access {
                 };
                 self.fixed(a, R9, k, from, size, dst, back);
             }
-            Hook::Tcx if end <= TAG_AT => {
-                a.load(Size::W, R1, R6, skb::DATA);
+            Hook::Tcx | Hook::Socket if end <= TAG_AT => {
+                if self.hook == Hook::Tcx {
+                    a.load(Size::W, R1, R6, skb::DATA);
+                }
                 self.fixed(a, R1, k, From::Fixed(k), size, dst, back);
             }
-            Hook::Tcx if k >= TAG_END => {
+            Hook::Tcx | Hook::Socket if k >= TAG_END => {
                 let rest = k - TAG_BYTES;
                 self.fixed(a, R9, rest, From::Moving(rest), size, dst, back);
             }
-            Hook::Tcx => {
+            Hook::Tcx | Hook::Socket => {
                 let tagged = a.label();
                 a.load(Size::DW, R1, FP, STAY);
                 if k >= TAG_AT && end <= TAG_END {
@@ -275,7 +290,7 @@ impl Access {
         // 64 bits wide: the sum of two 32-bit numbers does not wrap, nor does it in libpcap.
         a.alu64(alu::MOV, R1, R8);
         a.alu64(alu::ADD, R1, k);
-        if self.hook == Hook::Tcx {
+        if self.hook.is_skb() {
             let (near, plain, moved) = (a.label(), a.label(), a.label());
             a.load(Size::DW, R5, FP, STAY);
             a.jump64(jump::NE, R5, 0, plain);
@@ -292,13 +307,18 @@ impl Access {
                 dst,
             });
         }
-        a.jump64(jump::GT, R1, MAX_DIRECT as i32, copy);
-        match self.hook {
-            Hook::Xdp => a.alu64(alu::MOV, R2, R9),
-            Hook::Tcx => a.load(Size::W, R2, R6, skb::DATA),
+        if self.hook == Hook::Socket {
+            a.goto(copy);
+        } else {
+            a.jump64(jump::GT, R1, MAX_DIRECT as i32, copy);
+            if self.hook == Hook::Xdp {
+                a.alu64(alu::MOV, R2, R9);
+            } else {
+                a.load(Size::W, R2, R6, skb::DATA);
+            }
+            a.alu64(alu::ADD, R2, R1);
+            self.checked(a, R2, 0, size, dst, copy);
         }
-        a.alu64(alu::ADD, R2, R1);
-        self.checked(a, R2, 0, size, dst, copy);
         self.asides.push(Aside::Copy {
             entry: copy,
             back,
@@ -327,7 +347,7 @@ impl Access {
         back: Label,
     ) {
         let entry = a.label();
-        if distance <= MAX_DIRECT - size.bytes() {
+        if self.hook != Hook::Socket && distance <= MAX_DIRECT - size.bytes() {
             self.checked(a, base, distance as i16, size, dst, entry);
         } else {
             a.goto(entry);
@@ -351,9 +371,10 @@ impl Access {
         dst: Reg,
         otherwise: Label,
     ) {
-        let data_end = match self.hook {
-            Hook::Tcx => skb::DATA_END,
-            Hook::Xdp => xdp::DATA_END,
+        let data_end = if self.hook == Hook::Xdp {
+            xdp::DATA_END
+        } else {
+            skb::DATA_END
         };
         a.alu64(alu::MOV, R3, base);
         a.alu64(alu::ADD, R3, i32::from(off) + size.bytes() as i32);
@@ -422,9 +443,10 @@ impl Access {
         a.alu64(alu::MOV, R3, FP);
         a.alu64(alu::ADD, R3, i32::from(COPY));
         a.alu64(alu::MOV, R4, size.bytes() as i32);
-        a.call(match self.hook {
-            Hook::Tcx => helper::SKB_LOAD_BYTES,
-            Hook::Xdp => helper::XDP_LOAD_BYTES,
+        a.call(if self.hook == Hook::Xdp {
+            helper::XDP_LOAD_BYTES
+        } else {
+            helper::SKB_LOAD_BYTES
         });
         a.jump64(jump::NE, R0, 0, self.reject);
     }

@@ -140,7 +140,7 @@ impl Filter {
                 });
             }
         };
-        for hook in [Hook::Tcx, Hook::Xdp] {
+        for hook in [Hook::Tcx, Hook::Xdp, Hook::Socket] {
             if let Err(reason) = translate(&program, hook, None, &|a| a.exit(), &|a| a.exit()) {
                 return Err(FilterError::Translate {
                     expression: shortened(&expression),

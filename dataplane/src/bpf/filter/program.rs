@@ -48,6 +48,7 @@ fn try_load(hook: Hook, insns: &[Insn], name: &str, log: &mut [u8]) -> io::Resul
     let load = unsafe { &mut attr.__bindgen_anon_3 };
     (load.prog_type, load.expected_attach_type, load.prog_flags) = match hook {
         Hook::Tcx => (bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32, 0, 0),
+        Hook::Socket => (bpf_prog_type::BPF_PROG_TYPE_SOCKET_FILTER as u32, 0, 0),
         Hook::Xdp => (
             bpf_prog_type::BPF_PROG_TYPE_XDP as u32,
             bpf_attach_type::BPF_XDP as u32,

@@ -341,7 +341,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HOOKS: [Hook; 2] = [Hook::Tcx, Hook::Xdp];
+    const HOOKS: [Hook; 3] = [Hook::Tcx, Hook::Xdp, Hook::Socket];
     /// `ret #0`, `ret #1`.
     const NO: ClassicInsn = insn(0x06, 0, 0, 0);
     const YES: ClassicInsn = insn(0x06, 0, 0, 1);

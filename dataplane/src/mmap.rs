@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-/// A shared mapping of a BPF map. It keeps the map alive by itself.
+/// A shared mapping of a BPF map or a ring of packets, whose memory it keeps alive by itself.
 #[derive(Debug)]
-pub(super) struct Mapping {
+pub(crate) struct Mapping {
     base: NonNull<u8>,
     len: usize,
 }
@@ -21,8 +21,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes from `offset` of the map behind `fd`.
-    pub(super) fn new(
+    /// Maps `len` bytes from `offset` of what is behind `fd`.
+    pub(crate) fn new(
         fd: BorrowedFd<'_>,
         offset: usize,
         len: usize,
@@ -49,7 +49,7 @@ impl Mapping {
     }
 
     /// The 64-bit word at `offset`; `None` if it is not inside or not aligned.
-    pub(super) fn word(&self, offset: usize) -> Option<&AtomicU64> {
+    pub(crate) fn word(&self, offset: usize) -> Option<&AtomicU64> {
         if !offset.is_multiple_of(8) || offset.checked_add(8)? > self.len {
             return None;
         }
@@ -59,7 +59,7 @@ impl Mapping {
 
     /// The 32-bit word at `offset`; `None` if it is not inside or not aligned.
     #[inline]
-    pub(super) fn half_word(&self, offset: usize) -> Option<&AtomicU32> {
+    pub(crate) fn half_word(&self, offset: usize) -> Option<&AtomicU32> {
         if !offset.is_multiple_of(4) || offset.checked_add(4)? > self.len {
             return None;
         }
@@ -69,7 +69,7 @@ impl Mapping {
 
     /// Has the cache line at `offset` fetched, where the processor has an instruction for it.
     #[inline]
-    pub(super) fn prefetch(&self, offset: usize) {
+    pub(crate) fn prefetch(&self, offset: usize) {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -87,7 +87,7 @@ impl Mapping {
     ///
     /// Nobody writes to them while the slice lives.
     #[inline]
-    pub(super) unsafe fn bytes(&self, offset: usize, len: usize) -> Option<&[u8]> {
+    pub(crate) unsafe fn bytes(&self, offset: usize, len: usize) -> Option<&[u8]> {
         if offset.checked_add(len)? > self.len {
             return None;
         }
