@@ -135,6 +135,11 @@ fn a_tap_replays_the_clients_of_its_filter() {
 }
 
 #[test]
+fn packet_sockets_replay_the_clients_of_their_filter() {
+    only_the_selected_client_is_replayed(Capture::Packet);
+}
+
+#[test]
 fn a_mirror_replays_the_clients_of_its_filter() {
     only_the_selected_client_is_replayed(Capture::Mirror);
 }

@@ -211,6 +211,13 @@ fn every_query_reaches_the_target_once_by_tap() {
 }
 
 #[test]
+fn every_query_reaches_the_target_once_by_packet_sockets() {
+    let seen = replay(&Case::new(Capture::Packet));
+    assert_untouched(&seen);
+    assert_replayed(&seen, 1);
+}
+
+#[test]
 fn every_query_reaches_the_target_once_by_mirror() {
     let seen = replay(&Case {
         filter: false,

@@ -35,10 +35,7 @@ pub enum BpfError {
         id: Option<u32>,
     },
     /// No tcx links.
-    #[error(
-        "kernel {release} has no tcx, which capture by tap needs: expected 6.6 or newer; capture by \
-         packet sockets, or by mirror on a switch-mirror port"
-    )]
+    #[error("kernel {release} has no tcx, which capture by tap needs: expected 6.6 or newer")]
     NoTcx {
         /// Running kernel.
         release: String,

@@ -47,6 +47,8 @@ impl Programs {
 pub enum Capture {
     /// On production itself.
     Tap,
+    /// The same by packet sockets, as where there is no tcx.
+    Packet,
     /// On the mirror port.
     Mirror,
 }
@@ -56,6 +58,7 @@ impl Capture {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tap => "tap",
+            Self::Packet => "packet",
             Self::Mirror => "mirror",
         }
     }
@@ -63,14 +66,14 @@ impl Capture {
     /// The host on which tcpcopy runs.
     pub const fn host(self) -> Host {
         match self {
-            Self::Tap => Host::Production,
+            Self::Tap | Self::Packet => Host::Production,
             Self::Mirror => Host::Capture,
         }
     }
 
     const fn interface(self) -> &'static str {
         match self {
-            Self::Tap => "eth0",
+            Self::Tap | Self::Packet => "eth0",
             Self::Mirror => "mir0",
         }
     }

@@ -130,7 +130,7 @@ pub struct Args {
     pub force: bool,
 
     /// Cores that workers are pinned to, one worker each, such as 0-3,5. Default: one worker that is
-    /// not pinned with `tap`, one for each receive queue, at most 4, with `mirror`
+    /// not pinned with `tap` and `packet`, one for each receive queue, at most 4, with `mirror`
     #[arg(long, value_name = "LIST")]
     pub cores: Option<String>,
 
@@ -208,8 +208,11 @@ pub struct Args {
 /// Ways to capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CaptureKind {
-    /// Copy what the host receives; the host still receives it
+    /// Copy what the host receives; the host still receives it. By tcx, or as `packet` where the kernel has none
     Tap,
+    /// The same by packet sockets (AF_PACKET): for kernels before 6.6. Costs more for each packet, and some
+    /// milliseconds
+    Packet,
     /// Take packets away from the interface, which must receive a switch's mirror
     Mirror,
 }
@@ -219,6 +222,7 @@ impl CaptureKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tap => "tap",
+            Self::Packet => "packet",
             Self::Mirror => "mirror",
         }
     }

@@ -195,10 +195,13 @@ impl Config {
                     .map_err(|e| UsageError::new("--cores", e))?,
             ),
         };
-        if args.force && args.capture == CaptureKind::Tap {
+        if args.force && args.capture != CaptureKind::Mirror {
             return Err(UsageError::new(
                 "--force",
-                "given with --capture tap, which refuses no interface; expected --capture mirror",
+                format_args!(
+                    "given with --capture {}, which refuses no interface; expected --capture mirror",
+                    args.capture.name()
+                ),
             ));
         }
         let mut rtt = parse_rtt(&args.rtt).map_err(|e| UsageError::new("--rtt", e))?;
@@ -334,11 +337,14 @@ pub(super) fn time(flag: &'static str, text: &str) -> Result<Duration, UsageErro
 fn decap(capture: CaptureKind, files: bool, text: Option<&str>) -> Result<DecapConfig, UsageError> {
     const FLAG: &str = "--decap";
     match (capture, text) {
-        (CaptureKind::Tap, None) if !files => Ok(DecapConfig::NONE),
-        (CaptureKind::Tap, Some(_)) if !files => Err(UsageError::new(
+        (CaptureKind::Tap | CaptureKind::Packet, None) if !files => Ok(DecapConfig::NONE),
+        (CaptureKind::Tap | CaptureKind::Packet, Some(_)) if !files => Err(UsageError::new(
             FLAG,
-            "given with --capture tap, which takes what comes in no tunnel; expected --capture mirror \
-             or --read",
+            format_args!(
+                "given with --capture {}, which takes what comes in no tunnel; expected --capture mirror \
+                 or --read",
+                capture.name()
+            ),
         )),
         (_, text) => parse_decap(text.unwrap_or("auto")).map_err(|e| UsageError::new(FLAG, e)),
     }

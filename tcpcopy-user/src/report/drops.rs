@@ -32,6 +32,7 @@ const LOSSES: [(&str, &[&str]); 5] = [
             "rx_too_large",
             "tap_incomplete",
             "tap_malformed",
+            "packet_malformed",
         ],
     ),
     (

@@ -101,7 +101,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         .map_or_else(|| default_bytes(Path::new("/")), |mib| mib << 20);
     let rings = match (&config.offline, config.capture) {
         (Some(_), _) => workers * FEED_BYTES,
-        (None, CaptureKind::Tap) => RING_BYTES_TOTAL,
+        (None, CaptureKind::Tap | CaptureKind::Packet) => RING_BYTES_TOTAL,
         (None, CaptureKind::Mirror) => 0,
     };
     let rings = rings
@@ -289,7 +289,7 @@ fn workers(config: &Config, iface: Option<&Interface>) -> usize {
     let queues = iface.map_or(1, |iface| iface.rx_queues as usize);
     let n = match (&config.cores, config.capture) {
         (Some(cores), _) => cores.len(),
-        (None, CaptureKind::Tap) => 1,
+        (None, CaptureKind::Tap | CaptureKind::Packet) => 1,
         (None, CaptureKind::Mirror) => queues.min(MIRROR_WORKERS),
     };
     n.clamp(1, MAX_WORKERS)

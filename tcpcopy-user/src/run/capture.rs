@@ -11,7 +11,7 @@ use dataplane::Capture;
 use dataplane::afxdp::AfXdpTx;
 use dataplane::bpf::mirror::{Mirror, MirrorConfig};
 use dataplane::bpf::tap::{Tap, TapConfig};
-use dataplane::bpf::{BpfError, Filter, Sessions, UdpRules};
+use dataplane::bpf::{BpfError, Filter, PacketTap, Sessions, UdpRules};
 use dataplane::feed::{self, Pace};
 use dataplane::placement::QueueSocket;
 use dataplane::wake::WakerHandle;
@@ -42,6 +42,8 @@ pub struct Ports {
 pub enum Attached {
     /// Copies.
     Tap(Tap),
+    /// The same without tcx.
+    Packet(PacketTap),
     /// Takes away.
     Mirror(Mirror),
     /// Captures nothing.
@@ -81,21 +83,30 @@ impl Attached {
         let workers = workers as u32;
         // Off unless asked for: each packet would cost a record.
         let log_packets = config.log_level >= operator::log::LogLevel::Debug;
+        let tap = TapConfig {
+            ifname,
+            workers,
+            transfers,
+            targets,
+            sessions,
+            filter,
+            udp,
+            ring_bytes_total: RING_BYTES_TOTAL,
+            log_packets,
+        };
         Ok(match config.capture {
-            CaptureKind::Tap => Self::Tap(Tap::attach(
-                object,
-                &TapConfig {
-                    ifname,
-                    workers,
-                    transfers,
-                    targets,
-                    sessions,
-                    filter,
-                    udp,
-                    ring_bytes_total: RING_BYTES_TOTAL,
-                    log_packets,
-                },
-            )?),
+            CaptureKind::Tap => match Tap::attach(object, &tap) {
+                Ok(tap) => Self::Tap(tap),
+                Err(missing @ BpfError::NoTcx { .. }) => {
+                    tracing::warn!(
+                        "{missing}: capturing by packet sockets (AF_PACKET) instead, as with `--capture packet`: \
+                         each captured packet costs this host more, and comes some milliseconds later"
+                    );
+                    Self::Packet(PacketTap::attach(object, &tap)?)
+                }
+                Err(error) => return Err(error),
+            },
+            CaptureKind::Packet => Self::Packet(PacketTap::attach(object, &tap)?),
             CaptureKind::Mirror => Self::Mirror(Mirror::attach(
                 object,
                 &MirrorConfig {
@@ -156,7 +167,7 @@ impl Attached {
     pub fn sockets(&self) -> &[QueueSocket] {
         match self {
             Self::Mirror(mirror) => mirror.sockets(),
-            Self::Tap(_) | Self::Files { .. } => &[],
+            Self::Tap(_) | Self::Packet(_) | Self::Files { .. } => &[],
         }
     }
 
@@ -164,7 +175,7 @@ impl Attached {
     pub fn replayer(&mut self) -> Option<&mut Replayer> {
         match self {
             Self::Files { replayer, .. } => Some(replayer),
-            Self::Tap(_) | Self::Mirror(_) => None,
+            Self::Tap(_) | Self::Packet(_) | Self::Mirror(_) => None,
         }
     }
 
@@ -185,6 +196,12 @@ impl Attached {
                     .map(|r| Box::new(r) as Box<dyn Capture>);
                 ports.sources.extend(reader);
             }
+            Self::Packet(tap) => {
+                let reader = tap
+                    .take_reader(worker)
+                    .map(|r| Box::new(r) as Box<dyn Capture>);
+                ports.sources.extend(reader);
+            }
             Self::Mirror(mirror) => {
                 for port in mirror.take_ports(worker) {
                     ports.sources.push(Box::new(port.rx));
@@ -199,6 +216,7 @@ impl Attached {
     pub fn replace_denied(&mut self, blocks: &[Block]) -> Result<(), BpfError> {
         let list = match self {
             Self::Tap(tap) => tap.deny_list(),
+            Self::Packet(tap) => tap.deny_list(),
             Self::Mirror(mirror) => mirror.deny_list(),
             Self::Files {
                 replayer, shard, ..
@@ -214,6 +232,7 @@ impl Attached {
     pub fn counters(&self) -> Vec<Counter> {
         let counters = match self {
             Self::Tap(tap) => tap.counters(),
+            Self::Packet(tap) => tap.counters(),
             Self::Mirror(mirror) => mirror.counters(),
             Self::Files { replayer, .. } => return replayer.counters(),
         };
@@ -231,6 +250,7 @@ impl Attached {
     pub fn replace_filter(&self, filter: &Filter) -> Result<(), BpfError> {
         match self {
             Self::Tap(tap) => tap.replace_filter(filter),
+            Self::Packet(tap) => tap.replace_filter(filter),
             Self::Mirror(mirror) => mirror.replace_filter(filter),
             Self::Files { replayer, .. } => {
                 replayer.replace_filter(filter.clone());
@@ -242,7 +262,7 @@ impl Attached {
     /// What sequence numbers told of the senders of a mirror.
     pub fn streams(&self) -> Vec<(StreamKey, StreamState)> {
         match self {
-            Self::Tap(_) | Self::Files { .. } => Vec::new(),
+            Self::Tap(_) | Self::Packet(_) | Self::Files { .. } => Vec::new(),
             Self::Mirror(mirror) => mirror.streams(),
         }
     }
@@ -253,6 +273,7 @@ impl Attached {
     pub fn stop(&mut self) {
         match self {
             Self::Tap(tap) => tap.detach(),
+            Self::Packet(tap) => tap.detach(),
             Self::Mirror(_) => {}
             Self::Files { replayer, .. } => replayer.stop(),
         }
@@ -262,6 +283,7 @@ impl Attached {
     pub fn detach(&mut self) {
         match self {
             Self::Tap(tap) => tap.detach(),
+            Self::Packet(tap) => tap.detach(),
             Self::Mirror(mirror) => mirror.detach(),
             Self::Files { replayer, .. } => replayer.stop(),
         }
