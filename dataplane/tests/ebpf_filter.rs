@@ -247,6 +247,7 @@ fn the_kernel_decides_as_libpcap_does() {
             load_filter(&filter, Hook::Xdp),
             load_filter(&filter, Hook::Tcx),
         );
+        let socket = load_filter(&filter, Hook::Socket);
         slot.put(&tcx);
         let mut of_this = [0; 2];
         let mut check = |what: &str, name: &str, on_wire: &[u8], got: Option<(u32, u32)>| {
@@ -266,6 +267,7 @@ fn the_kernel_decides_as_libpcap_does() {
         for (name, frame) in &frames {
             check("XDP", name, frame, run(&xdp, frame, 1));
             check("tcx", name, frame, run(&tcx, frame, 1));
+            check("socket", name, frame, run_on_socket(&socket, frame));
             for (tag, tagger) in tags.iter().zip(&taggers) {
                 let on_wire = tagged(frame.clone(), &[*tag]);
                 check("tag in metadata", name, &on_wire, run(tagger, frame, 1));
@@ -362,16 +364,18 @@ fn random_programs_do_in_the_kernel_what_they_do_in_libpcap() {
             load_classic(&program, Hook::Xdp),
             load_classic(&program, Hook::Tcx),
         );
+        let socket = load_classic(&program, Hook::Socket);
         slot.put(&tcx);
         for _ in 0..per_program {
             let frame = &frames[rng.below(frames.len())];
             let on_wire = tagged(frame.clone(), &[tag]);
-            for (loaded, input, seen) in [
-                (&xdp, frame, frame),
-                (&tcx, frame, frame),
-                (&tagger, frame, &on_wire),
+            for (got, seen) in [
+                (run(&xdp, frame, 1), frame),
+                (run(&tcx, frame, 1), frame),
+                (run(&tagger, frame, 1), &on_wire),
+                (run_on_socket(&socket, frame), frame),
             ] {
-                let Some((got, _)) = run(loaded, input, 1) else {
+                let Some((got, _)) = got else {
                     continue;
                 };
                 let want = interpret(&program, seen);

@@ -10,10 +10,7 @@ use common::abi::{
     EndpointKey, INTERCEPT_COUNTERS, InterceptCounter, TAP_COUNTERS, TapCounter, config_flags,
     udp_slots,
 };
-use common::packet::{
-    Addr, DecodeError, Endpoint, FrameAddresses, UdpFrame, build_udp_frame, decode_frame,
-    decode_udp_frame,
-};
+use common::packet::{Addr, DecodeError, Endpoint, decode_frame, decode_udp_frame};
 use dataplane::afxdp::{AfXdpRx, OpenOptions, open};
 use ebpf_support::frames::*;
 use ebpf_support::netns::Pair;
@@ -26,19 +23,6 @@ const TARGET: [u8; 4] = [10, 77, 0, 30];
 const OWN: [u8; 4] = [10, 77, 0, 40];
 const ONLINE6: &str = "2001:db8::20";
 const TARGET6: &str = "2001:db8::30";
-
-fn udp(src: Endpoint, dst: Endpoint, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0; 100 + payload.len()];
-    let datagram = UdpFrame {
-        src,
-        dst,
-        payload,
-        ip_id: 1,
-    };
-    let len = build_udp_frame(&mut frame, FrameAddresses::default(), &datagram).unwrap();
-    frame.truncate(len);
-    frame
-}
 
 fn put(loaded: &mut Loaded, map: &str, keys: &[EndpointKey]) {
     let map = loaded.ebpf.map_mut(map).unwrap();

@@ -28,6 +28,11 @@ fn clients_keep_their_addresses_by_tap() {
 }
 
 #[test]
+fn clients_keep_their_addresses_by_packet_sockets() {
+    replay(Capture::Packet, IpAddr::V6(address6(Host::Production)), &[]);
+}
+
+#[test]
 fn clients_get_addresses_of_a_pool_by_mirror() {
     replay(
         Capture::Mirror,

@@ -89,6 +89,7 @@ impl Tap {
     /// Loads `object` and attaches its program `tap` to the interface's ingress.
     pub fn attach(object: &[u8], config: &TapConfig<'_>) -> Result<Self, BpfError> {
         let interface = Interface::by_name(config.ifname)?;
+        find_tcx(&interface.name)?;
         let workers = config.workers.max(1);
         let (cpus, online) = (online::possible(), online::online());
         let mut ebpf = prepare(object, config, cpus)?;
@@ -152,6 +153,19 @@ impl Tap {
     /// Stops capturing, keeps the counters readable. Done once, further calls do nothing.
     pub fn detach(&mut self) {
         self.link = None;
+    }
+}
+
+/// An error if the kernel does not know tcx. Asked before anything is loaded: what an old kernel's verifier says of
+/// the program is of no use then.
+fn find_tcx(ifname: &str) -> Result<(), BpfError> {
+    // To list what is attached is refused as an unknown attach type (bpf_prog_query, kernel/bpf/syscall.c). Any other
+    // error is for attaching to tell.
+    match SchedClassifier::query_tcx(ifname, TcAttachType::Ingress) {
+        Err(e) if errno(&e) == Some(libc::EINVAL) => Err(BpfError::NoTcx {
+            release: kernel_release(),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use common::packet::{
     Addr, Endpoint, FrameAddresses, MacAddr, SeqNumber, TcpFlags, TcpFrame, TcpOptions, Timestamps,
-    build_tcp_frame,
+    UdpFrame, build_tcp_frame, build_udp_frame,
 };
 
 use super::Rng;
@@ -62,6 +62,20 @@ fn tcp_with(src: Endpoint, dst: Endpoint, options: TcpOptions, payload: &[u8]) -
         ip_id: 1,
     };
     let len = build_tcp_frame(&mut frame, mac, &segment).unwrap();
+    frame.truncate(len);
+    frame
+}
+
+/// A datagram.
+pub fn udp(src: Endpoint, dst: Endpoint, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0; 100 + payload.len()];
+    let datagram = UdpFrame {
+        src,
+        dst,
+        payload,
+        ip_id: 1,
+    };
+    let len = build_udp_frame(&mut frame, FrameAddresses::default(), &datagram).unwrap();
     frame.truncate(len);
     frame
 }

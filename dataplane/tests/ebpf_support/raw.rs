@@ -151,6 +151,13 @@ pub fn run(program: &OwnedFd, frame: &[u8], repeat: u32) -> Option<(u32, u32)> {
     Some((test.retval, test.duration))
 }
 
+/// The same for a program of a packet socket. Test runs of these begin behind the Ethernet header, live ones at it.
+pub fn run_on_socket(program: &OwnedFd, frame: &[u8]) -> Option<(u32, u32)> {
+    // Of a protocol of which the kernel knows nothing (for local experiments, IEEE 802).
+    let header = [&[0; 12][..], &[0x88, 0xb5]].concat();
+    run(program, &[&header, frame].concat(), 1)
+}
+
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> Result<(), i32> {
     // SAFETY: the attributes name buffers that live until the call returns.
     let result = unsafe {
