@@ -28,7 +28,7 @@ const PATIENCE: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-fn config<'a>(transfers: &'a [Endpoint]) -> TapConfig<'a> {
+fn config(transfers: &[Endpoint]) -> TapConfig<'_> {
     TapConfig {
         ifname: "vb",
         workers: 1,
