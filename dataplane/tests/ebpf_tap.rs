@@ -3,8 +3,11 @@
 
 mod ebpf_support;
 
+use std::sync::atomic::Ordering;
+
 use common::abi::{
-    RECORD_CLASSES_BYTES, RECORD_OVERHEAD_BYTES, TAP_COUNTERS, TapCounter, config_flags,
+    RECORD_LAST_START, RING_BLOCK_BYTES, RING_WARM_BLOCKS, RingHead, TAP_COUNTERS, TapCounter,
+    config_flags, record_bytes,
 };
 use common::packet::{Addr, DecodeError, Endpoint, decode_frame};
 use ebpf_support::cases::{cases, seeds};
@@ -304,20 +307,15 @@ fn random_packets_as_the_slice_decoder_sees_them() {
 }
 
 #[test]
-fn every_record_class_and_its_borders() {
+fn records_of_every_length_around_a_cache_line() {
     privileged();
     let rules = rules();
     let mut tap = load(&rules, 0);
-    let mut lengths = vec![HEADERS_V4 + 1];
-    for class in &RECORD_CLASSES_BYTES[..3] {
-        lengths.extend([class - 1, *class, class + 1]);
-    }
+    let shortest = HEADERS_V4 + 1;
     // A test run makes an skb of one page at most; larger ones come over a real interface in
     // ebpf_tap_reader.rs.
-    lengths.extend([1537, 3000]);
-    for len in lengths {
-        let payload: Vec<u8> = (0..len - HEADERS_V4).map(|i| i as u8).collect();
-        let frame = tcp(v4(CLIENT, 40000), v4(ONLINE, 80), &payload);
+    for len in (shortest..shortest + 130).chain([1514, 1537, 3000]) {
+        let frame = frame(len);
         assert_eq!(frame.len(), len);
         assert!(check(
             &mut tap,
@@ -328,31 +326,155 @@ fn every_record_class_and_its_borders() {
     }
 }
 
-#[test]
-fn a_full_ring_is_counted_and_passes() {
-    privileged();
+/// A frame of the transfer.
+fn frame(len: usize) -> Vec<u8> {
+    let payload: Vec<u8> = (0..len - HEADERS_V4).map(|i| i as u8).collect();
+    tcp(v4(CLIENT, 40000), v4(ONLINE, 80), &payload)
+}
+
+/// A tap with a ring of `blocks`.
+fn with_ring(blocks: u64) -> Loaded {
     let rules = rules();
     let mut tap = Loaded::new(&Setup {
         object: "tcpcopy-ebpf",
+        flags: config_flags::STORES_IN_ORDER,
         maps: &[("TRANSFERS", &rules.transfers), ("TARGETS", &rules.targets)],
-        ring_bytes: 4096,
+        ring_bytes: (blocks * RING_BLOCK_BYTES) as u32,
         ..Setup::default()
     });
     tap.classifier("tap");
-    let frame = tcp(v4(CLIENT, 40000), v4(ONLINE, 80), b"x");
-    let runs = 100;
-    for _ in 0..runs {
+    tap
+}
+
+/// Records of frames of `len` bytes that a block holds.
+fn room(len: usize) -> u64 {
+    RECORD_LAST_START / record_bytes(len as u64) + 1
+}
+
+#[test]
+fn a_full_ring_is_counted_and_passes() {
+    privileged();
+    let mut tap = with_ring(2);
+    let frame = frame(1500);
+    let both = 2 * room(frame.len());
+    let lost = 5;
+    for _ in 0..both + lost {
         assert_eq!(tap.run("tap", &frame).unwrap().verdict, TCX_NEXT);
     }
-    let (captured, lost) = (
-        tap.counter(TapCounter::Captured.index()),
-        tap.counter(TapCounter::RingFull.index()),
+    let counted =
+        |tap: &Loaded| [TapCounter::Captured, TapCounter::RingFull].map(|c| tap.counter(c.index()));
+    assert_eq!(counted(&tap), [both, lost]);
+    // A block is free again when the reader has left it, and not before.
+    tap.ring().take_some(room(frame.len()) as usize);
+    tap.run("tap", &frame);
+    assert_eq!(counted(&tap), [both, lost + 1]);
+    tap.ring().take_some(1);
+    for _ in 0..room(frame.len()) + lost {
+        tap.run("tap", &frame);
+    }
+    assert_eq!(
+        counted(&tap),
+        [both + room(frame.len()), lost + 1 + lost],
+        "one block was given back"
     );
-    // 4096 bytes hold 32 records of two cache lines; the kernel keeps the last byte free.
-    let stride = (RECORD_OVERHEAD_BYTES + RECORD_CLASSES_BYTES[0]) as u64;
-    let room = 4095 / stride;
-    assert_eq!((captured, lost), (room, runs - room));
-    assert_eq!(tap.records().len() as u64, room);
+    let records = tap.records();
+    assert_eq!(records.len() as u64, 2 * room(frame.len()) - 1);
+    assert!(records.iter().all(|(_, bytes)| *bytes == frame));
+}
+
+#[test]
+fn a_ring_that_is_being_written_to_is_left_alone() {
+    privileged();
+    let mut tap = with_ring(2);
+    let frame = frame(100);
+    tap.run("tap", &frame);
+    let marked = tap
+        .ring()
+        .written()
+        .fetch_or(RingHead::WRITING, Ordering::SeqCst);
+    tap.run("tap", &frame);
+    assert_eq!(
+        tap.ring().written().load(Ordering::SeqCst),
+        marked | RingHead::WRITING
+    );
+    assert_eq!(tap.counter(TapCounter::RingFull.index()), 1);
+    tap.ring().written().store(marked, Ordering::SeqCst);
+    tap.run("tap", &frame);
+    assert_eq!(tap.records().len(), 2);
+}
+
+/// All CPUs share the ring here, which CPUs that come up late do, and a preempted program of PREEMPT_RT.
+#[test]
+fn several_writers_keep_out_of_each_others_way() {
+    const RUNS: u64 = 20_000;
+    privileged();
+    let tap = with_ring(256);
+    let frames = [frame(200), frame(1400)];
+    std::thread::scope(|scope| {
+        for frame in &frames {
+            let tap = &tap;
+            scope.spawn(move || {
+                for _ in 0..RUNS / 500 {
+                    tap.nanoseconds("tap", frame, 500);
+                }
+            });
+        }
+    });
+    let mut tap = tap;
+    let captured = tap.counter(TapCounter::Captured.index());
+    let lost = tap.counter(TapCounter::RingFull.index());
+    println!("{captured} captured, {lost} left out by the one who came second");
+    assert_eq!(captured + lost, 2 * RUNS);
+    let records = tap.records();
+    assert_eq!(records.len() as u64, captured);
+    let mut last = 0;
+    for (header, bytes) in records {
+        assert!(frames.contains(&bytes), "{} bytes", bytes.len());
+        assert!(
+            header.captured_ns >= last,
+            "captured before its predecessor"
+        );
+        last = header.captured_ns;
+    }
+}
+
+#[test]
+fn a_ring_goes_round_in_few_blocks_unless_the_reader_is_late() {
+    privileged();
+    let blocks = 2 * RING_WARM_BLOCKS;
+    let mut tap = with_ring(blocks);
+    let frame = frame(3000);
+    let a_block = room(frame.len());
+    let mut sent = 0;
+    let mut send = |tap: &Loaded, n: u64| {
+        for _ in 0..n {
+            tap.run("tap", &frame);
+        }
+        sent += n;
+        assert_eq!(tap.counter(TapCounter::Captured.index()), sent);
+    };
+    let in_time = |tap: &mut Loaded, send: &mut dyn FnMut(&Loaded, u64)| {
+        let mut used = std::collections::BTreeSet::new();
+        for _ in 0..2 * RING_WARM_BLOCKS {
+            send(tap, a_block);
+            assert_eq!(tap.records().len() as u64, a_block);
+            used.insert(tap.ring().block());
+        }
+        used.len() as u64
+    };
+    assert_eq!(in_time(&mut tap, &mut send), RING_WARM_BLOCKS);
+    // Late: everything fits but the block that the reader has not left.
+    for _ in 0..3 {
+        send(&tap, (blocks - 1) * a_block);
+        let records = tap.records();
+        assert_eq!(records.len() as u64, (blocks - 1) * a_block);
+        assert!(records.iter().all(|(_, bytes)| *bytes == frame));
+        assert!(records.is_sorted_by_key(|(header, _)| header.captured_ns));
+    }
+    // The chain becomes shorter again.
+    in_time(&mut tap, &mut send);
+    assert_eq!(in_time(&mut tap, &mut send), RING_WARM_BLOCKS);
+    assert_eq!(tap.counter(TapCounter::RingFull.index()), 0);
 }
 
 #[test]

@@ -18,3 +18,20 @@ pub unsafe fn exchange(slot: *mut u64, value: u64) -> u64 {
     }
     v
 }
+
+/// Puts `new` into `slot` if it holds `old`; returns what it held. A full barrier in both directions, as
+/// [`exchange`].
+///
+/// # Safety
+///
+/// As for [`exchange`].
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub unsafe fn compare_exchange(slot: *mut u64, old: u64, new: u64) -> u64 {
+    let mut held = old;
+    // SAFETY: by the caller's contract. The instruction compares with r0 and leaves there what it found.
+    unsafe {
+        core::arch::asm!("r0 = cmpxchg_64({p} + 0, r0, {new})", inout("r0") held, p = in(reg) slot, new = in(reg) new, options(nostack));
+    }
+    held
+}

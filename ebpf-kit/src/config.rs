@@ -16,6 +16,7 @@ static CONFIG: ProgramConfig = ProgramConfig {
     shard: 0,
     shards: 1,
     share: Share::ALL.as_thousandths(),
+    ring_blocks: 1,
 };
 
 macro_rules! field {
@@ -61,6 +62,11 @@ field!(
     share
 );
 
+field!(
+    /// Blocks of each ring of the tap, a power of two.
+    ring_blocks
+);
+
 /// The shard whose sessions are taken.
 #[inline(always)]
 #[must_use]
@@ -91,4 +97,11 @@ pub fn behind_filter() -> bool {
 #[must_use]
 pub fn log_packets() -> bool {
     flags() & config_flags::LOG_PACKETS != 0
+}
+
+/// True if a plain store becomes visible after those before it.
+#[inline(always)]
+#[must_use]
+pub fn stores_in_order() -> bool {
+    flags() & config_flags::STORES_IN_ORDER != 0
 }

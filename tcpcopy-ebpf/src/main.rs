@@ -12,6 +12,7 @@
 #![no_std]
 #![no_main]
 
+mod chain;
 mod maps;
 mod matching;
 mod mirror;

@@ -7,15 +7,15 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use common::abi::{
     EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_STREAMS, MIRROR_TAILS, PORT_WORDS, PortWord,
-    StreamKey, StreamState, TAP_COUNTERS, udp_slots,
+    RING_BLOCK_BYTES, RingHead, StreamKey, StreamState, TAP_COUNTERS, udp_slots,
 };
 use ebpf_kit::filter::Filters;
 
 use crate::tunnel::Inner;
 
-/// Sizes that the loader replaces: rings, workers.
+/// Sizes that the loader replaces: CPUs, rings, blocks, workers.
 const SET_BY_LOADER: usize = 1;
-/// Smallest ring, for the template of the inner maps only (one page of any size up to 64 KiB).
+/// For the template of the inner maps only (one page of any size up to 64 KiB).
 const TEMPLATE_RING_BYTES: usize = 65_536;
 /// Receive queues that can have a socket; no NIC has more. An unused entry costs 8 bytes.
 const MAX_QUEUES: usize = 4096;
@@ -47,17 +47,36 @@ pub static TARGETS: HashMap<
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 
-/// Rings of the tap, `cpu * workers + worker`.
+/// First ring of each CPU; its workers' follow. CPUs that came up later share those of others.
 #[btf_map]
-pub static RINGS: ArrayOfMaps<Ring, SET_BY_LOADER> = ArrayOfMaps::new();
+pub static CPU_RINGS: Array<u32, SET_BY_LOADER> = Array::new();
+
+/// State of the rings. Mapped by user space.
+#[btf_map]
+pub static HEADS: Array<RingHead, SET_BY_LOADER, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Memory of the rings, `config::ring_blocks` blocks each. Mapped by user space.
+#[btf_map]
+pub static BLOCKS: Array<Block, SET_BY_LOADER, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// One of them.
-pub type Ring = RingBuf<u8, TEMPLATE_RING_BYTES>;
+pub type Block = [u8; RING_BLOCK_BYTES as usize];
 
 /// Set by a worker before it sleeps, taken by the program that wakes it. A cache line each, so that
 /// the producers of one worker do not slow those of another. Mapped by user space.
 #[btf_map]
 pub static SLEEP: Array<[u64; 8], SET_BY_LOADER, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// By ring and block: the block that follows. Mapped by user space.
+#[btf_map]
+pub static NEXT: Array<u64, SET_BY_LOADER, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// By worker: where it waits. Nothing goes through them but wake-ups.
+#[btf_map]
+pub static WAKE: ArrayOfMaps<WakeRing, SET_BY_LOADER> = ArrayOfMaps::new();
+
+/// One of them.
+pub type WakeRing = RingBuf<u8, TEMPLATE_RING_BYTES>;
 
 /// By `TapCounter`.
 #[btf_map]

@@ -1,40 +1,115 @@
-//! Copying a packet into a ring.
+//! Copying a packet into a ring of the tap (`common::abi::RingHead`).
 //!
-//! A record is a [`RecordHeader`] and room for one of the class sizes; packets beyond the largest
-//! class continue in further records of the same ring. Sizes given to `bpf_ringbuf_reserve` must be
-//! constants, hence one arm per class.
+//! ```text
+//!   written: take ─▶ asleep? ─▶ place ─▶ time, header, bytes ─▶ written: publish ─▶ wake
+//! ```
+//! A record is a [`RecordHeader`] and the packet's bytes; packets beyond the largest record continue in further ones, which
+//! are published together.
+//!
+//! Taking is one atomic instruction that marks the position as being written to. It does three things:
+//! - It keeps others out. The hook runs with softirqs off, so that usually nobody else is on this CPU's ring; but on
+//!   PREEMPT_RT such a section can be preempted, and CPUs that came up late share a ring. Who comes second
+//!   loses the packet.
+//! - It is the full barrier between this ring having something and the look at the worker's wish to be
+//!   woken. The worker states its wish, and after a full barrier looks for something: one of the two sees the
+//!   other, so that no wake-up is lost.
+//! - It comes before the time is read: a reader that sees no mark at some time may rely on nothing from before
+//!   that time appearing later, and merges rings by time.
 
-use aya_ebpf::bindings::{
-    BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE,
-};
+use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
 use aya_ebpf::helpers::generated::{
-    bpf_ktime_get_ns, bpf_ringbuf_discard, bpf_ringbuf_query, bpf_ringbuf_reserve,
-    bpf_ringbuf_submit, bpf_skb_load_bytes,
+    bpf_ktime_get_ns, bpf_ringbuf_discard, bpf_ringbuf_reserve, bpf_skb_load_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use common::abi::{
-    MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RecordHeader, TapCounter, record_flags,
+    MAX_CONTINUATIONS, RECORD_HEADER_BYTES, RECORD_LAST_START, RECORD_MAX_DATA_BYTES,
+    RING_BLOCK_BYTES, RecordHeader, RingHead, TapCounter, record_bytes, record_flags,
 };
 use ebpf_kit::{atomic, config};
 
-use crate::maps::{RINGS, Ring, SLEEP};
+use crate::chain;
+use crate::maps::{BLOCKS, CPU_RINGS, HEADS, SLEEP, WAKE};
 use crate::matching::count;
 
-const HEADER_BYTES: u64 = size_of::<RecordHeader>() as u64;
-/// Data of a record that only wakes: with the kernel's 8 bytes a cache line, as all others are of whole ones.
-const WAKE_BYTES: u64 = 56;
-const C0: usize = RECORD_CLASSES_BYTES[0];
-const C1: usize = RECORD_CLASSES_BYTES[1];
-const C2: usize = RECORD_CLASSES_BYTES[2];
-const C3: usize = RECORD_CLASSES_BYTES[3];
-const C4: usize = RECORD_CLASSES_BYTES[4];
-const C5: usize = RECORD_CLASSES_BYTES[5];
+/// Looks at a ring that another is writing to before the packet is given up: a copy of 1500 bytes is done by then.
+const LOOKS: u32 = 64;
+
+/// Where the next record goes.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Position.
+    at: u64,
+    /// Its block.
+    block: u64,
+}
 
 /// Copies the whole packet, or counts why not.
 #[inline(always)]
 pub fn copy_packet(ctx: &TcContext, cpu: u32, worker: u32) {
-    let Some(ring) = RINGS.get(cpu * config::workers() + worker) else {
+    let Some(first) = CPU_RINGS.get(cpu) else {
         return count(TapCounter::RingFull);
+    };
+    let ring = *first + worker;
+    let Some(head) = HEADS.get_ptr_mut(ring) else {
+        return count(TapCounter::RingFull);
+    };
+    let Some(at) = take(head) else {
+        return count(TapCounter::RingFull);
+    };
+    let asleep = wants_waking(worker);
+    match copy(ctx, ring, head, at) {
+        Ok(end) => {
+            chain::set_current(head, end.block);
+            publish(head, end.at);
+            if asleep {
+                wake(worker);
+            }
+            count(TapCounter::Captured);
+        }
+        Err(why) => {
+            publish(head, at);
+            count(why);
+        }
+    }
+}
+
+/// Marks the ring as being written to, unless it is; returns where its records end.
+#[inline(always)]
+fn take(head: *mut RingHead) -> Option<u64> {
+    // SAFETY: a value of the map, whose words are aligned and only accessed whole.
+    let written = unsafe { &raw mut (*head).written };
+    for _ in 0..LOOKS {
+        // SAFETY: as above.
+        let at = unsafe { written.read_volatile() } & !RingHead::WRITING;
+        // SAFETY: as above.
+        if unsafe { atomic::compare_exchange(written, at, at | RingHead::WRITING) } == at {
+            return Some(at);
+        }
+    }
+    None
+}
+
+/// Ends the records at `end`, and takes the mark away.
+#[inline(always)]
+fn publish(head: *mut RingHead, end: u64) {
+    // SAFETY: as in `take`, whose mark makes this the only writer. Nothing of the record may become visible
+    // later: the processor keeps stores in order, or the exchange is a full barrier.
+    unsafe {
+        let written = &raw mut (*head).written;
+        if config::stores_in_order() {
+            written.write_volatile(end);
+        } else {
+            atomic::exchange(written, end);
+        }
+    }
+}
+
+/// Puts the packet behind `at`; returns where its records end.
+#[inline(always)]
+fn copy(ctx: &TcContext, ring: u32, head: *mut RingHead, at: u64) -> Result<Place, TapCounter> {
+    let place = Place {
+        at,
+        block: chain::current(head),
     };
     // Opaque, else LLVM drops the lower bound of the length that the verifier needs below.
     let len = core::hint::black_box(u64::from(ctx.len()));
@@ -43,8 +118,9 @@ pub fn copy_packet(ctx: &TcContext, cpu: u32, worker: u32) {
         let skb = ctx.skb.skb;
         ((*skb).gso_size, (*skb).vlan_present, (*skb).vlan_tci)
     };
-    let header = RecordHeader {
-        captured_ns: 0,
+    let mut header = RecordHeader {
+        // SAFETY: a helper without arguments.
+        captured_ns: unsafe { bpf_ktime_get_ns() },
         frame_len: len as u32,
         offset: 0,
         len: len as u32,
@@ -57,145 +133,107 @@ pub fn copy_packet(ctx: &TcContext, cpu: u32, worker: u32) {
         },
         reserved: 0,
     };
-    let outcome = if len == 0 {
-        Err(TapCounter::Truncated)
-    } else if len <= C0 as u64 {
-        put::<C0>(ctx, ring, worker, header, len)
-    } else if len <= C1 as u64 {
-        put::<C1>(ctx, ring, worker, header, len)
-    } else if len <= C2 as u64 {
-        put::<C2>(ctx, ring, worker, header, len)
-    } else if len <= C3 as u64 {
-        put::<C3>(ctx, ring, worker, header, len)
-    } else if len <= C4 as u64 {
-        put::<C4>(ctx, ring, worker, header, len)
-    } else if len <= C5 as u64 {
-        put::<C5>(ctx, ring, worker, header, len)
-    } else {
-        put_large(ctx, ring, worker, header, len)
-    };
-    count(match outcome {
-        Ok(()) => TapCounter::Captured,
-        Err(why) => why,
-    });
-}
-
-/// One record of class `C` with `len` bytes (1 to `C`) from `header.offset` on.
-#[inline(always)]
-fn put<const C: usize>(
-    ctx: &TcContext,
-    ring: &Ring,
-    worker: u32,
-    mut header: RecordHeader,
-    len: u64,
-) -> Result<(), TapCounter> {
-    let map = core::ptr::from_ref(ring).cast_mut().cast();
-    // SAFETY: `ring` is an inner map that the kernel just looked up.
-    let record = unsafe { bpf_ringbuf_reserve(map, HEADER_BYTES + C as u64, 0) };
-    if record.is_null() {
-        return Err(TapCounter::RingFull);
+    if len == 0 {
+        return Err(TapCounter::Truncated);
     }
-    header.len = len as u32;
-    // After the reserve: a reader that sees no record up to some time in this ring may rely on none
-    // from before that time appearing later, and merges rings by time.
-    // SAFETY: a helper without arguments.
-    header.captured_ns = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: the record has room for a header and `C` bytes, `len` is at most `C`; records are
-    // 8-byte aligned; each is submitted or discarded exactly once on every path.
-    unsafe {
-        record.cast::<RecordHeader>().write(header);
-        let failed = bpf_skb_load_bytes(
-            ctx.skb.skb.cast(),
-            header.offset,
-            record.byte_add(HEADER_BYTES as usize),
-            len as u32,
-        );
-        if failed != 0 {
-            bpf_ringbuf_discard(record, u64::from(BPF_RB_NO_WAKEUP));
-            return Err(TapCounter::LoadFailed);
-        }
-        bpf_ringbuf_submit(record, u64::from(BPF_RB_NO_WAKEUP));
+    if len <= RECORD_MAX_DATA_BYTES {
+        return put(ctx, ring, head, place, &header, len);
     }
-    wake(map, worker);
-    Ok(())
-}
-
-/// A packet larger than the last class (BIG TCP).
-#[inline(always)]
-fn put_large(
-    ctx: &TcContext,
-    ring: &Ring,
-    worker: u32,
-    mut header: RecordHeader,
-    len: u64,
-) -> Result<(), TapCounter> {
-    if len > C5 as u64 * u64::from(MAX_CONTINUATIONS) {
+    if len > RECORD_MAX_DATA_BYTES * u64::from(MAX_CONTINUATIONS) {
         return Err(TapCounter::TooLarge);
     }
-    // All or nothing: a head without its tail would only cost the reader time. Room for 8 records of
-    // the largest class is asked for, since this CPU is the only one that fills the ring.
-    let map: *mut core::ffi::c_void = core::ptr::from_ref(ring).cast_mut().cast();
-    // SAFETY: `ring` is an inner map that the kernel just looked up.
-    let (used, size) = unsafe {
-        (
-            bpf_ringbuf_query(map, u64::from(BPF_RB_AVAIL_DATA)),
-            bpf_ringbuf_query(map, u64::from(BPF_RB_RING_SIZE)),
-        )
-    };
-    // The kernel puts 8 bytes in front of each record and rounds up to 8 (kernel/bpf/ringbuf.c).
-    // Waking takes a record more.
-    let need = len.div_ceil(C5 as u64) * (HEADER_BYTES + C5 as u64 + 16) + WAKE_BYTES + 8;
-    if used + need > size {
-        return Err(TapCounter::RingFull);
-    }
-    let mut offset = 0u64;
+    // BIG TCP.
+    let (mut place, mut offset) = (place, 0);
     for _ in 0..MAX_CONTINUATIONS {
-        if offset >= len {
-            break;
-        }
         let rest = core::hint::black_box(len - offset);
         header.offset = offset as u32;
         if rest == 0 {
             break;
-        } else if rest <= C5 as u64 {
-            put::<C5>(ctx, ring, worker, header, rest)?;
-        } else {
-            put::<C5>(ctx, ring, worker, header, C5 as u64)?;
+        } else if rest <= RECORD_MAX_DATA_BYTES {
+            header.len = rest as u32;
+            return put(ctx, ring, head, place, &header, rest);
         }
-        offset += C5 as u64;
+        header.len = RECORD_MAX_DATA_BYTES as u32;
+        place = put(ctx, ring, head, place, &header, RECORD_MAX_DATA_BYTES)?;
+        offset += RECORD_MAX_DATA_BYTES;
     }
-    Ok(())
+    Ok(place)
 }
 
-/// Wakes the worker if it sleeps, and then only once.
-///
-/// The worker sets its flag, and after a full barrier looks for data; this program made data visible (the
-/// reserve moved the producer position), and after the full barrier that submitting is (an exchange, in
-/// `bpf_ringbuf_commit`, kernel/bpf/ringbuf.c) it looks at the flag. So one of the two sees the other and no
-/// wake-up is lost. While the worker is awake all its producers only read the flag: the line stays in the
-/// caches of all of them.
+/// Puts a record with `len` bytes (1 to `RECORD_MAX_DATA_BYTES`) from `header.offset` on at `place`; returns where it
+/// ends.
 #[inline(always)]
-fn wake(map: *mut core::ffi::c_void, worker: u32) {
+fn put(
+    ctx: &TcContext,
+    ring: u32,
+    head: *mut RingHead,
+    mut place: Place,
+    header: &RecordHeader,
+    len: u64,
+) -> Result<Place, TapCounter> {
+    // Opaque, so that the comparison below is one of this value, which the verifier follows.
+    let mut offset = core::hint::black_box(place.at % RING_BLOCK_BYTES);
+    if offset > RECORD_LAST_START {
+        place.at += RING_BLOCK_BYTES - offset;
+        let Some(block) = chain::follow(ring, head, place.block, place.at / RING_BLOCK_BYTES)
+        else {
+            return Err(TapCounter::RingFull);
+        };
+        place.block = block;
+        offset = 0;
+    }
+    let Some(block) = BLOCKS.get_ptr_mut(chain::index(ring, place.block)) else {
+        return Err(TapCounter::RingFull);
+    };
+    // SAFETY: a record of any length that begins at RECORD_LAST_START at the latest ends within the block; it
+    // begins on a multiple of the header's alignment. The reader looks at none of it before it is published.
+    let failed = unsafe {
+        let record = block.cast::<u8>().add(offset as usize);
+        record.cast::<RecordHeader>().write(*header);
+        bpf_skb_load_bytes(
+            ctx.skb.skb.cast(),
+            header.offset,
+            record.add(RECORD_HEADER_BYTES as usize).cast(),
+            len as u32,
+        )
+    };
+    if failed != 0 {
+        return Err(TapCounter::LoadFailed);
+    }
+    place.at += record_bytes(len);
+    Ok(place)
+}
+
+/// True if the worker asks to be woken. While it is awake all its producers only read the flag: the line stays
+/// in the caches of all of them.
+#[inline(always)]
+fn wants_waking(worker: u32) -> bool {
+    SLEEP.get_ptr_mut(worker).is_some_and(|slot| {
+        let slot: *mut u64 = slot.cast();
+        // SAFETY: the first word of the worker's slot, 8-byte aligned, only accessed as a whole word.
+        unsafe { slot.read_volatile() != 0 }
+    })
+}
+
+/// Wakes the worker, unless another has.
+#[inline(always)]
+fn wake(worker: u32) {
     let Some(slot) = SLEEP.get_ptr_mut(worker) else {
         return;
     };
-    let slot: *mut u64 = slot.cast();
-    // SAFETY: the first word of the worker's slot, 8-byte aligned, only accessed as a whole word.
-    if unsafe { slot.read_volatile() } == 0 {
-        return;
-    }
     // SAFETY: as above. The one who takes the flag wakes.
-    if unsafe { atomic::exchange(slot, 0) } == 0 {
+    if unsafe { atomic::exchange(slot.cast(), 0) } == 0 {
         return;
     }
-    // Waking is done by a record: an empty one, which the reader steps over.
+    let Some(ring) = WAKE.get(worker) else {
+        return;
+    };
+    // Waking is done by a record without contents. If there is no room for it, those that are there have not
+    // been seen, and poll(2) does not sleep.
     // SAFETY: the ring that the kernel looked up; the record is discarded on the only path.
     unsafe {
-        let record = bpf_ringbuf_reserve(map, WAKE_BYTES, 0);
-        if record.is_null() {
-            // Full, so that a reader who looked would not have slept: left to the next packet.
-            atomic::exchange(slot, 1);
-        } else {
+        let record = bpf_ringbuf_reserve(core::ptr::from_ref(ring).cast_mut().cast(), 8, 0);
+        if !record.is_null() {
             bpf_ringbuf_discard(record, u64::from(BPF_RB_FORCE_WAKEUP));
         }
     }

@@ -6,6 +6,7 @@
 mod counters;
 mod decap;
 mod record;
+mod ring;
 mod rules;
 
 pub use counters::{INTERCEPT_COUNTERS, InterceptCounter, TAP_COUNTERS, TapCounter};
@@ -13,9 +14,10 @@ pub use decap::{
     DecapConfig, DecapPort, DecapRule, INNER_OFFSET_AT, MAX_DECAP_PORTS, MAX_DECAP_RULES,
     MAX_STREAMS, MIRROR_TAILS, StreamKey, StreamState, decap_flags, mirror_tail,
 };
-pub use record::{
-    MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RECORD_OVERHEAD_BYTES, RecordHeader, XdpMeta,
-    record_flags,
+pub use record::{MAX_CONTINUATIONS, RecordHeader, XdpMeta, record_flags};
+pub use ring::{
+    RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES, RECORD_LAST_START, RECORD_MAX_DATA_BYTES,
+    RING_BLOCK_BYTES, RING_WARM_BLOCKS, RingChain, RingHead, record_bytes, record_start,
 };
 pub use rules::{
     DenyKey, EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, PORT_WORDS, PortWord,

@@ -2,29 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// Data capacity of the ring-buffer record classes. A packet takes the smallest class that holds it:
-/// SYNs and acknowledgements with their options, small requests, one MTU, a jumbo page, 16 KiB, and the
-/// largest GRO packet of 64 KiB with its link header.
-///
-/// With [`RECORD_OVERHEAD_BYTES`] each is a whole number of cache lines, so every record begins on one: its
-/// head is one line to write here and to fetch on the reader's core.
-pub const RECORD_CLASSES_BYTES: [usize; 6] = [88, 216, 1560, 4120, 16_408, 65_560];
-
-/// What a record takes in front of its data: the kernel's 8 bytes (BPF_RINGBUF_HDR_SZ) and [`RecordHeader`].
-pub const RECORD_OVERHEAD_BYTES: usize = 8 + size_of::<RecordHeader>();
-
-const _: () = {
-    let mut at = 0;
-    while at < RECORD_CLASSES_BYTES.len() {
-        assert!((RECORD_OVERHEAD_BYTES + RECORD_CLASSES_BYTES[at]).is_multiple_of(64));
-        at += 1;
-    }
-};
-
-/// Records that a packet larger than the last class may take (BIG TCP goes to 512 KiB).
+/// Records that a packet larger than one may take (BIG TCP goes to 512 KiB). All or none of them become visible.
 pub const MAX_CONTINUATIONS: u32 = 8;
 
-/// Head of every record in a tap ring; the bytes of the frame follow.
+/// Head of every record in a ring of the tap; the bytes of the frame follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct RecordHeader {

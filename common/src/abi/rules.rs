@@ -137,6 +137,8 @@ pub mod config_flags {
     /// The filter judges the packet inside tunnels: without a link header it is
     /// [`super::filter_slots::IP_FILTER`]'s.
     pub const INNER_FILTER: u32 = 512;
+    /// The processor makes stores visible in their order (x86), so that a plain one can follow a record.
+    pub const STORES_IN_ORDER: u32 = 1 << 20;
 }
 
 /// Entries of the tail call array `FILTERS`.
@@ -181,9 +183,11 @@ pub struct ProgramConfig {
     pub shards: u32,
     /// Share of sessions that is taken, in thousandths of a percent.
     pub share: u32,
+    /// Blocks of each ring, a power of two.
+    pub ring_blocks: u32,
 }
 
-const _: () = assert!(size_of::<ProgramConfig>() == 28);
+const _: () = assert!(size_of::<ProgramConfig>() == 32);
 
 impl ProgramConfig {
     /// Takes only sessions of `shard`, and of these `share`.

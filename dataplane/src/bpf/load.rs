@@ -94,6 +94,8 @@ pub(super) fn config(
         ),
         (any(targets), config_flags::ANY_TARGETS),
         (covered(rules, targets), config_flags::COVERED_TARGETS),
+        // x86-TSO; elsewhere it is not known.
+        (cfg!(target_arch = "x86_64"), config_flags::STORES_IN_ORDER),
     ] {
         if on {
             flags |= bit;
@@ -109,6 +111,7 @@ pub(super) fn config(
         shard: 0,
         shards: 1,
         share: Share::ALL.as_thousandths(),
+        ring_blocks: 1,
     }
 }
 

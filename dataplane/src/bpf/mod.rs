@@ -24,6 +24,7 @@ mod reader;
 mod ring;
 mod select;
 mod sleep;
+mod wake;
 mod xdp;
 
 pub mod mirror;

@@ -15,7 +15,7 @@ use super::counters::Counters;
 use super::filter::{Chain, Hook, Parts};
 use super::log::LogThread;
 use super::select::DenyList;
-use super::tap::{TapConfig, prepare};
+use super::tap::{Rings, TapConfig, prepare};
 use super::{BpfError, Filter, load, programs};
 use crate::afpacket::{self, PacketReader, PacketSocket, RingSize};
 use crate::iface::Interface;
@@ -56,7 +56,7 @@ impl PacketTap {
         let interface = Interface::by_name(config.ifname)?;
         let workers = config.workers.max(1) as usize;
         // The rings of tcx stay empty.
-        let mut ebpf = prepare(object, config, 1)?;
+        let mut ebpf = prepare(object, config, Rings::NONE)?;
         load::put_udp(&mut ebpf, &config.udp, Hook::Socket, &UDP_PROGRAMS)?;
         let log = config.start_log(&mut ebpf)?;
         let filter = config

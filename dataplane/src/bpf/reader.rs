@@ -8,7 +8,8 @@
 //! Rings are merged by capture time, because packets of one flow come by several CPUs wherever the
 //! sender's thread decides which (veth, loopback) or interrupts move: read ring by ring, a connection's
 //! FIN would come before its SYN. Only what was captured before the batch began is delivered; the
-//! program takes the time after it has reserved its record, so nothing older can appear later.
+//! program takes the time after it has marked its ring, so where no mark is seen nothing older can appear later,
+//! and where one is the batch ends with that ring.
 //!
 //! A packet larger than the largest record is put together in a buffer of its own and delivered alone.
 
@@ -16,52 +17,54 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::os::fd::RawFd;
 
-use common::abi::{MAX_CONTINUATIONS, RECORD_CLASSES_BYTES, RecordHeader, record_flags};
+use common::abi::{
+    MAX_CONTINUATIONS, RECORD_MAX_DATA_BYTES, RecordHeader, record_bytes, record_flags,
+    record_start,
+};
 use common::flow::{CaptureMeta, Captured, Nanos};
 
-use super::ring::{Peek, Ring};
+use super::ring::{Peek, Position, Ring, Written};
 use super::sleep::SleepFlag;
+use super::wake::WakeRing;
 use crate::clock;
 use crate::port::{BATCH, Capture, CounterSink};
 
 /// Largest packet that continuation records carry.
-const MAX_PACKET_BYTES: usize =
-    MAX_CONTINUATIONS as usize * RECORD_CLASSES_BYTES[RECORD_CLASSES_BYTES.len() - 1];
-/// Calls after which a head without its continuation is given up. The program writes them within
-/// microseconds of each other; a worker that sleeps 50 us or more between calls has waited 100 ms then.
-const PATIENCE_CALLS: u32 = 2000;
+const MAX_PACKET_BYTES: usize = MAX_CONTINUATIONS as usize * RECORD_MAX_DATA_BYTES as usize;
 
 /// How far ahead records are fetched, counted in records as long as the one that is taken: what another
 /// core has just written takes some 100 ns to come, and a record is taken in a tenth of that.
 const LOOK_AHEAD_RECORDS: u64 = 4;
 
-/// Looks at a record that is being written before the batch ends there. A copy of 64 KiB takes some
+/// Looks at a ring that is empty and being written to before the batch ends there. A copy of 64 KiB takes some
 /// microseconds.
 const BUSY_LOOKS: u32 = 256;
-/// Calls after which a ring whose record stays busy no longer holds the others up: its CPU was taken
+/// Calls after which a ring that stays marked no longer holds the others up: its CPU was taken
 /// away (a virtual machine's). At 50 us of sleep between calls this is 10 ms; longer naps end within 2 ms.
 const BUSY_CALLS: u32 = 200;
+/// By how much the processor may have looked at the rings before it read the clock, and clocks of CPUs may differ.
+const CLOCK_SLACK_NS: u64 = 1000;
 
 /// Reads what the tap captured for one worker. Outlives the tap: what is in the rings stays readable.
 #[derive(Debug)]
 pub struct TapReader {
     rings: Vec<Ring>,
     /// Next unread position of each ring.
-    positions: Vec<u64>,
+    positions: Vec<Position>,
     /// Where each ring's records ended when the batch began.
-    ends: Vec<u64>,
+    ends: Vec<Written>,
     /// What the programs know of the positions.
     released: Vec<u64>,
     /// Capture time of each ring's head, oldest first.
     heads: BinaryHeap<Reverse<(u64, usize)>>,
     sleep: SleepFlag,
+    wake: WakeRing,
     armed: bool,
     /// For packets in several records; allocated with the first.
     large: Vec<u8>,
     /// Ring with a packet in several records at its head; served first in the next call, since this one
     /// had others to deliver.
     pending: Option<usize>,
-    waiting_calls: u32,
     busy_calls: u32,
     frames: u64,
     bytes: u64,
@@ -70,30 +73,20 @@ pub struct TapReader {
     malformed: u64,
 }
 
-/// What is at the head of a ring.
-enum Head<'a> {
-    /// Nothing.
-    Empty,
-    /// A record that is being written.
-    Busy,
-    /// A packet, or the first part of one, and the next position.
-    At(RecordHeader, &'a [u8], u64),
-}
-
 impl TapReader {
-    pub(super) fn new(rings: Vec<Ring>, sleep: SleepFlag) -> Self {
+    pub(super) fn new(rings: Vec<Ring>, sleep: SleepFlag, wake: WakeRing) -> Self {
         let n = rings.len();
         Self {
             rings,
-            positions: vec![0; n],
-            ends: vec![0; n],
+            positions: vec![Position::default(); n],
+            ends: vec![Written::default(); n],
             released: vec![0; n],
             heads: BinaryHeap::with_capacity(n),
             sleep,
+            wake,
             armed: false,
             large: Vec::new(),
             pending: None,
-            waiting_calls: 0,
             busy_calls: 0,
             frames: 0,
             bytes: 0,
@@ -115,12 +108,19 @@ impl TapReader {
             .zip(&mut self.ends)
             .enumerate()
         {
-            // One load of the producer's cache line per batch.
-            *end = ring.produced();
-            match head(ring, position, *end, &mut self.malformed) {
-                Head::Empty => {}
-                Head::Busy => busy = true,
-                Head::At(header, ..) => self.heads.push(Reverse((header.captured_ns, index))),
+            // One load of the program's cache line per batch, usually.
+            let mut looks = 0;
+            loop {
+                *end = ring.written();
+                if end.end != position.at || !end.more || looks == BUSY_LOOKS {
+                    break;
+                }
+                looks += 1;
+                std::hint::spin_loop();
+            }
+            match head(ring, position, end.end, &mut self.malformed) {
+                Some((header, ..)) => self.heads.push(Reverse((header.captured_ns, index))),
+                None => busy |= end.more,
             }
         }
         self.busy_calls = if busy { self.busy_calls + 1 } else { 0 };
@@ -135,59 +135,38 @@ impl TapReader {
             .zip(&self.positions)
             .zip(&mut self.released)
         {
-            if *at != *released {
-                ring.release(*at);
-                *released = *at;
+            if at.at != *released {
+                ring.release(at.at);
+                *released = at.at;
             }
         }
     }
 
-    /// Delivers the packet in several records at the head of ring `index`. Returns the number of
-    /// packets delivered, 0 or 1.
+    /// Delivers the packet in several records at the head of ring `index`, all of which are there: the program
+    /// publishes them together. Returns the number of packets delivered, 0 or 1.
     fn recv_large(&mut self, index: usize, act: &mut dyn FnMut(&[Captured<'_>])) -> usize {
         let (Some(ring), Some(position)) = (self.rings.get(index), self.positions.get_mut(index))
         else {
             return 0;
         };
-        let end = ring.produced();
+        let end = ring.written().end;
         self.large.clear();
         self.large.reserve(MAX_PACKET_BYTES);
-        let mut at = *position;
         let mut meta = CaptureMeta::default();
-        loop {
-            match ring.peek(at, end) {
-                Peek::Empty | Peek::Busy => {
-                    self.waiting_calls += 1;
-                    if self.waiting_calls < PATIENCE_CALLS {
-                        return 0;
-                    }
-                    break;
-                }
-                Peek::Discarded(next) => at = next,
-                Peek::Record(record, next) => {
-                    let Some((header, bytes)) = split(record) else {
-                        break;
-                    };
-                    // Something else follows: the rest was lost.
-                    if header.offset as usize != self.large.len() {
-                        break;
-                    }
-                    if header.offset == 0 {
-                        meta = meta_of(&header);
-                    }
-                    self.large.extend_from_slice(bytes);
-                    at = next;
-                    if self.large.len() >= meta.frame_len as usize
-                        || self.large.len() >= MAX_PACKET_BYTES
-                    {
-                        break;
-                    }
-                }
+        // The first is a head, which `recv` has seen: there is progress in every case.
+        while let Peek::Record(header, bytes, next) = ring.peek(*position, end) {
+            if header.offset == 0 && self.large.is_empty() {
+                meta = meta_of(&header);
+            } else if header.offset as usize != self.large.len() {
+                // Another packet: the rest of this one is missing.
+                break;
+            }
+            self.large.extend_from_slice(bytes);
+            *position = next;
+            if self.large.len() >= (meta.frame_len as usize).min(MAX_PACKET_BYTES) {
+                break;
             }
         }
-        self.waiting_calls = 0;
-        // Progress in every case: past the records that were taken, or past a head that is malformed.
-        *position = if at == *position { end } else { at };
         let delivered = self.large.len() == meta.frame_len as usize && !self.large.is_empty();
         if delivered {
             act(&[Captured {
@@ -210,6 +189,7 @@ impl Capture for TapReader {
         if self.armed {
             self.armed = false;
             self.sleep.clear();
+            self.wake.clear();
         }
         if let Some(index) = self.pending.take()
             && self.recv_large(index, act) > 0
@@ -218,7 +198,7 @@ impl Capture for TapReader {
         }
         // Read before the rings are looked at. With one ring there is nothing to put in order.
         let newest = if self.rings.len() > 1 {
-            clock::now().0
+            clock::now().0.saturating_sub(CLOCK_SLACK_NS)
         } else {
             u64::MAX
         };
@@ -249,13 +229,12 @@ impl Capture for TapReader {
                 .peek()
                 .map_or(newest, |other| other.0.0.min(newest));
             loop {
-                let (header, bytes, next) = match head(ring, position, end, &mut self.malformed) {
-                    Head::Empty => break,
-                    Head::Busy => {
-                        blocked = true;
-                        break;
-                    }
-                    Head::At(header, bytes, next) => (header, bytes, next),
+                let Some((header, bytes, next)) =
+                    head(ring, position, end.end, &mut self.malformed)
+                else {
+                    // What is being written may be older than everything else.
+                    blocked = end.more;
+                    break;
                 };
                 let Some(slot) = batch.get_mut(n).filter(|_| header.captured_ns <= until) else {
                     self.heads.push(Reverse((header.captured_ns, index)));
@@ -265,7 +244,10 @@ impl Capture for TapReader {
                     large = Some(index);
                     break 'batch;
                 }
-                ring.prefetch(next + LOOK_AHEAD_RECORDS * (next - *position));
+                ring.prefetch(
+                    next,
+                    LOOK_AHEAD_RECORDS * record_bytes(u64::from(header.len)),
+                );
                 *position = next;
                 *slot = Captured {
                     bytes,
@@ -290,11 +272,10 @@ impl Capture for TapReader {
     fn arm(&mut self) -> bool {
         self.sleep.set();
         self.armed = true;
-        let waiting = self
-            .rings
-            .iter()
-            .zip(&self.positions)
-            .any(|(ring, at)| ring.produced() > *at);
+        let waiting = self.rings.iter().zip(&self.positions).any(|(ring, at)| {
+            let written = ring.written();
+            record_start(at.at) < written.end || written.more
+        });
         if waiting {
             self.armed = false;
             self.sleep.clear();
@@ -303,7 +284,7 @@ impl Capture for TapReader {
     }
 
     fn fds(&self) -> Vec<RawFd> {
-        self.rings.iter().map(Ring::fd).collect()
+        vec![self.wake.fd()]
     }
 
     fn counters(&mut self, sink: CounterSink<'_>) {
@@ -317,37 +298,29 @@ impl Capture for TapReader {
 
 /// The first packet of a ring from `position` on, which moves over what is none.
 #[inline]
-fn head<'a>(ring: &'a Ring, position: &mut u64, end: u64, malformed: &mut u64) -> Head<'a> {
-    let mut looks = 0;
+fn head<'a>(
+    ring: &'a Ring,
+    position: &mut Position,
+    end: u64,
+    malformed: &mut u64,
+) -> Option<(RecordHeader, &'a [u8], Position)> {
     loop {
         match ring.peek(*position, end) {
-            Peek::Empty => return Head::Empty,
-            Peek::Busy if looks == BUSY_LOOKS => return Head::Busy,
-            Peek::Busy => {
-                looks += 1;
-                std::hint::spin_loop();
+            Peek::Empty => return None,
+            Peek::Record(header, bytes, next) if header.offset == 0 => {
+                return Some((header, bytes, next));
             }
-            Peek::Discarded(next) => *position = next,
-            Peek::Record(record, next) => match split(record) {
-                Some((header, bytes)) if header.offset == 0 => {
-                    return Head::At(header, bytes, next);
-                }
-                // A continuation whose head was given up, or not a record of ours.
-                _ => {
-                    *malformed += 1;
-                    *position = next;
-                }
-            },
+            // A continuation whose head was given up.
+            Peek::Record(.., next) => {
+                *malformed += 1;
+                *position = next;
+            }
+            Peek::Malformed => {
+                *malformed += 1;
+                *position = ring.skip(*position, end);
+            }
         }
     }
-}
-
-/// Header and valid bytes of a record; `None` if it contradicts itself.
-#[inline]
-fn split(record: &[u8]) -> Option<(RecordHeader, &[u8])> {
-    let (header, bytes) = record.split_at_checked(size_of::<RecordHeader>())?;
-    let header: RecordHeader = bytemuck::pod_read_unaligned(header);
-    Some((header, bytes.get(..header.len as usize)?))
 }
 
 #[inline]

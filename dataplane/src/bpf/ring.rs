@@ -1,156 +1,198 @@
-//! One BPF ring buffer, read without a syscall.
+//! One ring of the tap, read without a syscall. What lies where: `common::abi::RingHead`.
 //!
-//! ```text
-//!   page 0 (ours, writable)   page 1 (kernel)   data ... data mapped a second time
-//!   consumer position         producer position  records: u32 len|busy|discard, u32, bytes
-//! ```
-//! Layout and protocol: kernel/bpf/ringbuf.c, and libbpf's ringbuf.c for this side. Positions count
-//! bytes and never wrap in practice (64 bits). Since the data is mapped twice in a row, a record that
-//! wraps is contiguous here.
-//!
-//! Positions are the caller's: a batch reads many records and gives all of them back with one store,
-//! which measured twice as fast as aya's store per record.
+//! Positions are the caller's: a batch reads many records and gives all of them back with one store. All that
+//! is read from the memory is checked: whatever it holds, nothing outside is looked at, and the position moves on.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use aya::maps::MapData;
-use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
+use common::abi::{
+    RECORD_HEADER_BYTES, RECORD_MAX_DATA_BYTES, RING_BLOCK_BYTES, RecordHeader, RingHead,
+    record_bytes, record_start,
+};
 
 use super::BpfError;
-use super::error::{chain, is_permission};
 use crate::mmap::Mapping;
 
-/// Set in a record's length while the program writes it (BPF_RINGBUF_BUSY_BIT).
-const BUSY: u32 = 1 << 31;
-/// Set if the program threw the record away (BPF_RINGBUF_DISCARD_BIT).
-const DISCARD: u32 = 1 << 30;
-/// Bytes in front of a record (BPF_RINGBUF_HDR_SZ).
-const HEADER_BYTES: usize = 8;
 const CACHE_LINE_BYTES: usize = 64;
-const NAME: &str = "RINGS";
+const READ_AT: usize = std::mem::offset_of!(RingHead, read);
+const WRITTEN_AT: usize = std::mem::offset_of!(RingHead, written);
 
 /// What lies at a position.
 pub(super) enum Peek<'a> {
-    /// Nothing yet.
+    /// Nothing.
     Empty,
-    /// A record that is being written.
-    Busy,
-    /// A record that was thrown away; the next position.
-    Discarded(u64),
-    /// A record and the next position.
-    Record(&'a [u8], u64),
+    /// A record, its bytes of the packet, and where the next is.
+    Record(RecordHeader, &'a [u8], Position),
+    /// Something that contradicts itself.
+    Malformed,
 }
 
-/// A ring and its mappings.
+/// Where a reader is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Position {
+    /// Position in the chain of blocks.
+    pub(super) at: u64,
+    /// The block where that is.
+    block: u64,
+}
+
+/// Where a ring's records end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Written {
+    /// As a position.
+    pub(super) end: u64,
+    /// A record is being written behind it. If none is, what appears later was captured later.
+    pub(super) more: bool,
+}
+
+/// A ring in the memory that is shared with the program.
 #[derive(Debug)]
 pub(super) struct Ring {
-    map: MapData,
-    consumer: Mapping,
-    /// Producer page, then the data twice.
-    producer: Mapping,
-    page: usize,
-    size: usize,
+    heads: Arc<Mapping>,
+    /// Offset of this ring's.
+    head: usize,
+    next: Arc<Mapping>,
+    /// Offset of this ring's.
+    first: usize,
+    memory: Mapping,
+    /// A power of two.
+    blocks: u64,
+}
+
+/// The maps of the rings.
+pub(super) struct Maps<'a> {
+    pub(super) heads: &'a MapData,
+    pub(super) next: &'a MapData,
+    pub(super) blocks: &'a MapData,
+}
+
+/// Maps `rings` rings of `blocks` blocks each, which is a power of two, all of them in order.
+pub(super) fn map(maps: &Maps<'_>, rings: usize, blocks: usize) -> Result<Vec<Ring>, BpfError> {
+    let shared = |map: &'static str, data: &MapData, offset, len, writable| {
+        Mapping::new(data.fd().as_fd(), offset, len, writable).map_err(|e| BpfError::Map {
+            map,
+            action: "map it into memory",
+            error: e.to_string(),
+        })
+    };
+    let page = rustix::param::page_size();
+    let whole_pages = |bytes: usize| bytes.next_multiple_of(page);
+    let len = whole_pages(rings * size_of::<RingHead>());
+    let heads = Arc::new(shared("HEADS", maps.heads, 0, len, true)?);
+    let len = whole_pages(rings * blocks * size_of::<u64>());
+    let next = Arc::new(shared("NEXT", maps.next, 0, len, false)?);
+    let bytes = blocks * RING_BLOCK_BYTES as usize;
+    (0..rings)
+        .map(|ring| {
+            Ok(Ring {
+                heads: Arc::clone(&heads),
+                head: ring * size_of::<RingHead>(),
+                next: Arc::clone(&next),
+                first: ring * blocks * size_of::<u64>(),
+                memory: shared("BLOCKS", maps.blocks, ring * bytes, bytes, false)?,
+                blocks: blocks as u64,
+            })
+        })
+        .collect()
 }
 
 impl Ring {
-    /// Creates a ring of `size` bytes, a power of two and a multiple of the page size.
-    pub(super) fn create(size: usize) -> Result<Self, BpfError> {
-        let definition =
-            aya_obj::Map::new_from_params(BPF_MAP_TYPE_RINGBUF as u32, 0, 0, size as u32, 0);
-        let map = MapData::create(definition, "tap_ring", None).map_err(|e| {
-            if is_permission(&e) {
-                BpfError::Permission {
-                    action: "create a BPF ring buffer".into(),
-                }
-            } else {
-                BpfError::Map {
-                    map: NAME,
-                    action: "create a ring buffer",
-                    error: chain(&e),
-                }
+    /// Where the records end.
+    #[inline]
+    pub(super) fn written(&self) -> Written {
+        let word = self
+            .heads
+            .word(self.head + WRITTEN_AT)
+            // Pairs with the program's publishing store.
+            .map_or(0, |word| word.load(Ordering::Acquire));
+        Written {
+            end: word & !RingHead::WRITING,
+            more: word & RingHead::WRITING != 0,
+        }
+    }
+
+    /// Looks at the record that follows `position`, where `end` is an earlier end of the records.
+    #[inline]
+    pub(super) fn peek(&self, mut position: Position, end: u64) -> Peek<'_> {
+        let start = record_start(position.at);
+        if start >= end {
+            return Peek::Empty;
+        }
+        if start != position.at {
+            position = Position {
+                at: start,
+                block: self.next(position.block),
+            };
+        }
+        let offset = self.offset(position);
+        let header_bytes = RECORD_HEADER_BYTES as usize;
+        // SAFETY: what lies before `end` is not written to until it is given back by `release`, which needs
+        // exclusive access and so outlives no such slice.
+        let header = unsafe { self.memory.bytes(offset, header_bytes) };
+        let Some(header) = header else {
+            return Peek::Malformed;
+        };
+        let header: RecordHeader = bytemuck::pod_read_unaligned(header);
+        let len = u64::from(header.len);
+        position.at += record_bytes(len);
+        if len > RECORD_MAX_DATA_BYTES || position.at > end {
+            return Peek::Malformed;
+        }
+        // SAFETY: as above.
+        match unsafe { self.memory.bytes(offset + header_bytes, len as usize) } {
+            Some(bytes) => Peek::Record(header, bytes, position),
+            None => Peek::Malformed,
+        }
+    }
+
+    /// The next block, where something contradicts itself; its records are lost. At `end` at the latest.
+    pub(super) fn skip(&self, position: Position, end: u64) -> Position {
+        let start = position.at - position.at % RING_BLOCK_BYTES + RING_BLOCK_BYTES;
+        if start > end || end - start > self.blocks * RING_BLOCK_BYTES {
+            Position {
+                at: end,
+                ..position
             }
-        })?;
-        let page = rustix::param::page_size();
-        let mapped = |offset, len, writable| {
-            Mapping::new(map.fd().as_fd(), offset, len, writable).map_err(|e| BpfError::Map {
-                map: NAME,
-                action: "map a ring buffer into memory",
-                error: e.to_string(),
-            })
-        };
-        let consumer = mapped(0, page, true)?;
-        let producer = mapped(page, page + 2 * size, false)?;
-        Ok(Self {
-            map,
-            consumer,
-            producer,
-            page,
-            size,
-        })
+        } else {
+            Position {
+                at: start,
+                block: self.next(position.block),
+            }
+        }
     }
 
-    /// For the ring array of the program.
-    pub(super) fn map(&self) -> &MapData {
-        &self.map
-    }
-
-    /// Readable when there is something to read and the program chose to wake.
-    pub(super) fn fd(&self) -> RawFd {
-        self.map.fd().as_fd().as_raw_fd()
-    }
-
-    /// End of what the program has reserved, as a position. Records up to there may still be busy.
+    /// Has the start of the record fetched that comes to lie `ahead` bytes behind `position`, if one does: its header
+    /// and the packet's own.
     #[inline]
-    pub(super) fn produced(&self) -> u64 {
-        // Pairs with the kernel's store-release after a reserve.
-        self.producer
-            .word(0)
-            .map_or(0, |p| p.load(Ordering::Acquire))
-    }
-
-    /// Looks at the record at `at`, where `end` is an earlier [`Self::produced`].
-    #[inline]
-    pub(super) fn peek(&self, at: u64, end: u64) -> Peek<'_> {
-        if at >= end {
-            return Peek::Empty;
-        }
-        let offset = self.page + (at as usize & (self.size - 1));
-        let Some(head) = self.producer.half_word(offset) else {
-            return Peek::Empty;
-        };
-        // Pairs with the kernel's exchange at submit: not busy means that all bytes are there.
-        let head = head.load(Ordering::Acquire);
-        if head & BUSY != 0 {
-            return Peek::Busy;
-        }
-        let len = (head & !DISCARD) as usize;
-        let next = at + (HEADER_BYTES + len).next_multiple_of(8) as u64;
-        if head & DISCARD != 0 {
-            return Peek::Discarded(next);
-        }
-        // SAFETY: a submitted record is not written to until its bytes are given back by
-        // `release`, which needs exclusive access and so outlives no such slice.
-        match unsafe { self.producer.bytes(offset + HEADER_BYTES, len) } {
-            Some(bytes) => Peek::Record(bytes, next),
-            None => Peek::Empty,
-        }
-    }
-
-    /// Has the start of a record fetched, if one comes to lie at `at`: its header and the packet's own.
-    #[inline]
-    pub(super) fn prefetch(&self, at: u64) {
-        let offset = self.page + (at as usize & (self.size - 1));
-        self.producer.prefetch(offset);
-        self.producer.prefetch(offset + CACHE_LINE_BYTES);
+    pub(super) fn prefetch(&self, position: Position, ahead: u64) {
+        let offset = self.offset(position) + ahead as usize;
+        self.memory.prefetch(offset);
+        self.memory.prefetch(offset + CACHE_LINE_BYTES);
     }
 
     /// Gives everything before `at` back to the program.
     #[inline]
     pub(super) fn release(&mut self, at: u64) {
-        if let Some(consumer) = self.consumer.word(0) {
+        if let Some(read) = self.heads.word(self.head + READ_AT) {
             // Release: our reads of the records come before the program may overwrite them.
-            consumer.store(at, Ordering::Release);
+            read.store(at, Ordering::Release);
         }
+    }
+
+    /// The block behind `block`, which the program chose before it published anything there.
+    fn next(&self, block: u64) -> u64 {
+        let offset = self.first + (block & (self.blocks - 1)) as usize * size_of::<u64>();
+        self.next
+            .word(offset)
+            .map_or(0, |next| next.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn offset(&self, position: Position) -> usize {
+        let block = position.block & (self.blocks - 1);
+        (block * RING_BLOCK_BYTES + position.at % RING_BLOCK_BYTES) as usize
     }
 }

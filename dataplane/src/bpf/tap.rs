@@ -5,25 +5,27 @@
 //! that drop or redirect do not hide packets from it.
 
 use aya::Ebpf;
-use aya::maps::{ArrayOfMaps, MapData};
+use aya::maps::{Array, ArrayOfMaps, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
-use common::abi::{TapCounter, config_flags, udp_slots};
+use common::abi::{RING_BLOCK_BYTES, TapCounter, config_flags, udp_slots};
 use common::packet::Endpoint;
 
 use super::counters::Counters;
 use super::error::{chain, errno, is_permission, kernel_release};
 use super::filter::{Chain, Hook, Parts};
 use super::log::LogThread;
-use super::ring::Ring;
+use super::ring::{self, Ring};
 use super::select::{DenyList, Sessions};
+use super::wake::WakeRing;
 use super::{BpfError, Filter, TapReader, UdpRules, load, online, programs, sleep};
 use crate::iface::Interface;
 
-/// Smallest ring: holds three of the largest records, or 1 ms of small packets at 1 Mpps.
-const MIN_RING_BYTES: usize = 256 * 1024;
-/// Largest ring: positions inside must fit 30 bits (kernel/bpf/ringbuf.c, RINGBUF_MAX_RECORD_SZ).
+/// Smallest ring: while one block is read the other is filled. Holds six of the largest records, or 4 ms of
+/// small packets at 1 Mpps.
+const MIN_RING_BYTES: usize = 2 * RING_BLOCK_BYTES as usize;
+/// Largest ring, more than any worker keeps up with.
 const MAX_RING_BYTES: usize = 512 * 1024 * 1024;
 const PROGRAM: &str = "tap";
 /// What is attached instead if there is a filter.
@@ -92,11 +94,11 @@ impl Tap {
         find_tcx(&interface.name)?;
         let workers = config.workers.max(1);
         let (cpus, online) = (online::possible(), online::online());
-        let mut ebpf = prepare(object, config, cpus)?;
+        let rings = Rings::of(config, cpus, online.len());
+        let mut ebpf = prepare(object, config, rings)?;
         load::put_udp(&mut ebpf, &config.udp, Hook::Tcx, &UDP_PROGRAMS)?;
 
-        let bytes = ring_bytes(config.ring_bytes_total, online.len() * workers as usize);
-        let readers = readers(&mut ebpf, workers, cpus, &online, bytes)?;
+        let readers = readers(&mut ebpf, workers, cpus, &online, rings.blocks)?;
         let log = config.start_log(&mut ebpf)?;
         let filter = config
             .filter
@@ -112,8 +114,8 @@ impl Tap {
         tracing::info!(
             interface = interface.name,
             workers,
-            rings = online.len() * workers as usize,
-            ring_bytes = bytes,
+            rings = rings.number,
+            ring_bytes = rings.blocks * RING_BLOCK_BYTES as usize,
             "tap attached to tcx ingress, first of its hook"
         );
         Ok(Self {
@@ -169,14 +171,54 @@ fn find_tcx(ifname: &str) -> Result<(), BpfError> {
     }
 }
 
-/// Loads the object with what it is told whatever its hook: the rules, in rings for so many CPUs.
-pub(super) fn prepare(object: &[u8], config: &TapConfig<'_>, cpus: u32) -> Result<Ebpf, BpfError> {
+/// Sizes of the maps that are the rings.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rings {
+    cpus: u32,
+    number: usize,
+    /// Of each.
+    blocks: usize,
+}
+
+impl Rings {
+    /// For a program that uses none.
+    pub(super) const NONE: Self = Self {
+        cpus: 1,
+        number: 1,
+        blocks: 1,
+    };
+
+    /// One for each of the `online` CPUs and worker.
+    fn of(config: &TapConfig<'_>, cpus: u32, online: usize) -> Self {
+        let number = online * config.workers.max(1) as usize;
+        Self {
+            cpus,
+            number,
+            blocks: ring_bytes(config.ring_bytes_total, number) / RING_BLOCK_BYTES as usize,
+        }
+    }
+}
+
+/// Loads the object with what it is told whatever its hook: the rules.
+pub(super) fn prepare(
+    object: &[u8],
+    config: &TapConfig<'_>,
+    rings: Rings,
+) -> Result<Ebpf, BpfError> {
     let workers = config.workers.max(1);
-    let mut sizes = vec![("RINGS", cpus * workers), ("SLEEP", workers)];
+    let blocks = (rings.number * rings.blocks) as u32;
+    let mut sizes = vec![
+        ("CPU_RINGS", rings.cpus),
+        ("HEADS", rings.number as u32),
+        ("BLOCKS", blocks),
+        ("NEXT", blocks),
+        ("SLEEP", workers),
+        ("WAKE", workers),
+    ];
     sizes.extend(load::log_size(config.log_packets));
     let mut program = load::config(
         workers,
-        cpus,
+        rings.cpus,
         config.log_packets,
         config.transfers,
         config.targets,
@@ -186,6 +228,7 @@ pub(super) fn prepare(object: &[u8], config: &TapConfig<'_>, cpus: u32) -> Resul
         program.flags |= config_flags::BEHIND_FILTER;
     }
     program.flags |= config.udp.flag();
+    program.ring_blocks = rings.blocks as u32;
     let mut ebpf = load::load(object, program, &sizes)?;
     load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
     config.sessions.put_maps(&mut ebpf, config.transfers)?;
@@ -202,43 +245,57 @@ fn ring_bytes(total: usize, rings: usize) -> usize {
             cap_bytes = total,
             rings,
             needed_bytes = rings * MIN_RING_BYTES,
-            "ring memory exceeds its cap: each ring has at least 256 KiB; fewer workers need fewer rings"
+            "ring memory exceeds its cap: each ring has at least 512 KiB; fewer workers need fewer rings"
         );
     }
     size.max(MIN_RING_BYTES)
 }
 
-/// Creates the rings and puts them into the program's array: a set of its own for each CPU that runs.
-/// Others, should they come up later, share those sets (rings take several producers).
+/// Maps the rings and tells the program which are whose: a set of its own for each CPU that runs.
+/// Others, should they come up later, share those sets (rings take several producers, one at a time).
 fn readers(
     ebpf: &mut Ebpf,
     workers: u32,
     cpus: u32,
     online: &[u32],
-    bytes: usize,
+    blocks: usize,
 ) -> Result<Vec<TapReader>, BpfError> {
+    let mut sets: Array<_, u32> = load::borrow(ebpf, "CPU_RINGS")?;
+    for cpu in 0..cpus {
+        let running = online.iter().position(|c| *c == cpu);
+        let set = running.unwrap_or(cpu as usize % online.len().max(1)) as u32;
+        sets.set(cpu, set * workers, 0).map_err(|e| BpfError::Map {
+            map: "CPU_RINGS",
+            action: "name the rings of a CPU",
+            error: chain(&e),
+        })?;
+    }
+    let maps = ring::Maps {
+        heads: load::data(ebpf, "HEADS")?,
+        next: load::data(ebpf, "NEXT")?,
+        blocks: load::data(ebpf, "BLOCKS")?,
+    };
+    let rings = online.len() * workers as usize;
+    let mut by_worker: Vec<Vec<Ring>> = (0..workers).map(|_| Vec::new()).collect();
+    for (index, ring) in ring::map(&maps, rings, blocks)?.into_iter().enumerate() {
+        if let Some(rings) = by_worker.get_mut(index % workers as usize) {
+            rings.push(ring);
+        }
+    }
     let flags = sleep::flags(load::data(ebpf, "SLEEP")?, workers)?;
     // Borrowed, not taken: the instructions name the array by descriptor until the program is loaded.
-    let mut array: ArrayOfMaps<&mut MapData, MapData> = load::borrow(ebpf, "RINGS")?;
+    let mut array: ArrayOfMaps<&mut MapData, MapData> = load::borrow(ebpf, "WAKE")?;
     let mut readers = Vec::new();
-    for (worker, flag) in (0..workers).zip(flags) {
-        let rings = online
-            .iter()
-            .map(|_| Ring::create(bytes))
-            .collect::<Result<Vec<_>, _>>()?;
-        for cpu in 0..cpus {
-            let running = online.iter().position(|c| *c == cpu);
-            let set = running.unwrap_or(cpu as usize % online.len().max(1));
-            let Some(ring) = rings.get(set) else { continue };
-            array
-                .set(cpu * workers + worker, ring.map(), 0)
-                .map_err(|e| BpfError::Map {
-                    map: "RINGS",
-                    action: "insert a ring",
-                    error: chain(&e),
-                })?;
-        }
-        readers.push(TapReader::new(rings, flag));
+    for ((worker, rings), flag) in (0..workers).zip(by_worker).zip(flags) {
+        let wake = WakeRing::create()?;
+        array
+            .set(worker, wake.map(), 0)
+            .map_err(|e| BpfError::Map {
+                map: "WAKE",
+                action: "insert a ring buffer",
+                error: chain(&e),
+            })?;
+        readers.push(TapReader::new(rings, flag, wake));
     }
     Ok(readers)
 }

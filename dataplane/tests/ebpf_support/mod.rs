@@ -4,6 +4,7 @@
 //!   cases.rs     packets that every program is tried on
 //!   foreign.rs   other people's programs
 //!   frames.rs    bytes of test packets, good and bad
+//!   ring.rs      the tap's ring
 //!   raw.rs       programs from instructions, and runs of them
 //!   programs.rs  the built objects, BPF_PROG_TEST_RUN, counters
 //!   netns.rs     network namespaces with veth pairs
@@ -17,6 +18,7 @@ pub mod frames;
 pub mod netns;
 pub mod programs;
 pub mod raw;
+pub mod ring;
 pub mod wire;
 
 /// Every test here loads BPF programs.

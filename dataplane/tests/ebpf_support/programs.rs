@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf, XskMap};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, XskMap};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use common::abi::{
-    DecapConfig, DenyKey, EndpointKey, PortWord, ProgramConfig, RecordHeader, config_flags,
-    mirror_tail,
+    DecapConfig, DenyKey, EndpointKey, PortWord, ProgramConfig, RING_BLOCK_BYTES, RecordHeader,
+    config_flags, mirror_tail,
 };
 use common::flow::{Block, Shard, Share};
 use common::packet::Endpoint;
+
+use super::ring::Ring;
 
 /// Marks our metadata in these tests.
 pub const COOKIE: u32 = 0x5eed_c0de;
@@ -41,6 +43,7 @@ pub struct Setup<'a> {
     pub flags: u32,
     /// Endpoint maps to fill.
     pub maps: &'a [(&'static str, &'a [Endpoint])],
+    /// Of the one ring that all CPUs share.
     pub ring_bytes: u32,
     /// Which sessions are taken.
     pub shard: Shard,
@@ -79,7 +82,7 @@ fn covered(setup: &Setup<'_>) -> bool {
 pub struct Loaded {
     pub ebpf: Ebpf,
     counters: PerCpuArray<MapData, u64>,
-    ring: Option<RingBuf<MapData>>,
+    ring: Option<Ring>,
 }
 
 impl Loaded {
@@ -103,6 +106,7 @@ impl Loaded {
             }
         }
         let cpus = 256;
+        let ring_blocks = setup.ring_bytes / RING_BLOCK_BYTES as u32;
         let config = ProgramConfig {
             workers: 1,
             flags,
@@ -111,6 +115,7 @@ impl Loaded {
             shard: setup.shard.index(),
             shards: setup.shard.count(),
             share: setup.share.as_thousandths(),
+            ring_blocks,
         };
         let config: [u8; size_of::<ProgramConfig>()] = bytemuck::cast(config);
         let tap = setup.object == "tcpcopy-ebpf";
@@ -118,7 +123,9 @@ impl Loaded {
         loader.override_global("CONFIG", &config, true);
         loader.override_global("DECAP", bytemuck::bytes_of(&setup.decap), false);
         if tap {
-            loader.map_max_entries("RINGS", cpus);
+            loader.map_max_entries("CPU_RINGS", cpus);
+            loader.map_max_entries("BLOCKS", ring_blocks);
+            loader.map_max_entries("NEXT", ring_blocks);
         }
         let mut ebpf = loader.load(&object(setup.object)).unwrap();
         for (name, endpoints) in setup.maps {
@@ -160,7 +167,7 @@ impl Loaded {
             map.insert(&Key::new(bits, addr.0), 0, 0).unwrap();
         }
         let counters = PerCpuArray::try_from(ebpf.take_map("COUNTERS").unwrap()).unwrap();
-        let ring = tap.then(|| ring(&mut ebpf, cpus, setup.ring_bytes));
+        let ring = tap.then(|| Ring::new(&ebpf, ring_blocks));
         Self {
             ebpf,
             counters,
@@ -297,14 +304,12 @@ impl Loaded {
 
     /// Takes all records out of the tap's ring.
     pub fn records(&mut self) -> Vec<(RecordHeader, Vec<u8>)> {
-        let ring = self.ring.as_mut().unwrap();
-        let mut records = Vec::new();
-        while let Some(record) = ring.next() {
-            let (header, rest) = record.split_at(size_of::<RecordHeader>());
-            let header: RecordHeader = bytemuck::pod_read_unaligned(header);
-            records.push((header, rest[..header.len as usize].to_vec()));
-        }
-        records
+        self.ring.as_mut().unwrap().take()
+    }
+
+    /// The same without taking them: what a reader who does not keep up has in front of it.
+    pub fn ring(&mut self) -> &mut Ring {
+        self.ring.as_mut().unwrap()
     }
 
     /// Sets worker 0's wish to be woken, or tells whether it is still set.
@@ -317,18 +322,6 @@ impl Loaded {
 pub struct Output {
     pub verdict: u32,
     pub bytes: Vec<u8>,
-}
-
-/// One ring for every CPU.
-fn ring(ebpf: &mut Ebpf, cpus: u32, bytes: u32) -> RingBuf<MapData> {
-    let kind = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
-    let definition = aya_obj::Map::new_from_params(kind, 0, 0, bytes, 0);
-    let map = MapData::create(definition, "test_ring", None).unwrap();
-    let mut rings = ArrayOfMaps::<_, MapData>::try_from(ebpf.map_mut("RINGS").unwrap()).unwrap();
-    for cpu in 0..cpus {
-        rings.set(cpu, &map, 0).unwrap();
-    }
-    RingBuf::try_from(aya::maps::Map::from_map_data(map).unwrap()).unwrap()
 }
 
 fn report(name: &str, info: &aya::programs::ProgramInfo) {
