@@ -14,14 +14,14 @@ const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::MIN;
 /// against the 8192 frames of an AF_XDP ring (2.5 ms at 3 Mpps), long enough to leave the core to the
 /// kernel's receive path.
 pub const NAP: Nanos = Nanos::from_micros(50);
-/// The same under a flood: a nap costs its thread some 10 us, whatever its length (timers of a virtual
-/// machine), half a microsecond per packet at 400,000 a second. The 8192 frames of an AF_XDP ring hold this long
-/// at 16 Mpps, more than 10 Gb/s carry.
-pub const LONGEST_NAP: Nanos = Nanos::from_micros(500);
+/// The same under a flood: a nap costs its thread some 10 us and more, whatever its length (timers of a virtual
+/// machine), half a microsecond per packet at 400,000 a second and naps of 50 us. As long as a block of AF_PACKET
+/// waits. The 8192 frames of an AF_XDP ring hold this long at 8 Mpps, more than a worker takes.
+pub const LONGEST_NAP: Nanos = Nanos::from_millis(1);
 /// Packets per millisecond up to which naps are [`NAP`], and from which they are [`LONGEST_NAP`]; between them
 /// they grow evenly. What waits that much longer is one of many: nobody pays for it on a quiet line.
 const FLOOD_PER_MS: (u64, u64) = (100, 300);
-/// Over which packets are counted: several long naps, so that a burst makes no flood.
+/// Over which packets are counted: two long naps, so that a burst makes no flood.
 const WINDOW: Nanos = Nanos::from_millis(2);
 /// Empty rounds before the worker asks to be woken: a millisecond or so, so that only a quiet line pays for
 /// wake-ups.
@@ -156,8 +156,8 @@ mod tests {
         };
         let nap = |us| Rest::Nap(Nanos::from_micros(us));
         assert_eq!(at(&mut idle, 20, false), (nap(50), nap(50)));
-        assert_eq!(at(&mut idle, 200, false), (nap(275), nap(80)));
-        assert_eq!(at(&mut idle, 4000, false), (nap(500), nap(80)));
+        assert_eq!(at(&mut idle, 200, false), (nap(525), nap(80)));
+        assert_eq!(at(&mut idle, 4000, false), (nap(1000), nap(80)));
         assert_eq!(at(&mut idle, 4000, true), (nap(50), nap(50)));
         // Two milliseconds without packets, and naps are short again.
         assert_eq!(at(&mut idle, 0, false), (nap(50), nap(50)));

@@ -44,7 +44,7 @@ counters! {
         BadIp => "bad_ip",
         /// TCP data offset out of range.
         BadTcp => "bad_tcp",
-        /// Matching packets lost because the ring of their CPU and worker was full.
+        /// Matching packets lost because the ring of their CPU and worker was full, or another was writing to it.
         RingFull => "ring_full",
         /// Matching packets lost because the kernel could not copy their bytes.
         LoadFailed => "load_failed",

@@ -38,10 +38,10 @@ pub const RECORD_HEADER_BYTES: u64 = size_of::<RecordHeader>() as u64;
 pub const RECORD_LAST_START: u64 =
     RING_BLOCK_BYTES - record_bytes(RECORD_MAX_DATA_BYTES) - RECORD_ALIGN_BYTES;
 
-/// Blocks that a ring goes round in when it is read in time. 4 MiB: more than the second-level cache of the reader's
-/// core, so that lines have left it when they are written again (taking them from there is slower than from the
-/// shared cache), and little enough for the shared cache of most processors.
-pub const RING_WARM_BLOCKS: u64 = 16;
+/// Blocks that a ring goes round in when it is read in time: 2 MiB, what gathers in a millisecond at 1.4 million full
+/// packets a second, and little enough for the caches of most processors. With all of 32 MiB in use each packet of
+/// 1400 bytes cost the receive path some 70 ns more.
+pub const RING_WARM_BLOCKS: u64 = 8;
 
 const _: () = assert!(
     RING_BLOCK_BYTES.is_power_of_two()
@@ -101,7 +101,7 @@ impl RingHead {
 pub const fn record_start(at: u64) -> u64 {
     let offset = at % RING_BLOCK_BYTES;
     if offset > RECORD_LAST_START {
-        at - offset + RING_BLOCK_BYTES
+        (at - offset).saturating_add(RING_BLOCK_BYTES)
     } else {
         at
     }

@@ -1,7 +1,7 @@
 //! Tapping a host: nothing, AF_PACKET, the tap.
 //!
 //! Every packet goes on to the stack in all three. What a way costs is what it adds to `none` of the same
-//! round, in the receive path and in its reader. The product's reader looks every 50 to 500 us, AF_PACKET's is
+//! round, in the receive path and in its reader. The product's reader looks every 50 us to 1 ms, AF_PACKET's is
 //! woken 1 ms after a packet came; `tap-1ms` is the tap with a reader that looks as rarely.
 
 use common::abi::TapCounter;

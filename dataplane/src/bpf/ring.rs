@@ -137,7 +137,7 @@ impl Ring {
         };
         let header: RecordHeader = bytemuck::pod_read_unaligned(header);
         let len = u64::from(header.len);
-        position.at += record_bytes(len);
+        position.at = start.saturating_add(record_bytes(len));
         if len > RECORD_MAX_DATA_BYTES || position.at > end {
             return Peek::Malformed;
         }
@@ -150,7 +150,7 @@ impl Ring {
 
     /// The next block, where something contradicts itself; its records are lost. At `end` at the latest.
     pub(super) fn skip(&self, position: Position, end: u64) -> Position {
-        let start = position.at - position.at % RING_BLOCK_BYTES + RING_BLOCK_BYTES;
+        let start = record_start(position.at | (RING_BLOCK_BYTES - 1));
         if start > end || end - start > self.blocks * RING_BLOCK_BYTES {
             Position {
                 at: end,
@@ -194,5 +194,88 @@ impl Ring {
     fn offset(&self, position: Position) -> usize {
         let block = position.block & (self.blocks - 1);
         (block * RING_BLOCK_BYTES + position.at % RING_BLOCK_BYTES) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use std::os::fd::OwnedFd;
+
+    const BLOCKS: u64 = 4;
+    const BYTES: usize = (BLOCKS * RING_BLOCK_BYTES) as usize;
+
+    /// Memory that looks like a map.
+    fn memory(len: usize) -> (OwnedFd, Mapping) {
+        let fd = memfd_create("ring", MemfdFlags::CLOEXEC).expect("memfd");
+        ftruncate(&fd, len as u64).expect("size");
+        let mapping = Mapping::new(fd.as_fd(), 0, len, true).expect("mapping");
+        (fd, mapping)
+    }
+
+    /// A ring of words that a program would never write.
+    fn garbage(heads: &[u64], next: &[u64], words: &[(usize, u64)]) -> Ring {
+        let page = rustix::param::page_size();
+        let (_, head) = memory(page);
+        let (_, follows) = memory(page);
+        let (_, blocks) = memory(BYTES);
+        let fill = |mapping: &Mapping, at: usize, value: u64| {
+            let word = mapping.word(at).expect("inside");
+            word.store(value, Ordering::Relaxed);
+        };
+        for (at, value) in heads.iter().enumerate() {
+            fill(&head, at * 8, *value);
+        }
+        for (at, value) in next.iter().enumerate() {
+            fill(&follows, at * 8, *value);
+        }
+        for (at, value) in words {
+            fill(&blocks, at * 8 % BYTES, *value);
+        }
+        Ring {
+            heads: Arc::new(head),
+            head: 0,
+            next: Arc::new(follows),
+            first: 0,
+            memory: blocks,
+            blocks: BLOCKS,
+        }
+    }
+
+    proptest! {
+        /// Whatever the memory holds: nothing outside is looked at, and the reader gets to an end.
+        #[test]
+        fn a_reader_of_garbage_gets_to_its_end(
+            end in prop_oneof![any::<u64>(), 0..2 * BYTES as u64],
+            next in prop::collection::vec(any::<u64>(), BLOCKS as usize),
+            words in prop::collection::vec((0..BYTES / 8, prop_oneof![any::<u64>(), 0..100_000u64]), 0..200),
+        ) {
+            let ring = garbage(&[end], &next, &words);
+            let end = ring.written().end;
+            let mut position = Position::default();
+            // A record takes 32 bytes at least, so that no ring has more.
+            let mut most = BYTES / RECORD_HEADER_BYTES as usize + BLOCKS as usize + 2;
+            loop {
+                let before = position.at;
+                match ring.peek(position, end) {
+                    Peek::Empty => break,
+                    Peek::Record(header, bytes, next) => {
+                        prop_assert_eq!(header.len as usize, bytes.len());
+                        position = next;
+                    }
+                    Peek::Malformed => position = ring.skip(position, end),
+                }
+                ring.prefetch(position, u64::from(u32::MAX));
+                prop_assert!(position.at > before && position.at <= end);
+                most -= 1;
+                if most == 0 {
+                    // The end lies beyond all memory, where a program never gets.
+                    prop_assert!(end > BYTES as u64);
+                    break;
+                }
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Capture on a production host: tcx ingress into ring buffers.
+//! Capture on a production host: tcx ingress into rings.
 //!
 //! Nothing of the host's networking changes: the program only copies and always passes the packet to
 //! the next program or the stack. It is attached as the first of its hook, so that other programs
