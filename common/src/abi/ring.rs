@@ -39,8 +39,8 @@ pub const RECORD_LAST_START: u64 =
     RING_BLOCK_BYTES - record_bytes(RECORD_MAX_DATA_BYTES) - RECORD_ALIGN_BYTES;
 
 /// Blocks that a ring goes round in when it is read in time: 2 MiB, what gathers in a millisecond at 1.4 million full
-/// packets a second, and little enough for the caches of most processors. With all of 32 MiB in use each packet of
-/// 1400 bytes cost the receive path some 70 ns more.
+/// packets a second, and little enough for the caches of most processors. With 8 MiB in use a packet of 1400 bytes cost
+/// the receive path some 70 ns more.
 pub const RING_WARM_BLOCKS: u64 = 8;
 
 const _: () = assert!(
