@@ -4,7 +4,10 @@
 //!  mirror ─ no TCP ─▶ mirror_tunnel ─ taken? ─▶ mirror_inner ─ a packet ─▶ mirror_found ─▶ redirect
 //!                       │ sequence number          ▲  │ another tunnel,        │ -F         ▲
 //!                       ▼                          └──┘ at most MAX_LAYERS     ▼            │
-//!                     STREAMS                                               filter ─▶ mirror_selected
+//!                     STREAMS                       │ a datagram               filter ─▶ mirror_selected
+//!                                                   └─▶ mirror_inner_udp ─ -F ──▶ filter     │ a datagram
+//!                                                         ▲ └─▶ redirect                     │
+//!                                                         └──────────────────────────────────┘
 //! ```
 //! `mirror_tunnel` is attached itself if only tunnels are taken. What one program knows of the packet the
 //! next finds in `INNER`: no stack is large enough to carry it along. A packet that is not taken is passed
@@ -19,7 +22,8 @@ use common::abi::{
 };
 use common::flow::flow_hash;
 use common::packet::{
-    DecodeError, Endpoint, Header, MAX_LAYERS, Peeled, Position, TcpPacket, Tunnel, peel,
+    DecodeError, Endpoint, Header, MAX_LAYERS, Peeled, Position, TcpPacket, Tunnel, datagram_at,
+    peel,
 };
 use ebpf_kit::config;
 use ebpf_kit::linear::{Linear, opaque};
@@ -27,7 +31,8 @@ use ebpf_kit::linear::{Linear, opaque};
 use crate::maps::{FILTERS, INNER, STREAMS, TAIL, UDP};
 use crate::matching::{count, transferred, undecodable};
 use crate::mirror::{log, redirect};
-use crate::selection::takes;
+use crate::selection::{takes, takes_datagram};
+use crate::udp;
 
 /// What the programs of a chain leave for the next: one value for each CPU, which no other packet
 /// overwrites, since XDP programs of one CPU do not nest.
@@ -40,10 +45,20 @@ pub struct Inner {
     header: u32,
     /// Tunnels around it.
     layers: u32,
-    /// Not 0: what the filter judges is a datagram in no tunnel, which `packet` does not hold.
-    datagram: u32,
+    /// What the filter judges: a [`kind`].
+    kind: u32,
     /// The packet, behind a filter.
     packet: TcpPacket,
+}
+
+/// Values of [`Inner::kind`].
+mod kind {
+    /// `packet`.
+    pub const TCP: u32 = 0;
+    /// A datagram in no tunnel, which `packet` does not hold.
+    pub const DATAGRAM: u32 = 1;
+    /// A datagram in a tunnel.
+    pub const INNER_DATAGRAM: u32 = 2;
 }
 
 /// Overridden by the loader, by this name; frozen, so the verifier knows each field.
@@ -110,7 +125,7 @@ fn mirror_inner(ctx: XdpContext) -> u32 {
             if let Some(inner) = INNER.get_ptr_mut(0) {
                 // SAFETY: this CPU's value of the map; programs of one CPU do not nest here.
                 unsafe {
-                    (*inner).datagram = 0;
+                    (*inner).kind = kind::TCP;
                     (*inner).packet = packet;
                 }
                 // SAFETY: does not return if it succeeds; nothing here needs to be dropped.
@@ -123,9 +138,57 @@ fn mirror_inner(ctx: XdpContext) -> u32 {
             }
             count(TapCounter::TunnelTooDeep);
         }
-        Err(error) => undecodable(error),
+        Err(error) => {
+            undecodable(error);
+            if let Some(inner) = INNER.get_ptr_mut(0) {
+                // SAFETY: this CPU's value of the map; programs of one CPU do not nest here.
+                unsafe { (*inner).kind = kind::TCP };
+            }
+            udp::go_on(&ctx, error, udp_slots::INNER);
+        }
     }
     XDP_PASS
+}
+
+/// A datagram is out of its tunnels, and has not been judged by the filter unless that is noted.
+#[xdp(frags)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute's entry point makes the context and hands it over"
+)]
+fn mirror_inner_udp(ctx: XdpContext) -> u32 {
+    let Some((position, _)) = position() else {
+        return XDP_PASS;
+    };
+    let Some(inner) = INNER.get_ptr_mut(0) else {
+        return XDP_PASS;
+    };
+    // SAFETY: this CPU's value of the map; programs of one CPU do not nest here.
+    let selected = unsafe { (*inner).kind } == kind::INNER_DATAGRAM;
+    let decoded = datagram_at(&Linear::of_xdp(&ctx), position);
+    if !selected {
+        if !udp::matches(&decoded) {
+            return XDP_PASS;
+        }
+        if config::behind_filter() {
+            // SAFETY: as above.
+            unsafe { (*inner).kind = kind::INNER_DATAGRAM };
+            call_filter(&ctx, position.header as u32);
+            return XDP_PASS;
+        }
+    }
+    match &decoded {
+        Ok(p) => {
+            if !takes_datagram(p.ip.src, flow_hash(Endpoint::new(p.ip.src, p.udp.sport))) {
+                return XDP_PASS;
+            }
+            if config::log_packets() {
+                log(&ctx, &p.ip, [p.udp.sport, p.udp.dport]);
+            }
+            redirect(&ctx)
+        }
+        Err(_) => XDP_PASS,
+    }
 }
 
 /// The packet is out of its tunnels.
@@ -161,10 +224,15 @@ fn mirror_selected(ctx: XdpContext) -> u32 {
         return XDP_PASS;
     };
     // SAFETY: this CPU's value of the map, which the asker has filled for this packet.
-    let (packet, datagram) = unsafe { (&(*inner).packet, (*inner).datagram) };
-    if datagram != 0 {
+    let (packet, kind) = unsafe { (&(*inner).packet, (*inner).kind) };
+    if kind != kind::TCP {
+        let slot = if kind == kind::DATAGRAM {
+            udp_slots::CAPTURE
+        } else {
+            udp_slots::INNER
+        };
         // SAFETY: does not return if it succeeds; nothing here needs to be dropped.
-        unsafe { UDP.tail_call(&ctx, udp_slots::CAPTURE) };
+        unsafe { UDP.tail_call(&ctx, slot) };
         return XDP_PASS;
     }
     take(&ctx, packet)
@@ -193,7 +261,7 @@ pub fn ask_filter(ctx: &XdpContext, packet: &TcpPacket) {
     // SAFETY: this CPU's value of the map; programs of one CPU do not nest here.
     unsafe {
         (*inner).offset = Position::FRAME.offset as u32;
-        (*inner).datagram = 0;
+        (*inner).kind = kind::TCP;
         (*inner).packet = *packet;
     }
     call_filter(ctx, Header::Ethernet as u32);
@@ -208,7 +276,7 @@ pub fn ask_filter_for_datagram(ctx: &XdpContext) {
     // SAFETY: this CPU's value of the map; programs of one CPU do not nest here.
     unsafe {
         (*inner).offset = Position::FRAME.offset as u32;
-        (*inner).datagram = 1;
+        (*inner).kind = kind::DATAGRAM;
     }
     call_filter(ctx, Header::Ethernet as u32);
 }

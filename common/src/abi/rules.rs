@@ -160,8 +160,10 @@ pub mod udp_slots {
     pub const CAPTURE: u32 = 0;
     /// Looks at the rules and hands on to the filter, if there is one.
     pub const FILTERED: u32 = 1;
+    /// Captures datagrams in tunnels, or asks the filter.
+    pub const INNER: u32 = 2;
     /// Number of entries.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 3;
 }
 
 /// The global `CONFIG` of every program, set before load and constant afterwards, so that the verifier

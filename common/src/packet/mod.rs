@@ -38,7 +38,7 @@ pub use build::{
 pub use bytes::Bytes;
 pub use decap::{
     DecapError, Decapsulated, Header, MAX_LAYERS, Peeled, Position, TUNNEL_KINDS, Tunnel,
-    TunnelKind, VXLAN_PORT, decapsulate, peel,
+    TunnelKind, VXLAN_PORT, datagram_at, decapsulate, decapsulate_datagram, peel,
 };
 pub use ether::{ETH_HEADER_BYTES, Ether, MAX_VLAN_TAGS, MacAddr, decode_ethernet, ethertype};
 pub use ip::{Fragment, Ip, decode_ip, protocol};

@@ -23,6 +23,9 @@ const UDP_PROGRAMS: [(u32, &str); 2] = [
     (udp_slots::FILTERED, "mirror_udp_filtered"),
 ];
 
+/// The program for datagrams in tunnels.
+const UDP_INNER: (u32, &str) = (udp_slots::INNER, "mirror_inner_udp");
+
 /// Programs for frames in tunnels, by their index in the map `TAIL`.
 const TUNNEL_PROGRAMS: [(u32, &str); 3] = [
     (mirror_tail::TUNNEL, "mirror_tunnel"),
@@ -110,6 +113,9 @@ impl Mirror {
         load::put_udp(&mut ebpf, &config.udp, Hook::Xdp, &UDP_PROGRAMS)?;
         if config.decap.tunnels() {
             programs::install(&mut ebpf, Hook::Xdp, "TAIL", &TUNNEL_PROGRAMS)?;
+            if config.udp.flag() != 0 {
+                programs::install(&mut ebpf, Hook::Xdp, "UDP", &[UDP_INNER])?;
+            }
         }
         if config.log_packets {
             programs::install(&mut ebpf, Hook::Xdp, "TAIL", &[LOG_PROGRAM])?;

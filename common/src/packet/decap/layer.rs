@@ -3,8 +3,8 @@
 use super::{Header, Peeled, Position, Tunnel, TunnelKind, gre, udp};
 use crate::abi::DecapConfig;
 use crate::packet::{
-    Addr, Bytes, DecodeError, Ip, TcpPacket, decode_ethernet, decode_ip, decode_tcp, ethertype,
-    protocol,
+    Addr, Bytes, DecodeError, Ip, TcpPacket, UdpPacket, decode_ethernet, decode_ip, decode_tcp,
+    decode_udp_from_ip, ethertype, protocol,
 };
 
 /// Labels that are looked behind. Service label, transport label and an entropy pair is what real
@@ -59,6 +59,23 @@ pub fn peel<B: Bytes + ?Sized>(
         }
         _ => Err(DecodeError::NotTcp),
     }
+}
+
+/// Decodes the datagram of a packet that begins at `at`, where [`peel`] has found no further tunnel.
+#[inline(always)]
+pub fn datagram_at<B: Bytes + ?Sized>(bytes: &B, at: Position) -> Result<UdpPacket, DecodeError> {
+    let l3 = match at.header {
+        Header::Ethernet => {
+            let ether = decode_ethernet(&At(bytes, at.offset))?;
+            if !ether.is_ip() {
+                return Err(DecodeError::NotIp);
+            }
+            at.offset + ether.l3
+        }
+        Header::Ip => at.offset,
+        Header::Mpls => return Err(DecodeError::NotIp),
+    };
+    decode_udp_from_ip(bytes, l3)
 }
 
 impl Tunnel {

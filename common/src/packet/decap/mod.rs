@@ -1,4 +1,4 @@
-//! Tunnels: from a frame as switches and clouds mirror it to the TCP packet inside.
+//! Tunnels: from a frame as switches and clouds mirror it to the packet inside.
 //!
 //! ```text
 //!  Position (Ethernet, IP or MPLS header at an offset)
@@ -6,16 +6,17 @@
 //!     ├─▶ Peeled::Packet    the TCP packet
 //!     └─▶ Peeled::Tunnel    one layer and the position behind it ──▶ peel again, at most MAX_LAYERS
 //! ```
-//! User space loops in [`decapsulate`]; the BPF program loops itself, because it must make the verifier
+//! A datagram inside is what no further layer is found in: [`datagram_at`] decodes it. User space loops in
+//! [`decapsulate`] and [`decapsulate_datagram`]; the BPF program loops itself, because it must make the verifier
 //! forget what it knows of the position between two layers.
 
 mod gre;
 mod layer;
 mod udp;
 
-pub use layer::peel;
+pub use layer::{datagram_at, peel};
 
-use super::{Addr, Bytes, DecodeError, TcpPacket};
+use super::{Addr, Bytes, DecodeError, TcpPacket, UdpPacket};
 use crate::abi::DecapConfig;
 
 /// Tunnels around one packet. A cloud's mirror of an overlay's VXLAN has two, with MPLS below three.
@@ -130,9 +131,9 @@ pub enum Peeled {
 
 /// A packet without its tunnels. All offsets are into the captured bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decapsulated {
+pub struct Decapsulated<P = TcpPacket> {
     /// The packet.
-    pub packet: TcpPacket,
+    pub packet: P,
     /// Where it begins, with its link header if it has one.
     pub position: Position,
     /// The outermost tunnel, if there was one.
@@ -143,10 +144,10 @@ pub struct Decapsulated {
     pub cut: bool,
 }
 
-impl Decapsulated {
+impl<P> Decapsulated<P> {
     /// A packet that came in no tunnel.
     #[inline(always)]
-    pub const fn plain(packet: TcpPacket) -> Self {
+    pub const fn plain(packet: P) -> Self {
         Self {
             packet,
             position: Position::FRAME,
@@ -174,24 +175,37 @@ pub fn decapsulate<B: Bytes + ?Sized>(
     bytes: &B,
     config: &DecapConfig,
 ) -> Result<Decapsulated, DecapError> {
+    open(bytes, config, |_, found| found)
+}
+
+/// The same for a datagram: one that is itself no tunnel of those that are known.
+#[inline]
+pub fn decapsulate_datagram<B: Bytes + ?Sized>(
+    bytes: &B,
+    config: &DecapConfig,
+) -> Result<Decapsulated<UdpPacket>, DecapError> {
+    open(bytes, config, |at, found| match found {
+        Err(DecodeError::NotTcp) => datagram_at(bytes, at),
+        Ok(_) => Err(DecodeError::NotTcp),
+        Err(error) => Err(error),
+    })
+}
+
+/// Peels until `packet` is asked what it makes of what is inside.
+#[inline(always)]
+fn open<B: Bytes + ?Sized, P>(
+    bytes: &B,
+    config: &DecapConfig,
+    packet: impl Fn(Position, Result<TcpPacket, DecodeError>) -> Result<P, DecodeError>,
+) -> Result<Decapsulated<P>, DecapError> {
     let mut position = Position::FRAME;
     let mut outer = None;
     let (mut kinds, mut cut) = (0, false);
     for _ in 0..=MAX_LAYERS {
-        match peel(bytes, position, config).map_err(DecapError::Decode)? {
-            Peeled::Packet(packet) => {
-                if outer.is_none() && !config.plain() {
-                    return Err(DecapError::NotTaken);
-                }
-                return Ok(Decapsulated {
-                    packet,
-                    position,
-                    outer,
-                    kinds,
-                    cut,
-                });
-            }
-            Peeled::Tunnel(tunnel, next) => {
+        let found = match peel(bytes, position, config) {
+            Ok(Peeled::Packet(packet)) => Ok(packet),
+            Err(error) => Err(error),
+            Ok(Peeled::Tunnel(tunnel, next)) => {
                 if outer.is_none() {
                     if !config.tunnels() || !config.takes(&tunnel) {
                         return Err(DecapError::NotTaken);
@@ -201,8 +215,20 @@ pub fn decapsulate<B: Bytes + ?Sized>(
                 kinds |= 1 << tunnel.kind as u8;
                 cut |= tunnel.cut;
                 position = next;
+                continue;
             }
+        };
+        let packet = packet(position, found).map_err(DecapError::Decode)?;
+        if outer.is_none() && !config.plain() {
+            return Err(DecapError::NotTaken);
         }
+        return Ok(Decapsulated {
+            packet,
+            position,
+            outer,
+            kinds,
+            cut,
+        });
     }
     Err(DecapError::TooDeep)
 }
