@@ -28,6 +28,7 @@ fn datagrams_of_live_flows_allocate_nothing() {
         },
         idle: Nanos::from_secs(60),
         max_flows: 20_000,
+        twins: true,
     });
     let mut out = Count(0);
     let mut round = |udp: &mut UdpReplay, second: u64| {
@@ -40,6 +41,7 @@ fn datagrams_of_live_flows_allocate_nothing() {
                 target: Endpoint::new(Addr::v4([10, 0, 0, 9]), 53),
                 payload: b"query",
                 payload_len: 5,
+                packet_id: second as u16,
                 gso_size: 0,
                 at: now,
             };

@@ -101,6 +101,7 @@ fn replay(workers: usize, replicas: u16, frames: &[Vec<u8>]) -> (Report, Vec<Vec
                     common: engine.clone(),
                     idle: Nanos::from_secs(60),
                     max_flows: 10_000,
+                    twins: false,
                 },
             }),
             engine,

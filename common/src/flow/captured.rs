@@ -70,6 +70,8 @@ pub struct ClientDatagram<'a> {
     pub payload: &'a [u8],
     /// Payload bytes that it had; more than `payload.len()` if the capture was cut.
     pub payload_len: u32,
+    /// Identification of its IPv4 packet; 0 if that has none, as with IPv6 (RFC 6864).
+    pub packet_id: u16,
     /// Payload bytes of each but the last if the kernel merged several, else 0.
     pub gso_size: u16,
     /// Capture time.

@@ -66,6 +66,8 @@ pub struct UdpTotals {
     pub flows_expired: u64,
     /// Flows that are live.
     pub flows_open: u64,
+    /// Packets that a mirror sent again, which are not among those captured.
+    pub duplicates: u64,
     /// Datagrams captured.
     pub captured: u64,
     /// Copies due: captured datagrams times `-n`.
@@ -95,6 +97,7 @@ impl UdpTotals {
         self.flows += other.flows;
         self.flows_expired += other.flows_expired;
         self.flows_open += other.flows_open;
+        self.duplicates += other.duplicates;
         self.captured += other.captured;
         self.copies += other.copies;
         self.sent += other.sent;

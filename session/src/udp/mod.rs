@@ -1,7 +1,7 @@
 //! UDP: captured datagrams go to the target as they come, from a wire endpoint of their client's flow.
 //!
 //! ```text
-//!  ClientDatagram ─▶ selected? ─▶ fits? ─▶ flow (client, online) ─▶ one copy per replica ─▶ UdpOutput
+//!  ClientDatagram ─▶ mirrored twice? (twins.rs) ─▶ selected? ─▶ fits? ─▶ flow (client, online) ─▶ one copy per replica ─▶ UdpOutput
 //!                                            │ new: a wire endpoint for each replica          │
 //!                                            ▼                                                ▼
 //!                                   flows.rs: table, order of idleness              ledger.rs: sent, or why not
@@ -13,6 +13,7 @@ mod flows;
 mod ledger;
 #[cfg(test)]
 mod tests;
+mod twins;
 
 pub use ledger::{UdpDrop, UdpTotals};
 
@@ -23,6 +24,7 @@ use crate::wire_tuple::{TupleAllocator, Wire};
 use common::flow::{ClientDatagram, Nanos, Share, flow_hash};
 use common::packet::UdpFrame;
 use flows::Flows;
+use twins::Twins;
 
 /// A ramp adds one percent per second, as for sessions.
 const RAMP_STEP: Nanos = Nanos::from_secs(1);
@@ -44,6 +46,8 @@ pub struct UdpConfig {
     pub idle: Nanos,
     /// Most flows at a time; new ones beyond are shed.
     pub max_flows: usize,
+    /// A packet may be captured twice, and counts once then: it comes from a mirror.
+    pub twins: bool,
 }
 
 /// Where datagrams go.
@@ -57,6 +61,8 @@ pub struct UdpReplay {
     config: UdpConfig,
     flows: Flows,
     tuples: TupleAllocator,
+    /// If there may be such.
+    twins: Option<Twins>,
     totals: UdpTotals,
     started_at: Option<Nanos>,
     /// Wire endpoints of the flow that is being opened.
@@ -72,6 +78,7 @@ impl UdpReplay {
         Self {
             flows: Flows::new(usize::from(replicas)),
             chosen: Vec::with_capacity(usize::from(replicas)),
+            twins: config.twins.then(Twins::new),
             config,
             tuples: TupleAllocator::default(),
             totals: UdpTotals::default(),
@@ -82,6 +89,10 @@ impl UdpReplay {
 
     /// A captured datagram, or several that the kernel had merged.
     pub fn captured<O: UdpOutput>(&mut self, now: Nanos, d: &ClientDatagram<'_>, out: &mut O) {
+        if self.twins.as_mut().is_some_and(|twins| twins.again(d)) {
+            self.totals.duplicates += 1;
+            return;
+        }
         let whole = d.payload_len as usize;
         let piece = match usize::from(d.gso_size) {
             0 => whole,

@@ -38,6 +38,7 @@ fn config(change: impl FnOnce(&mut EngineConfig)) -> UdpConfig {
         common,
         idle: IDLE,
         max_flows: 1000,
+        twins: false,
     }
 }
 
@@ -52,6 +53,7 @@ fn datagram(client: Endpoint, payload: &[u8]) -> ClientDatagram<'_> {
         target: TARGET,
         payload,
         payload_len: payload.len() as u32,
+        packet_id: 0,
         gso_size: 0,
         at: Nanos(0),
     }
@@ -327,5 +329,70 @@ proptest! {
         udp.advance(now + IDLE);
         prop_assert_eq!(udp.totals().flows_open, 0);
         prop_assert!(udp.totals().balanced());
+    }
+}
+
+#[test]
+fn a_packet_that_a_mirror_sends_twice_counts_once() {
+    let mut udp = UdpReplay::new(UdpConfig {
+        twins: true,
+        ..config(|_| {})
+    });
+    let mut out = Wire::default();
+    let mut sent = |packet_id, at_us: u64, payload: &[u8], port| {
+        let before = out.sent.len();
+        let d = ClientDatagram {
+            packet_id,
+            at: Nanos::from_micros(1_000_000 + at_us),
+            ..datagram(client(1, port), payload)
+        };
+        udp.captured(Nanos(1), &d, &mut out);
+        out.sent.len() - before
+    };
+    // Once, however often it comes, in either order of capture, until the window is over.
+    assert_eq!(
+        [0, 20, 9_000, 10_000].map(|at| sent(7, at, b"q", 1)),
+        [1, 0, 0, 0]
+    );
+    assert_eq!(sent(7, 10_001, b"q", 1), 1);
+    assert_eq!([500, 480].map(|at| sent(9, at, b"q", 1)), [1, 0]);
+    // Another packet: by identification, by its bytes, by its client.
+    assert_eq!(sent(8, 0, b"q", 1), 1);
+    assert_eq!(sent(7, 0, b"r", 1), 1);
+    assert_eq!(sent(7, 0, b"q", 2), 1);
+    assert_eq!(sent(7, 0, b"", 1), 1);
+    // Without identification: one twin each, and a shorter time.
+    assert_eq!([0, 10, 20, 30].map(|at| sent(0, at, b"q", 1)), [1, 0, 1, 0]);
+    assert_eq!([5_000, 6_001].map(|at| sent(0, at, b"q", 1)), [1, 1]);
+    let t = udp.totals();
+    assert_eq!(t.duplicates, 6);
+    assert_eq!(t.captured, t.sent);
+    assert!(t.balanced());
+}
+
+proptest! {
+    /// Each packet comes once or twice, the second time within the window, among many others.
+    #[test]
+    fn twins_are_found_among_many(
+        packets in prop::collection::vec((1u16..2000, 0u8..4, 0u64..3, any::<bool>()), 1..300),
+    ) {
+        let mut udp = UdpReplay::new(UdpConfig { twins: true, ..config(|_| {}) });
+        let mut out = Wire::default();
+        let mut known = HashSet::new();
+        let (mut at, mut twins) = (Nanos::from_secs(1), 0);
+        for (packet_id, host, later_us, twice) in packets {
+            // A client does not use an identification twice so soon.
+            if !known.insert((packet_id, host)) {
+                continue;
+            }
+            for _ in 0..=u8::from(twice) {
+                let d = ClientDatagram { packet_id, at, ..datagram(client(host, 4000), b"the same") };
+                udp.captured(at, &d, &mut out);
+                at += Nanos::from_micros(later_us);
+            }
+            twins += u64::from(twice);
+        }
+        prop_assert_eq!(udp.totals().duplicates, twins);
+        prop_assert_eq!(out.sent.len(), known.len());
     }
 }

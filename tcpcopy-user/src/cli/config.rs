@@ -173,13 +173,6 @@ impl Config {
             (None, None) => None,
         };
         let decap = decap(args.capture, offline.is_some(), args.decap.as_deref())?;
-        if offline.is_none() && !transfers.udp.is_empty() && !decap.plain() {
-            return Err(UsageError::new(
-                "--decap",
-                "takes tunnels only, and datagrams in tunnels are not replayed; expected 'plain' in its \
-                 list, or no 'udp:' transfer",
-            ));
-        }
         let filter = filter_scope(filter, args.filter_outer, &decap)?;
         let clients = match &args.clients {
             None => None,

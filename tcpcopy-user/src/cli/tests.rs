@@ -467,21 +467,6 @@ fn a_recording_and_its_files() {
 }
 
 #[test]
-fn datagrams_are_taken_from_no_tunnel() {
-    let of = |decap: &str| {
-        let line = ["t", "-i", "e", "-s", "10.0.0.40", "--capture", "mirror"];
-        let more = ["-x", "udp:53-10.0.0.30:53", "--decap", decap];
-        match parse(line.iter().chain(&more))? {
-            Parsed::Run(config) => Ok(config.decap.plain()),
-            Parsed::Text(text) => Err(text),
-        }
-    };
-    assert_eq!(of("plain,vxlan"), Ok(true));
-    let error = of("vxlan").unwrap_err();
-    assert!(error.contains("--decap: takes tunnels only"), "{error}");
-}
-
-#[test]
 fn what_does_not_go_with_files_is_refused() {
     for (more, words) in [
         (&["-i", "eth0"][..], "cannot be used with"),

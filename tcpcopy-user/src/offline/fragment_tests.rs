@@ -82,6 +82,7 @@ fn fragments_in_any_order_come_as_one_packet_and_a_missing_one_is_counted() {
     let selection = Selection::new(Shard::WHOLE, &[]);
     let rules = Rules {
         transfers: Arc::new(transfers),
+        udp: None,
         decap: DecapConfig::NONE,
         pool_is_v4: None,
     };

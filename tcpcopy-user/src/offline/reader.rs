@@ -7,7 +7,9 @@ use crate::cli::Offline;
 use crate::reassembly::{Reassembler, ReassemblyCounters, tcp_fragment};
 use crate::selection::Selection;
 use crate::transfers::TransferTable;
-use crate::worker::{Counter, DECODE_ERROR_NAMES, Intake, IntakeCounters, Place, Rejected};
+use crate::worker::{
+    Counter, DECODE_ERROR_NAMES, DatagramRules, Intake, IntakeCounters, Place, Rejected,
+};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use common::abi::DecapConfig;
 use common::flow::{CaptureMeta, Captured, Nanos, flow_hash, owner};
@@ -117,10 +119,39 @@ pub struct Position {
 pub struct Rules {
     /// The transfer list.
     pub transfers: Arc<TransferTable>,
+    /// Its UDP part, if there is one.
+    pub udp: Option<Arc<TransferTable>>,
     /// Which tunnels are opened.
     pub decap: DecapConfig,
     /// Family of the addresses that stand in for clients', if there are such.
     pub pool_is_v4: Option<bool>,
+}
+
+impl Rules {
+    /// Where in a frame the packet of a client is that a transfer covers.
+    fn place(&self, selection: &Selection, frame: &Captured<'_>) -> Result<Place, Rejected> {
+        let rules = Intake {
+            transfers: &self.transfers,
+            decap: &self.decap,
+            pool_is_v4: self.pool_is_v4,
+            stop_at: None,
+            selection: Some(selection),
+        };
+        let why = match (rules.take(frame), &self.udp) {
+            (Ok(taken), _) => return Ok(taken.place()),
+            (Err(Rejected::Undecodable(DecodeError::NotTcp)), Some(transfers)) => {
+                let decap = &self.decap;
+                let place = DatagramRules { transfers, decap }.take(frame)?.place;
+                // As by the kernel's programs: a datagram begins nothing, and is not counted.
+                match selection.refuses(place.client) {
+                    None => return Ok(place),
+                    Some(why) => Rejected::Unselected { why, opens: false },
+                }
+            }
+            (Err(why), _) => why,
+        };
+        Err(why)
+    }
 }
 
 /// Replays files to the workers, from [`Replayer::start`] on.
@@ -383,14 +414,7 @@ impl Reading {
             },
         };
         let selection = self.shared.selection.load();
-        let rules = Intake {
-            transfers: &self.rules.transfers,
-            decap: &self.rules.decap,
-            pool_is_v4: self.rules.pool_is_v4,
-            stop_at: None,
-            selection: Some(&selection),
-        };
-        let mut taken = rules.take(&captured).map(|t| t.place());
+        let mut taken = self.rules.place(&selection, &captured);
         if taken == Err(Rejected::Undecodable(DecodeError::Fragment)) {
             taken = match tcp_fragment(captured.bytes) {
                 Ok((ip, _)) => {
@@ -398,7 +422,7 @@ impl Reading {
                         return;
                     };
                     captured = whole;
-                    rules.take(&captured).map(|t| t.place())
+                    self.rules.place(&selection, &captured)
                 }
                 Err(error) => Err(Rejected::Undecodable(error)),
             };

@@ -23,6 +23,7 @@ struct Flows {
 #[derive(Serialize)]
 struct Datagrams {
     captured: u64,
+    duplicates: u64,
     copies: u64,
     sent: u64,
     dropped: BTreeMap<&'static str, u64>,
@@ -38,6 +39,7 @@ impl Udp {
             },
             datagrams: Datagrams {
                 captured: t.captured,
+                duplicates: t.duplicates,
                 copies: t.copies,
                 sent: t.sent,
                 dropped: dropped(t),
@@ -63,6 +65,7 @@ pub(super) fn render(t: &UdpTotals, out: &mut String) -> std::fmt::Result {
     for (name, n) in [
         ("flows", t.flows),
         ("datagrams captured", t.captured),
+        ("mirrored again", t.duplicates),
         ("copies due", t.copies),
         ("sent", t.sent),
     ] {

@@ -164,6 +164,8 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
     )?;
 
     let transfers = Arc::new(TransferTable::new(&config.transfers));
+    let udp_transfers = (!config.udp_transfers.is_empty())
+        .then(|| Arc::new(TransferTable::new(&config.udp_transfers)));
     let inputs = config.offline.iter().flat_map(|files| &files.files);
     let inputs: Vec<_> = inputs.cloned().collect();
     let mut recorder = match &config.record {
@@ -183,8 +185,12 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
                 config,
                 files,
                 file_bytes,
-                Arc::clone(&transfers),
-                config.clients.as_ref().map(session::AddressPool::is_v4),
+                offline::Rules {
+                    transfers: Arc::clone(&transfers),
+                    udp: udp_transfers.clone(),
+                    decap: config.decap,
+                    pool_is_v4: config.clients.as_ref().map(session::AddressPool::is_v4),
+                },
                 budget.buffer_bytes,
                 &handles,
             ),
@@ -220,8 +226,6 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         supply::start(handles.clone(), served, raw_path),
     )?;
 
-    let udp_transfers = (!config.udp_transfers.is_empty())
-        .then(|| Arc::new(TransferTable::new(&config.udp_transfers)));
     let control = Arc::new(Control::new(workers));
     let live: Vec<Arc<LiveStats>> = (0..workers).map(|_| Arc::default()).collect();
     let mut parts = Vec::with_capacity(workers);
@@ -248,6 +252,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
                 common: engine.clone(),
                 idle: nanos(config.udp_idle),
                 max_flows: udp_flows,
+                twins: config.offline.is_none() && config.capture == CaptureKind::Mirror,
             },
         });
         parts.push(WorkerParts {

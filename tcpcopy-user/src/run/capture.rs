@@ -3,7 +3,6 @@
 use crate::cli::{CaptureKind, Config, Deny, Offline, Speed};
 use crate::offline::{Replayer, Rules};
 use crate::selection::Selection;
-use crate::transfers::TransferTable;
 use crate::worker::Counter;
 use common::abi::{StreamKey, StreamState};
 use common::flow::{Block, Shard};
@@ -15,7 +14,6 @@ use dataplane::bpf::{BpfError, Filter, PacketTap, Sessions, UdpRules};
 use dataplane::feed::{self, Pace};
 use dataplane::placement::QueueSocket;
 use dataplane::wake::WakerHandle;
-use std::sync::Arc;
 
 /// All rings of a tap together (design 3.1): 35,000 packets of 1400 bytes, half a million of 64.
 pub(super) const RING_BYTES_TOTAL: usize = 64 << 20;
@@ -129,8 +127,7 @@ impl Attached {
         config: &Config,
         offline: &Offline,
         total: Option<u64>,
-        transfers: Arc<TransferTable>,
-        pool_is_v4: Option<bool>,
+        rules: Rules,
         buffer_bytes: usize,
         wakers: &[WakerHandle],
     ) -> Result<Self, rustix::io::Errno> {
@@ -148,11 +145,7 @@ impl Attached {
             replayer: Replayer::new(
                 offline,
                 total,
-                Rules {
-                    transfers,
-                    decap: config.decap,
-                    pool_is_v4,
-                },
+                rules,
                 Selection::new(config.shard, config.deny.as_ref().map_or(&[], Deny::blocks)),
                 config.filter.clone(),
                 senders,

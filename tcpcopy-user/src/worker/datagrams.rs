@@ -1,14 +1,18 @@
 //! UDP beside the sessions of a worker.
 //!
 //! ```text
-//!  frame that is not TCP ─▶ Datagrams::take ─decode, transfer─▶ session::UdpReplay ─▶ Sender::send_datagram
+//!  frame that is not TCP ─▶ DatagramRules::take ─ open, decode, transfer ─▶ session::UdpReplay ─▶ Sender::send_datagram
 //! ```
+//! The rules are the reader's of files too.
 
-use super::intake::Rejected;
+use super::intake::{Place, Rejected};
 use super::sender::Sender;
 use crate::transfers::{Lookup, TransferTable};
+use common::abi::DecapConfig;
 use common::flow::{Captured, ClientDatagram, Nanos, flow_hash, owner};
-use common::packet::{Endpoint, decode_udp_frame};
+use common::packet::{
+    Bytes, Decapsulated, Endpoint, UdpPacket, decapsulate_datagram, decode_udp_frame,
+};
 use session::{UdpConfig, UdpReplay, UdpTotals};
 use std::sync::Arc;
 
@@ -20,17 +24,41 @@ pub struct UdpParts {
     pub config: UdpConfig,
 }
 
+/// Rules that turn frames into datagrams.
+#[derive(Clone, Copy, Debug)]
+pub struct DatagramRules<'a> {
+    /// The UDP part of the transfer list.
+    pub transfers: &'a TransferTable,
+    /// Which tunnels are opened.
+    pub decap: &'a DecapConfig,
+}
+
+/// A datagram and where it was.
+#[derive(Clone, Copy, Debug)]
+pub struct TakenDatagram<'p> {
+    /// The datagram.
+    pub datagram: ClientDatagram<'p>,
+    /// Client and offsets in the frame.
+    pub place: Place,
+    /// Kinds of the tunnels it came in: bit n for the kind with number n.
+    pub tunnels: u8,
+    /// Bytes are missing at its end.
+    pub cut: bool,
+}
+
 /// The UDP side of one worker.
 pub struct Datagrams {
     transfers: Arc<TransferTable>,
+    decap: DecapConfig,
     replay: UdpReplay,
 }
 
 impl Datagrams {
-    /// From its parts.
-    pub fn new(parts: UdpParts) -> Self {
+    /// From its parts; `decap` says which tunnels are opened.
+    pub fn new(parts: UdpParts, decap: &DecapConfig) -> Self {
         Self {
             transfers: parts.transfers,
+            decap: *decap,
             replay: UdpReplay::new(parts.config),
         }
     }
@@ -40,9 +68,13 @@ impl Datagrams {
         &self,
         frame: &Captured<'p>,
         workers: u32,
-    ) -> Result<(u32, ClientDatagram<'p>), Rejected> {
-        let datagram = datagram(&self.transfers, frame)?;
-        Ok((owner(flow_hash(datagram.client), workers), datagram))
+    ) -> Result<(u32, TakenDatagram<'p>), Rejected> {
+        let rules = DatagramRules {
+            transfers: &self.transfers,
+            decap: &self.decap,
+        };
+        let taken = rules.take(frame)?;
+        Ok((owner(flow_hash(taken.datagram.client), workers), taken))
     }
 
     /// Replays a datagram of this worker's.
@@ -61,33 +93,65 @@ impl Datagrams {
     }
 }
 
-fn datagram<'p>(
-    transfers: &TransferTable,
-    frame: &Captured<'p>,
-) -> Result<ClientDatagram<'p>, Rejected> {
-    let bytes = frame.bytes;
-    let packet = decode_udp_frame(bytes).map_err(Rejected::Undecodable)?;
-    let online = Endpoint::new(packet.ip.dst, packet.udp.dport);
-    let target = match transfers.lookup(online) {
-        // One: the command line takes no more.
-        Lookup::Targets([target, ..]) => *target,
-        Lookup::ToTarget => return Err(Rejected::ToTarget),
-        Lookup::Targets([]) | Lookup::Miss => return Err(Rejected::NoTransfer),
+impl DatagramRules<'_> {
+    /// Decodes one frame.
+    pub fn take<'p>(&self, frame: &Captured<'p>) -> Result<TakenDatagram<'p>, Rejected> {
+        let bytes = frame.bytes;
+        let opened = self.open(bytes)?;
+        let packet = &opened.packet;
+        let online = Endpoint::new(packet.ip.dst, packet.udp.dport);
+        let target = match self.transfers.lookup(online) {
+            // One: the command line takes no more.
+            Lookup::Targets([target, ..]) => *target,
+            Lookup::ToTarget => return Err(Rejected::ToTarget),
+            Lookup::Targets([]) | Lookup::Miss => return Err(Rejected::NoTransfer),
+        };
+        let frame_len = (frame.meta.frame_len as usize).max(bytes.len());
+        let payload_len = packet.payload_len(frame_len);
+        let start = packet.udp.payload.min(bytes.len());
+        // The frame may be padded behind the datagram, or cut within it.
+        let end = start.saturating_add(payload_len).min(bytes.len());
+        let payload = bytes.get(start..end).unwrap_or_default();
+        let client = Endpoint::new(packet.ip.src, packet.udp.sport);
+        Ok(TakenDatagram {
+            datagram: ClientDatagram {
+                client,
+                online,
+                target,
+                payload,
+                payload_len: payload_len as u32,
+                packet_id: identification(bytes, packet),
+                gso_size: frame.meta.gso_size,
+                at: frame.meta.at,
+            },
+            place: Place {
+                client,
+                position: opened.position,
+                ports_at: packet.ip.l4,
+            },
+            tunnels: opened.kinds,
+            cut: opened.cut || payload_len > payload.len(),
+        })
+    }
+
+    /// The datagram of a frame.
+    fn open(&self, bytes: &[u8]) -> Result<Decapsulated<UdpPacket>, Rejected> {
+        if self.decap.tunnels() {
+            return decapsulate_datagram(bytes, self.decap).map_err(Rejected::from);
+        }
+        let packet = decode_udp_frame(bytes).map_err(Rejected::Undecodable)?;
+        Ok(Decapsulated::plain(packet))
+    }
+}
+
+/// See [`ClientDatagram::packet_id`].
+fn identification(bytes: &[u8], packet: &UdpPacket) -> u16 {
+    let field = if packet.ip.src.is_v4() {
+        bytes.be16(packet.ip.l3 + 4)
+    } else {
+        None
     };
-    let frame_len = (frame.meta.frame_len as usize).max(bytes.len());
-    let payload_len = packet.payload_len(frame_len);
-    let start = packet.udp.payload.min(bytes.len());
-    // The frame may be padded behind the datagram, or cut within it.
-    let end = start.saturating_add(payload_len).min(bytes.len());
-    Ok(ClientDatagram {
-        client: Endpoint::new(packet.ip.src, packet.udp.sport),
-        online,
-        target,
-        payload: bytes.get(start..end).unwrap_or_default(),
-        payload_len: payload_len as u32,
-        gso_size: frame.meta.gso_size,
-        at: frame.meta.at,
-    })
+    field.unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -122,8 +186,14 @@ mod tests {
             frame_len: frame_len as u32,
             ..CaptureMeta::default()
         };
-        datagram(&table, &Captured { bytes, meta })
-            .map(|d| (d.target, d.payload.to_vec(), d.payload_len))
+        let rules = DatagramRules {
+            transfers: &table,
+            decap: &DecapConfig::NONE,
+        };
+        let taken = rules.take(&Captured { bytes, meta })?;
+        let d = taken.datagram;
+        assert_eq!(taken.cut, d.payload.len() < d.payload_len as usize);
+        Ok((d.target, d.payload.to_vec(), d.payload_len))
     }
 
     #[test]

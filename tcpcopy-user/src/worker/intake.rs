@@ -105,12 +105,18 @@ impl IntakeCounters {
     /// Counts how a segment came.
     #[inline]
     pub fn taken(&mut self, taken: &Taken<'_, '_>) {
-        self.cut += u64::from(taken.cut);
-        if taken.tunnels == 0 {
+        self.came_in(taken.tunnels, taken.cut);
+    }
+
+    /// Counts kinds of tunnels (bit n for the kind with number n), and whether bytes are missing.
+    #[inline]
+    pub fn came_in(&mut self, tunnels: u8, cut: bool) {
+        self.cut += u64::from(cut);
+        if tunnels == 0 {
             return;
         }
         for (number, count) in self.tunnels.iter_mut().enumerate() {
-            *count += u64::from(taken.tunnels >> number & 1);
+            *count += u64::from(tunnels >> number & 1);
         }
     }
 
@@ -149,6 +155,15 @@ pub enum Rejected {
         /// It is a SYN.
         opens: bool,
     },
+}
+
+impl From<DecapError> for Rejected {
+    fn from(error: DecapError) -> Self {
+        match error {
+            DecapError::Decode(error) => Self::Undecodable(error),
+            DecapError::NotTaken | DecapError::TooDeep => Self::OtherTunnel,
+        }
+    }
 }
 
 /// A packet and where it goes.
@@ -294,10 +309,7 @@ impl<'a> Intake<'a> {
     /// Apart from the way of plain frames, which it would slow.
     #[inline(never)]
     fn unwrap(&self, bytes: &[u8]) -> Result<Decapsulated, Rejected> {
-        decapsulate(bytes, self.decap).map_err(|error| match error {
-            DecapError::Decode(error) => Rejected::Undecodable(error),
-            DecapError::NotTaken | DecapError::TooDeep => Rejected::OtherTunnel,
-        })
+        decapsulate(bytes, self.decap).map_err(Rejected::from)
     }
 }
 

@@ -26,7 +26,7 @@ mod parts;
 mod sender;
 
 pub use control::{Control, LiveFigures, LiveStats};
-pub use datagrams::UdpParts;
+pub use datagrams::{DatagramRules, UdpParts};
 pub use egress::{Egress, Hop, LiveHops, NextHops, NoSupply, Supply};
 pub use intake::{DECODE_ERROR_NAMES, IntakeCounters};
 pub use latency::{Latencies, Latency};
@@ -98,7 +98,7 @@ impl Worker {
             decap: parts.decap,
             pool_is_v4,
             engine: Engine::new(parts.engine),
-            datagrams: parts.udp.map(Datagrams::new),
+            datagrams: parts.udp.map(|udp| Datagrams::new(udp, &parts.decap)),
             sender: Sender::new(parts.egress, parts.channel),
             waker: parts.waker,
             control: parts.control,
@@ -422,14 +422,21 @@ fn datagram(
     sender: &mut Sender,
     intake: &mut IntakeCounters,
 ) {
-    match (datagrams.decode(frame, workers), others) {
-        (Err(why), _) => intake.leave_out(why),
-        (Ok((owner, _)), Some(others)) if owner != id => {
+    let (owner, taken) = match datagrams.decode(frame, workers) {
+        Ok(taken) => taken,
+        Err(why) => return intake.leave_out(why),
+    };
+    // Once, where the frame came in.
+    if others.is_some() {
+        intake.came_in(taken.tunnels, taken.cut);
+    }
+    match others {
+        Some(others) if owner != id => {
             if !others.send(owner as usize, frame) {
                 intake.handover_full += 1;
             }
         }
-        (Ok((_, datagram)), _) => datagrams.replay(now, &datagram, sender),
+        _ => datagrams.replay(now, &taken.datagram, sender),
     }
 }
 
