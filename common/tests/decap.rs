@@ -3,7 +3,8 @@
 use common::abi::{DecapConfig, DecapPort, DecapRule, decap_flags};
 use common::packet::{
     Addr, DecapError, Decapsulated, DecodeError, Endpoint, FrameAddresses, MAX_LAYERS, SeqNumber,
-    TcpFlags, TcpFrame, TcpOptions, TunnelKind, build_tcp_frame, decapsulate, decode_frame,
+    TcpFlags, TcpFrame, TcpOptions, TunnelKind, UdpFrame, build_tcp_frame, build_udp_frame,
+    decapsulate, decapsulate_datagram, decode_frame, decode_udp_frame,
 };
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -45,6 +46,52 @@ fn inner(v6: bool, payload: &[u8]) -> Vec<u8> {
     let len = build_tcp_frame(&mut frame, FrameAddresses::default(), &segment).unwrap();
     frame.truncate(len);
     frame
+}
+
+/// A datagram comes out of the tunnel as one, and not as TCP; nor does TCP come out as a datagram.
+fn assert_datagram(layer: Layer, ends: [IpAddr; 2], v6: bool, what: &str) {
+    let tcp = inner(v6, b"hello");
+    let want = decode_frame(&tcp[..]).unwrap();
+    let datagram = UdpFrame {
+        src: Endpoint::new(want.ip.src, 53),
+        dst: Endpoint::new(want.ip.dst, 54),
+        payload: b"query",
+        ip_id: 9,
+    };
+    let mut plain = vec![0; 100];
+    let len = build_udp_frame(&mut plain, FrameAddresses::default(), &datagram).unwrap();
+    plain.truncate(len);
+    let not_tcp = Err(DecapError::Decode(DecodeError::NotTcp));
+    let auto = &DecapConfig::AUTO;
+    let frame = wrap(layer, ends, &plain);
+    let got = decapsulate_datagram(&frame[..], auto).expect(what);
+    let want = decode_udp_frame(&plain[..]).unwrap();
+    assert_eq!(
+        (got.packet.udp.sport, got.packet.udp.dport),
+        (53, 54),
+        "{what}"
+    );
+    assert_eq!(
+        got.packet.udp.payload,
+        want.udp.payload + frame.len() - plain.len(),
+        "{what}"
+    );
+    assert_eq!(got.packet.udp.payload_len, 5, "{what}");
+    assert!(got.outer.is_some() && got.kinds != 0, "{what}");
+    assert_eq!(decapsulate(&frame[..], auto), not_tcp, "{what}");
+    assert_eq!(
+        decapsulate_datagram(&wrap(layer, ends, &tcp)[..], auto).map(drop),
+        not_tcp.map(drop),
+        "{what}"
+    );
+    // In no tunnel: taken if such are.
+    let got = decapsulate_datagram(&plain[..], auto).unwrap();
+    assert_eq!((got.packet, got.outer), (want, None));
+    let tunnels = DecapConfig::with_flags(decap_flags::ANY_TUNNEL | decap_flags::TUNNELS);
+    assert_eq!(
+        decapsulate_datagram(&plain[..], &tunnels).map(drop),
+        Err(DecapError::NotTaken)
+    );
 }
 
 /// What must come out: the inner packet, its offsets moved to the end of the wrapped frame.
@@ -237,6 +284,7 @@ fn every_kind_is_opened_and_named() {
                 "{what}"
             );
             assert_eq!(got.kinds, 1 << kind as u8, "{what}");
+            assert_datagram(layer, ends(outer), v6, &what);
             if kind != TunnelKind::Mpls {
                 let [src, dst] = ends(outer).map(Addr::from);
                 assert_eq!((tunnel.src, tunnel.dst), (src, dst), "{what}");

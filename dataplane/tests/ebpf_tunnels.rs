@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use common::abi::{
     DecapConfig, DecapRule, StreamKey, StreamState, TAP_COUNTERS, TapCounter, decap_flags,
@@ -15,9 +16,11 @@ use common::packet::{
     Addr, DecapError, DecodeError, Endpoint, MAX_LAYERS, TunnelKind, decapsulate, decode_frame,
 };
 use dataplane::afxdp::{AfXdpRx, OpenOptions, open};
+use dataplane::bpf::{Filter, Mirror, MirrorConfig, Sessions, UdpRules};
 use ebpf_support::frames::*;
 use ebpf_support::netns::Pair;
 use ebpf_support::programs::*;
+use ebpf_support::wire::Wire;
 use ebpf_support::{Rng, hexdump, privileged};
 use wrapping::{Layer, wrap};
 
@@ -27,13 +30,15 @@ mod wrapping;
 const CLIENT: [u8; 4] = [10, 77, 2, 1];
 const ONLINE: [u8; 4] = [10, 77, 0, 20];
 const TARGET: [u8; 4] = [10, 77, 0, 30];
+/// Long enough for any machine.
+const PATIENCE: Duration = Duration::from_secs(10);
 const ENDS: [[&str; 2]; 2] = [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]];
 
 fn ends(v6: bool) -> [IpAddr; 2] {
     ENDS[usize::from(v6)].map(|text| text.parse().unwrap())
 }
 
-struct Mirror {
+struct Program {
     program: Loaded,
     transfers: Vec<Endpoint>,
     config: DecapConfig,
@@ -41,7 +46,7 @@ struct Mirror {
     _pair: Pair,
 }
 
-impl Mirror {
+impl Program {
     fn load(config: &DecapConfig, transfers: &[Endpoint]) -> Self {
         let mut program = Loaded::new(&Setup {
             object: "tcpcopy-ebpf",
@@ -218,6 +223,106 @@ fn layers() -> Vec<Layer> {
     ]
 }
 
+/// Datagrams in every tunnel, through the attached programs: with and without a filter for what is inside, and where
+/// only some tunnels are opened.
+#[test]
+fn datagrams_come_out_of_tunnels() {
+    privileged();
+    let object = object("tcpcopy-ebpf");
+    let (online, online6) = (v4(ONLINE, 53), v6("2001:db8::20", 53));
+    let udp_transfers = [online, online6];
+    let inside = Filter::compile("udp and src host 10.77.2.1 and dst port 53").unwrap();
+    let vxlan = DecapConfig {
+        rules: {
+            let mut rules = DecapConfig::NONE.rules;
+            rules[0].kind = TunnelKind::Vxlan as u8;
+            rules
+        },
+        ..DecapConfig::with_flags(decap_flags::TUNNELS)
+    };
+    for (what, decap, filter) in [
+        ("all tunnels", DecapConfig::AUTO, None),
+        (
+            "a filter",
+            DecapConfig::AUTO,
+            Some(inside.clone().of_inner_packets()),
+        ),
+        ("VXLAN alone", vxlan, None),
+    ] {
+        let pair = Pair::new(1);
+        pair.enter_far();
+        let wire = Wire::new("va");
+        pair.enter_near();
+        let mirror = Mirror::attach(
+            &object,
+            &MirrorConfig {
+                ifname: "vb",
+                workers: 1,
+                transfers: &[v4(ONLINE, 80)],
+                targets: &[],
+                sessions: Sessions::default(),
+                filter: filter.as_ref(),
+                udp: UdpRules {
+                    transfers: &udp_transfers,
+                    targets: &[],
+                },
+                decap: &decap,
+                also_tx: false,
+                log_packets: false,
+            },
+        )
+        .unwrap();
+        let other = v4([10, 77, 3, 1], 4000);
+        let (mut captured, mut filtered) = (0, 0);
+        let mut send =
+            |layer: Option<Layer>, v6_outside: bool, frame: &[u8], hit: bool, passes: bool| {
+                wire.send(&layer.map_or_else(
+                    || frame.to_vec(),
+                    |layer| wrap(layer, ends(v6_outside), frame),
+                ));
+                let opened = match layer {
+                    None => decap.plain(),
+                    Some(layer) => decap.plain() || matches!(layer, Layer::Vxlan { .. }),
+                };
+                captured += u64::from(opened && hit && passes);
+                filtered += u64::from(opened && hit && !passes);
+            };
+        for layer in layers().into_iter().map(Some).chain([None]) {
+            for outside in [false, true] {
+                let filters = filter.is_some();
+                send(
+                    layer,
+                    outside,
+                    &udp(v4(CLIENT, 4000), online, b"q"),
+                    true,
+                    true,
+                );
+                send(layer, outside, &udp(other, online, b"q"), true, !filters);
+                let six = udp(v6("2001:db8::1", 4000), online6, b"q");
+                send(layer, outside, &six, true, !filters);
+                send(
+                    layer,
+                    outside,
+                    &udp(other, v4(ONLINE, 54), b"q"),
+                    false,
+                    true,
+                );
+            }
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let counts = || {
+            let counters = mirror.counters();
+            let of = |counter| counters.iter().find(|(c, _)| *c == counter).unwrap().1;
+            (of(TapCounter::Captured), of(TapCounter::Filtered))
+        };
+        while counts() != (captured, filtered) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(counts(), (captured, filtered), "{what}: captured, filtered");
+        assert!(captured > 10, "{what}");
+    }
+}
+
 fn hits() -> [Vec<u8>; 2] {
     [
         tcp(v4(CLIENT, 40000), v4(ONLINE, 80), b"GET / HTTP/1.1\r\n\r\n"),
@@ -232,7 +337,7 @@ fn transfers() -> Vec<Endpoint> {
 #[test]
 fn every_kind_one_in_another() {
     privileged();
-    let mirror = Mirror::load(&DecapConfig::AUTO, &transfers());
+    let mirror = Program::load(&DecapConfig::AUTO, &transfers());
     let mut taken = 0;
     for hit in hits() {
         for first in layers() {
@@ -265,7 +370,7 @@ fn every_kind_one_in_another() {
 fn with_none_no_tunnel_is_opened_and_with_a_list_nothing_else() {
     privileged();
     let [hit, _] = hits();
-    let none = Mirror::load(&DecapConfig::NONE, &transfers());
+    let none = Program::load(&DecapConfig::NONE, &transfers());
     let frame = wrap(layers()[0], ends(false), &hit);
     let before = none.program.counters(TAP_COUNTERS);
     assert_eq!(
@@ -295,7 +400,7 @@ fn with_none_no_tunnel_is_opened_and_with_a_list_nothing_else() {
         kind: TunnelKind::Erspan as u8,
         flags: 0,
     };
-    let list = Mirror::load(&config, &transfers());
+    let list = Program::load(&config, &transfers());
     let vxlan = |vni| wrap(Layer::Vxlan { port: 4789, vni }, ends(false), &hit);
     assert_eq!(list.check("named", &vxlan(100)), Some(true));
     assert_eq!(list.check("another VNI", &vxlan(101)), Some(false));
@@ -326,7 +431,7 @@ fn with_none_no_tunnel_is_opened_and_with_a_list_nothing_else() {
 #[test]
 fn sequence_numbers_tell_what_a_mirror_lost() {
     privileged();
-    let mut mirror = Mirror::load(&DecapConfig::AUTO, &transfers());
+    let mut mirror = Program::load(&DecapConfig::AUTO, &transfers());
     let [hit, _] = hits();
     let other = tcp(v4(CLIENT, 1), v4(ONLINE, 81), b"not ours");
     for (at, sequence) in [5u32, 6, 9, 8, 10, 10].into_iter().enumerate() {
@@ -405,7 +510,7 @@ fn captures_of_real_tunnels() {
             .collect();
         transfers.sort_unstable();
         transfers.dedup();
-        let mirror = Mirror::load(&DecapConfig::AUTO, &transfers);
+        let mirror = Program::load(&DecapConfig::AUTO, &transfers);
         let (mut plain, mut tunnelled, mut other, mut refused) = (0, 0, 0, 0);
         let mut ids = std::collections::BTreeSet::new();
         for (at, frame) in frames.iter().enumerate() {
@@ -439,7 +544,7 @@ fn captures_of_real_tunnels() {
 #[test]
 fn changed_frames_as_the_slice_decoder_sees_them() {
     privileged();
-    let mirror = Mirror::load(&DecapConfig::AUTO, &transfers());
+    let mirror = Program::load(&DecapConfig::AUTO, &transfers());
     let mut seeds = Vec::new();
     for hit in hits() {
         for first in layers() {
@@ -462,7 +567,7 @@ fn changed_frames_as_the_slice_decoder_sees_them() {
 #[test]
 fn what_fuzzing_found() {
     privileged();
-    let mirror = Mirror::load(&DecapConfig::AUTO, &transfers());
+    let mirror = Program::load(&DecapConfig::AUTO, &transfers());
     let mut run = 0;
     for target in ["decoder", "tunnels"] {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -487,7 +592,7 @@ fn cost() {
     let miss = tcp(v4(CLIENT, 40000), v4(ONLINE, 81), b"");
     let udp = changed(&miss, 23, 17);
     for (name, config) in [("none", DecapConfig::NONE), ("auto", DecapConfig::AUTO)] {
-        let mirror = Mirror::load(&config, one);
+        let mirror = Program::load(&config, one);
         let ns = |frame: &[u8]| mirror.program.nanoseconds("mirror", frame, 1_000_000);
         println!(
             "--decap {name}: UDP {} ns, no match {} ns, match {} ns",
@@ -496,7 +601,7 @@ fn cost() {
             ns(&hit)
         );
     }
-    let mirror = Mirror::load(&DecapConfig::AUTO, one);
+    let mirror = Program::load(&DecapConfig::AUTO, one);
     let once = wrap(layers()[0], ends(false), &hit);
     for (name, frame) in [
         ("vxlan", once.clone()),

@@ -1,6 +1,9 @@
 //! UDP beside TCP in one run: dnsmasq as production and target, nginx at the same time. Every query that
 //! production got arrives at the target exactly once per replica, and nobody else sees any of it.
 
+#[path = "e2e_fabric/wrapper.rs"]
+mod wrapper;
+
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
@@ -15,8 +18,10 @@ use lab::{
     replay::{Capture, Copy, ExitReport, Intercept, PRODUCTION_PORT, Programs, TARGET_PORT, stop},
     testing::{programs, require_root},
     traffic::Curl,
-    world::{CLIENT_SOURCE, CLIENT_SOURCE6, address6, enable_ipv6, run},
+    world::{CLIENT_SOURCE, CLIENT_SOURCE6, Process, address6, enable_ipv6, run},
 };
+use rustix::process::Signal;
+use wrapper::Wrapper;
 
 const LIMIT: Duration = Duration::from_mins(2);
 /// What is on its way when the client is done reaches the target's log within this.
@@ -35,6 +40,8 @@ struct Case {
     pool: Option<&'static str>,
     /// Intercept's filter; learned from tcpcopy without.
     filter: bool,
+    /// What the mirror sends comes in tunnels of all kinds, some of it twice.
+    wrapped: bool,
     more: &'static [&'static str],
 }
 
@@ -45,6 +52,7 @@ impl Case {
             replicas: 1,
             pool: None,
             filter: true,
+            wrapped: false,
             more: &[],
         }
     }
@@ -93,6 +101,10 @@ fn replay(case: &Case) -> Seen {
     );
     copy.more
         .extend(case.more.iter().map(|word| (*word).to_owned()));
+    let wrapper = case.wrapped.then(|| {
+        wrapper::TO.clone_into(&mut copy.interface);
+        wrap_the_mirror(&lab)
+    });
     let mut tcpcopy = copy.start(&lab, &programs, &report).unwrap();
 
     let mut curl = Curl::short("mixed", CURL_REQUESTS).start(&lab).unwrap();
@@ -109,6 +121,10 @@ fn replay(case: &Case) -> Seen {
     };
     while case.more.is_empty() && !arrived() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(100));
+    }
+    if let Some(wrapper) = wrapper {
+        let sent = wrapper.stop();
+        assert!(sent.doubled > 100, "{sent:?}");
     }
     stop(&mut tcpcopy).unwrap();
     stop(&mut intercept).unwrap();
@@ -133,6 +149,18 @@ fn replay(case: &Case) -> Seen {
         report: ExitReport::read(&report).unwrap(),
         intercept: serde_json::from_str(&text).unwrap(),
     }
+}
+
+fn wrap_the_mirror(lab: &Lab) -> Wrapper {
+    let (from, to) = (wrapper::FROM, wrapper::TO);
+    for line in [
+        format!("link add {from} type veth peer name {to}"),
+        format!("link set {from} mtu 1700 up"),
+        format!("link set {to} mtu 1700 up"),
+    ] {
+        run(lab.command(Host::Capture, "ip").args(line.split(' '))).unwrap();
+    }
+    Wrapper::start(&lab.host(Host::Capture), true)
 }
 
 /// The client got production's answers and nothing else, and production every query once.
@@ -225,6 +253,91 @@ fn every_query_reaches_the_target_once_by_mirror() {
     });
     assert_untouched(&seen);
     assert_replayed(&seen, 1);
+}
+
+#[test]
+fn every_query_reaches_the_target_once_out_of_tunnels_of_a_mirror_that_sends_some_twice() {
+    let seen = replay(&Case {
+        wrapped: true,
+        ..Case::new(Capture::Mirror)
+    });
+    assert_untouched(&seen);
+    assert_replayed(&seen, 1);
+    let report = &seen.report;
+    let again = report.number("udp/datagrams/duplicates");
+    assert!(again > 50, "{}", report.json["udp"]);
+    for kind in ["vxlan", "geneve", "gre", "erspan", "ipip", "gtpu", "mpls"] {
+        assert!(
+            report.number(&format!("counters/tunnels/{kind}")) > 50,
+            "{kind}"
+        );
+    }
+}
+
+/// Twice as fast as it can, the second time from other ports of the clients.
+#[test]
+fn queries_of_a_capture_file_are_replayed_in_two_rounds() {
+    require_root();
+    let programs = programs(env!("CARGO_BIN_EXE_lab-tool"));
+    let lab = Lab::up(&LabOptions::default()).unwrap();
+    let production = Dns::start(&lab, Host::Production, DNS_PORT, false).unwrap();
+    let target = Dns::start(&lab, Host::Target, TARGET_DNS_PORT, false).unwrap();
+    let mut intercept = Intercept::default().start(&lab, &programs).unwrap();
+    let (file, report) = (lab.file("dns.pcap"), lab.file("report.json"));
+    let mut command = lab.command(Host::Production, "tcpdump");
+    command
+        .args(["-U", "--immediate-mode", "-i", "eth0", "-w"])
+        .arg(&file)
+        .arg(format!("udp port {DNS_PORT}"));
+    let mut dump = Process::start("dump", &mut command, lab.folder()).unwrap();
+    dump.wait_for_line("listening on", LIMIT).unwrap();
+    let server = SocketAddr::new(IpAddr::V4(Host::Production.address()), DNS_PORT);
+    let queries = 200;
+    let asked = ask(&lab, server, "file", queries, SOCKETS).unwrap();
+    dump.signal(Signal::INT).unwrap();
+    dump.wait_success(LIMIT).unwrap();
+    assert_eq!((asked.strays.len(), asked.answered), (0, queries.into()));
+
+    let mut command = lab.command(Host::Capture, &programs.tcpcopy);
+    let transfer = format!(
+        "udp:{DNS_PORT}-{}:{TARGET_DNS_PORT}",
+        Host::Target.address()
+    );
+    command
+        .args([
+            "-x",
+            &transfer,
+            "-s",
+            &Host::Assistant.address().to_string(),
+        ])
+        .args(["--rounds", "2", "--cores", "0,1", "--report"])
+        .arg(&report)
+        .arg("--read")
+        .arg(&file);
+    let mut tcpcopy = Process::start("read", &mut command, lab.folder()).unwrap();
+    tcpcopy.wait_success(LIMIT).unwrap();
+    let deadline = Instant::now() + SETTLE;
+    while target.queries().len() < 2 * queries as usize && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(100));
+    }
+    stop(&mut intercept).unwrap();
+    assert_eq!(production.queries().len(), queries as usize);
+    let mut by_name: HashMap<String, Vec<SocketAddr>> = HashMap::new();
+    for (name, from) in target.queries() {
+        by_name.entry(name).or_default().push(from);
+    }
+    assert_eq!(by_name.len(), queries as usize);
+    for (name, from) in &by_name {
+        assert_eq!(from[..1], [asked.queries[name]], "{name}");
+        assert!(
+            from.len() == 2 && from[1] != from[0],
+            "{name} from {from:?}"
+        );
+    }
+    let report = ExitReport::read(&report).unwrap();
+    assert_eq!(report.number("udp/datagrams/sent"), 2 * u64::from(queries));
+    assert_eq!(report.json["udp"]["balanced"], true);
+    assert_eq!(report.dropped(), 0, "{}", report.json["packets"]);
 }
 
 #[test]
