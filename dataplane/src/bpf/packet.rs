@@ -4,7 +4,7 @@
 //!  frame ─▶ packet_owner (fanout) ─▶ socket of the worker ─▶ packet: match, filter, sessions ─▶ its ring
 //! ```
 //! Nothing of the host's networking changes here either: the kernel copies, and the packet goes on. Other programs
-//! hide no packets, since packet sockets come before them. What it costs is in docs/performance.md.
+//! hide no packets, since packet sockets come before them.
 
 use std::io;
 

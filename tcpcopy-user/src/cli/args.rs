@@ -210,8 +210,7 @@ pub struct Args {
 pub enum CaptureKind {
     /// Copy what the host receives; the host still receives it. By tcx, or as `packet` where the kernel has none
     Tap,
-    /// The same by packet sockets (AF_PACKET): for kernels before 6.6. Costs more for each packet, and some
-    /// milliseconds
+    /// The same by packet sockets (AF_PACKET), for kernels before 6.6: packets come some milliseconds later
     Packet,
     /// Take packets away from the interface, which must receive a switch's mirror
     Mirror,

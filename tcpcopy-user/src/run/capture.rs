@@ -97,7 +97,8 @@ impl Attached {
                 Err(missing @ BpfError::NoTcx { .. }) => {
                     tracing::warn!(
                         "{missing}: capturing by packet sockets (AF_PACKET) instead, as with `--capture packet`: \
-                         each captured packet costs this host more, and comes some milliseconds later"
+                         every packet of this host is looked at with helper calls, and what is captured comes some \
+                         milliseconds later"
                     );
                     Self::Packet(PacketTap::attach(object, &tap)?)
                 }
