@@ -8,11 +8,12 @@
 //! ```
 //! Both decode with `common::packet`, match with [`matching`] and choose sessions with [`selection`]. With `-F` the programs
 //! `tap_filtered` and `mirror_filtered` match and ask the filter, which goes on to `tap` and `mirror`.
-//! UDP is matched with [`udp`].
+//! UDP is matched with [`udp`], IP fragments with [`fragments`].
 #![no_std]
 #![no_main]
 
 mod chain;
+mod fragments;
 mod maps;
 mod matching;
 mod mirror;

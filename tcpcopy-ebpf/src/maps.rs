@@ -7,7 +7,7 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use common::abi::{
     EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_STREAMS, MIRROR_TAILS, PORT_WORDS, PortWord,
-    RING_BLOCK_BYTES, RingHead, StreamKey, StreamState, TAP_COUNTERS, udp_slots,
+    RING_BLOCK_BYTES, RingHead, StreamKey, StreamState, TAP_COUNTERS, fragment_slots, udp_slots,
 };
 use ebpf_kit::filter::Filters;
 
@@ -89,6 +89,19 @@ pub static FILTERS: Filters = Filters::new();
 /// Programs for datagrams, by `udp_slots`.
 #[btf_map]
 pub static UDP: ProgramArray<{ udp_slots::COUNT as usize }> = ProgramArray::new();
+
+/// The program for fragments, by `fragment_slots`.
+#[btf_map]
+pub static FRAGMENTS: ProgramArray<{ fragment_slots::COUNT as usize }> = ProgramArray::new();
+
+/// Addresses of transfers without their ports, `Addr::ANY` if one names only a port; the value says nothing.
+#[btf_map]
+pub static ADDRESSES: HashMap<
+    EndpointKey,
+    u32,
+    { MAX_ENDPOINTS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
 
 /// Sockets of the mirror by receive queue.
 #[btf_map]

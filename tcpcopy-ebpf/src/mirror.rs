@@ -16,6 +16,7 @@ use common::packet::{
 use ebpf_kit::linear::Linear;
 use ebpf_kit::{config, filter, xdp};
 
+use crate::fragments;
 use crate::maps::{FILTERS, TAIL, XSKS};
 use crate::matching::{count, transferred, undecodable};
 use crate::selection::{takes, takes_datagram};
@@ -43,6 +44,7 @@ fn mirror(ctx: XdpContext) -> u32 {
             redirect(&ctx)
         }
         Err(error) => {
+            fragments::go_on(&ctx, error);
             undecodable(error);
             udp::go_on(&ctx, error, udp_slots::CAPTURE);
             miss(&ctx)
@@ -70,6 +72,7 @@ fn mirror_filtered(ctx: XdpContext) -> u32 {
             XDP_PASS
         }
         Err(error) => {
+            fragments::go_on(&ctx, error);
             undecodable(error);
             udp::go_on(&ctx, error, udp_slots::FILTERED);
             miss(&ctx)

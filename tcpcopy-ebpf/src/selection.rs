@@ -39,8 +39,9 @@ pub fn takes_datagram(client: Addr, hash: u32) -> bool {
     !denied && config::own_shard().holds(hash)
 }
 
+/// The client is on the list; to be asked only if there is one.
 #[inline(always)]
-fn denied(client: Addr) -> bool {
+pub fn denied(client: Addr) -> bool {
     DENY.get(&Key::new(u32::from(Block::MAX_BITS), client.0))
         .is_some()
 }

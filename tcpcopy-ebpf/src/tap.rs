@@ -10,6 +10,7 @@ use common::flow::{flow_hash, owner};
 use common::packet::Endpoint;
 use ebpf_kit::{config, filter, skb};
 
+use crate::fragments;
 use crate::maps::FILTERS;
 use crate::matching::{transferred, undecodable};
 use crate::record::copy_packet;
@@ -35,6 +36,7 @@ fn tap(ctx: TcContext) -> i32 {
             }
         }
         Err(error) => {
+            fragments::go_on(&ctx, error);
             undecodable(error);
             udp::go_on(&ctx, error, udp_slots::CAPTURE);
         }
@@ -56,6 +58,7 @@ fn tap_filtered(ctx: TcContext) -> i32 {
             }
         }
         Err(error) => {
+            fragments::go_on(&ctx, error);
             undecodable(error);
             udp::go_on(&ctx, error, udp_slots::FILTERED);
         }

@@ -90,8 +90,8 @@ fn mirror_tunnel(ctx: XdpContext) -> u32 {
     let (outer, next) = match peel(&Linear::of_xdp(&ctx), Position::FRAME, config) {
         Ok(Peeled::Tunnel(outer, next)) => (outer, next),
         Err(DecodeError::Fragment) => {
-            // Of a tunnel's packet perhaps, of which the rest is elsewhere. `mirror` has counted it
-            // if it ran.
+            // Of a tunnel's packet perhaps, of which the rest is elsewhere. Before `mirror` gets here
+            // `mirror_fragments` has counted it.
             if !config.plain() {
                 count(TapCounter::Fragment);
             }

@@ -1,7 +1,12 @@
 //! UDP through whole workers, over memory: captured frames in, frames to the target out.
 
-use common::flow::{CaptureMeta, Nanos, flow_hash, owner};
+#[path = "support/pieces.rs"]
+mod pieces;
+
+use arc_swap::ArcSwap;
+use common::flow::{CaptureMeta, Nanos, Shard, flow_hash, owner};
 use common::packet::{Addr, Endpoint, FrameAddresses, UdpFrame, build_udp_frame, decode_udp_frame};
+use dataplane::bpf::Filter;
 use dataplane::hops::Missing;
 use dataplane::memory::{MemoryCapture, MemoryTransmit};
 use dataplane::wake::Waker;
@@ -16,7 +21,8 @@ use tcpcopy_user::cli::parse_both;
 use tcpcopy_user::report::{Report, Setting};
 use tcpcopy_user::transfers::TransferTable;
 use tcpcopy_user::worker::{
-    Control, Egress, Hop, LiveStats, NextHops, NoSupply, UdpParts, Worker, WorkerParts,
+    Control, Egress, FragmentRules, Hop, LiveStats, NextHops, NoSupply, UdpParts, Worker,
+    WorkerParts,
 };
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -62,6 +68,16 @@ fn frame(src: Endpoint, dst: Endpoint, payload: &[u8]) -> Vec<u8> {
 /// Runs `workers` workers over the frames, all of which arrive at the first one; returns the report and
 /// what each worker sent.
 fn replay(workers: usize, replicas: u16, frames: &[Vec<u8>]) -> (Report, Vec<Vec<Vec<u8>>>) {
+    replay_by(workers, replicas, frames, &FragmentRules::default())
+}
+
+/// The same by other rules for fragments.
+fn replay_by(
+    workers: usize,
+    replicas: u16,
+    frames: &[Vec<u8>],
+    fragments: &FragmentRules,
+) -> (Report, Vec<Vec<Vec<u8>>>) {
     let intercept = TcpListener::bind("127.0.0.1:0").unwrap();
     let peers = [intercept.local_addr().unwrap().into()];
     let both = parse_both([LIST]).unwrap();
@@ -114,6 +130,7 @@ fn replay(workers: usize, replicas: u16, frames: &[Vec<u8>]) -> (Report, Vec<Vec
             ),
             channel: Channel::connect(&peers, 1, false, clock::now()).unwrap(),
             waker,
+            fragments: fragments.clone(),
             control: Arc::clone(&control),
             live: Arc::new(LiveStats::default()),
         };
@@ -221,4 +238,105 @@ fn what_is_not_replayed_is_counted_by_its_cause() {
     assert!(udp.balanced());
     assert_eq!((report.intake.to_target, report.intake.no_transfer), (1, 1));
     assert_eq!(report.dropped().get("intake_bad_udp"), Some(&1));
+}
+
+/// Datagrams of both families in fragments, and their payloads.
+fn in_fragments(count: u16) -> (Vec<Vec<u8>>, HashSet<Vec<u8>>) {
+    let (mut frames, mut payloads) = (Vec::new(), HashSet::new());
+    for n in 0..count {
+        let payload = format!("{n:04}").repeat(20 + usize::from(n)).into_bytes();
+        let (client, server) = if n % 2 == 0 {
+            (format!("192.0.2.{}:{}", n % 7, 20_000 + n), "10.77.0.20:53")
+        } else {
+            (
+                format!("[2001:db8:1::{}]:{}", n % 7, 20_000 + n),
+                "[2001:db8::20]:53",
+            )
+        };
+        let mut whole = frame(at(&client), at(server), &payload);
+        if n % 2 == 0 {
+            whole[18..20].copy_from_slice(&n.to_be_bytes());
+        }
+        let mut pieces = pieces::cut(&whole, 64, u32::from(n));
+        let middle = pieces.len() / 2;
+        pieces.rotate_left(middle);
+        frames.extend(pieces);
+        payloads.insert(payload);
+    }
+    (frames, payloads)
+}
+
+fn payloads(sent: &[Vec<Vec<u8>>]) -> HashSet<Vec<u8>> {
+    let frames = sent.iter().flatten();
+    let payload = |bytes: &Vec<u8>| {
+        let packet = decode_udp_frame(&bytes[..]).unwrap();
+        bytes[packet.udp.payload..].to_vec()
+    };
+    let all: Vec<_> = frames.map(payload).collect();
+    let set: HashSet<_> = all.iter().cloned().collect();
+    assert_eq!(set.len(), all.len(), "twice");
+    set
+}
+
+#[test]
+fn datagrams_in_fragments_arrive_whole() {
+    let (frames, wanted) = in_fragments(100);
+    for workers in [1, 3] {
+        let (report, sent) = replay(workers, 1, &frames);
+        assert!(payloads(&sent) == wanted, "{:?}", report.counters);
+        assert_eq!(
+            report.counter("fragments", "fragments"),
+            frames.len() as u64
+        );
+        assert_eq!(report.counter("fragments", "reassembled"), 100);
+        assert!(report.dropped().is_empty(), "{:?}", report.dropped());
+    }
+}
+
+#[test]
+fn what_comes_in_fragments_is_chosen_like_the_rest() {
+    let (frames, wanted) = in_fragments(100);
+    let shard = |k| FragmentRules {
+        shard: Shard::new(k, 2).unwrap(),
+        ..FragmentRules::default()
+    };
+    let shards = [0, 1].map(|k| replay_by(2, 1, &frames, &shard(k)));
+    let [a, b] = shards.each_ref().map(|(_, sent)| payloads(sent));
+    assert!(a.is_disjoint(&b) && a.len() + b.len() == wanted.len());
+    for ((report, _), taken) in shards.iter().zip([&a, &b]) {
+        let left = report.counter("fragments", "not_selected");
+        assert_eq!(left as usize, wanted.len() - taken.len());
+        assert!(taken.len() > 20, "{}", taken.len());
+    }
+
+    let filter = Filter::compile("ip6 or udp src port 20000").unwrap();
+    let rules = FragmentRules {
+        filter: Some(Arc::new(ArcSwap::from_pointee(filter))),
+        ..FragmentRules::default()
+    };
+    let (report, sent) = replay_by(2, 1, &frames, &rules);
+    assert_eq!(payloads(&sent).len(), 51);
+    assert_eq!(report.counter("fragments", "filtered"), 49);
+    assert!(report.dropped().is_empty(), "{:?}", report.dropped());
+}
+
+#[test]
+fn what_is_not_whole_or_not_ours_is_counted() {
+    let client = at("192.0.2.1:4000");
+    let other = frame(client, at("10.77.0.20:54"), &[7; 300]);
+    let ours = frame(at("192.0.2.2:4000"), at("10.77.0.30:5353"), &[7; 300]);
+    let mut frames = pieces::cut(&other, 64, 0);
+    frames.extend(pieces::cut(&ours, 64, 0));
+    frames.extend(pieces::cut(
+        &frame(at("192.0.2.3:1"), at("10.77.0.20:53"), &[7; 300]),
+        64,
+        0,
+    ));
+    frames.pop();
+    let (report, sent) = replay(2, 1, &frames);
+    assert_eq!(sent.iter().flatten().count(), 0);
+    assert_eq!(report.counter("fragments", "no_transfer"), 1);
+    assert_eq!(report.intake.to_target, 1);
+    let dropped: Vec<_> = report.dropped().into_iter().collect();
+    assert_eq!(dropped, [("fragments_reassembly_incomplete".to_owned(), 1)]);
 }

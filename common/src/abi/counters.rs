@@ -36,7 +36,8 @@ counters! {
         /// Packets that matched a transfer but go to a target, skipped so that our own output is never
         /// captured again. What goes to a target and matches no transfer is not counted.
         ToTarget => "to_target",
-        /// IP fragments, passed on untouched (they carry no or partial TCP headers).
+        /// IP fragments that are not put together, passed on untouched: those in tunnels, and where tunnels are
+        /// opened those that may be of one.
         Fragment => "fragment",
         /// Captured bytes end inside a header.
         Truncated => "truncated",
@@ -69,6 +70,9 @@ counters! {
         TunnelOther => "tunnel_other",
         /// Packets in more tunnels, one in the other, than are opened; passed on.
         TunnelTooDeep => "tunnel_too_deep",
+        /// IP fragments to an address of a transfer, to be put together by a worker; each is counted as
+        /// captured as well, or by the cause of its loss.
+        FragmentTaken => "fragment_taken",
     }
 }
 

@@ -21,5 +21,5 @@ pub use ring::{
 };
 pub use rules::{
     DenyKey, EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, PORT_WORDS, PortWord,
-    ProgramConfig, config_flags, filter_slots, udp_slots,
+    ProgramConfig, config_flags, filter_slots, fragment_slots, udp_slots,
 };

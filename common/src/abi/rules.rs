@@ -67,7 +67,7 @@ impl DenyKey {
     }
 }
 
-/// Key of the maps `TRANSFERS`, `TARGETS` (tcpcopy) and `RESPONSES` (intercept): a protocol, an address
+/// Key of the maps `TRANSFERS`, `TARGETS`, `ADDRESSES` (tcpcopy) and `RESPONSES` (intercept): a protocol, an address
 /// and a port, the address [`Addr::ANY`] in targets and UDP transfers that name only a port (TCP
 /// transfers that do are bits of `PORTS`). Programs look up the exact key first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
@@ -100,6 +100,16 @@ impl EndpointKey {
         Self {
             protocol: protocol::UDP as u16,
             ..Self::new(e)
+        }
+    }
+
+    /// Key of the map `ADDRESSES`: an address of a transfer whatever the port, which fragments do not tell.
+    #[inline(always)]
+    pub const fn address(addr: Addr, protocol: u8) -> Self {
+        Self {
+            addr,
+            port: 0,
+            protocol: protocol as u16,
         }
     }
 
@@ -164,6 +174,14 @@ pub mod udp_slots {
     pub const INNER: u32 = 2;
     /// Number of entries.
     pub const COUNT: u32 = 3;
+}
+
+/// Entries of the tail call array `FRAGMENTS`, of a program of its own like those of `UDP`.
+pub mod fragment_slots {
+    /// Captures fragments.
+    pub const CAPTURE: u32 = 0;
+    /// Number of entries.
+    pub const COUNT: u32 = 1;
 }
 
 /// The global `CONFIG` of every program, set before load and constant afterwards, so that the verifier

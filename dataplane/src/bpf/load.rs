@@ -4,9 +4,11 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::{Ebpf, EbpfLoader};
-use common::abi::{DecapConfig, EndpointKey, MAX_ENDPOINTS, ProgramConfig, config_flags};
+use common::abi::{
+    DecapConfig, EndpointKey, MAX_ENDPOINTS, ProgramConfig, config_flags, fragment_slots,
+};
 use common::flow::Share;
-use common::packet::Endpoint;
+use common::packet::{Endpoint, protocol};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::error::chain;
@@ -152,6 +154,21 @@ pub(super) fn put_udp(
     put_keys(ebpf, "TRANSFERS", udp.transfers, EndpointKey::udp)?;
     put_keys(ebpf, "TARGETS", udp.targets, EndpointKey::udp)?;
     programs::install(ebpf, hook, "UDP", programs)
+}
+
+/// Adds the addresses of transfers and the program that looks at the fragments that go there.
+pub(super) fn put_fragments(
+    ebpf: &mut Ebpf,
+    tcp: &[Endpoint],
+    udp: &UdpRules<'_>,
+    hook: Hook,
+    program: &str,
+) -> Result<(), BpfError> {
+    let keys = |protocol| move |e: Endpoint| EndpointKey::address(e.addr, protocol);
+    put_keys(ebpf, "ADDRESSES", tcp, keys(protocol::TCP))?;
+    put_keys(ebpf, "ADDRESSES", udp.transfers, keys(protocol::UDP))?;
+    let programs = [(fragment_slots::CAPTURE, program)];
+    programs::install(ebpf, hook, "FRAGMENTS", &programs)
 }
 
 fn put_keys(

@@ -17,6 +17,9 @@ use super::{BpfError, Filter, QueuePort, UdpRules, load, programs};
 use crate::iface::{Interface, Promiscuous};
 use crate::placement::QueueSocket;
 
+/// The program for fragments.
+const FRAGMENTS: &str = "mirror_fragments";
+
 /// Programs for datagrams.
 const UDP_PROGRAMS: [(u32, &str); 2] = [
     (udp_slots::CAPTURE, "mirror_udp"),
@@ -111,6 +114,10 @@ impl Mirror {
         load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
         config.sessions.put_maps(&mut ebpf, config.transfers)?;
         load::put_udp(&mut ebpf, &config.udp, Hook::Xdp, &UDP_PROGRAMS)?;
+        if config.decap.plain() {
+            let (tcp, udp) = (config.transfers, &config.udp);
+            load::put_fragments(&mut ebpf, tcp, udp, Hook::Xdp, FRAGMENTS)?;
+        }
         if config.decap.tunnels() {
             programs::install(&mut ebpf, Hook::Xdp, "TAIL", &TUNNEL_PROGRAMS)?;
             if config.udp.flag() != 0 {

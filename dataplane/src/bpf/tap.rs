@@ -38,6 +38,9 @@ const FILTERED: Parts = Parts {
     pass: -1,
 };
 
+/// The program for fragments.
+const FRAGMENTS: &str = "tap_fragments";
+
 /// Programs for datagrams.
 const UDP_PROGRAMS: [(u32, &str); 2] = [
     (udp_slots::CAPTURE, "tap_udp"),
@@ -97,6 +100,8 @@ impl Tap {
         let rings = Rings::of(config, cpus, online.len());
         let mut ebpf = prepare(object, config, rings)?;
         load::put_udp(&mut ebpf, &config.udp, Hook::Tcx, &UDP_PROGRAMS)?;
+        let (tcp, udp) = (config.transfers, &config.udp);
+        load::put_fragments(&mut ebpf, tcp, udp, Hook::Tcx, FRAGMENTS)?;
 
         let readers = readers(&mut ebpf, workers, cpus, &online, rings.blocks)?;
         let log = config.start_log(&mut ebpf)?;

@@ -4,7 +4,7 @@ use super::files;
 use super::ports::RoundPorts;
 use super::schedule::Schedule;
 use crate::cli::Offline;
-use crate::reassembly::{Reassembler, ReassemblyCounters, tcp_fragment};
+use crate::reassembly::{Reassembler, ReassemblyCounters, fragment};
 use crate::selection::Selection;
 use crate::transfers::TransferTable;
 use crate::worker::{
@@ -13,7 +13,7 @@ use crate::worker::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use common::abi::DecapConfig;
 use common::flow::{CaptureMeta, Captured, Nanos, flow_hash, owner};
-use common::packet::{DecodeError, Endpoint};
+use common::packet::{DecodeError, Endpoint, protocol};
 use dataplane::bpf::Filter;
 use dataplane::clock;
 use dataplane::feed::FeedSender;
@@ -416,7 +416,10 @@ impl Reading {
         let selection = self.shared.selection.load();
         let mut taken = self.rules.place(&selection, &captured);
         if taken == Err(Rejected::Undecodable(DecodeError::Fragment)) {
-            taken = match tcp_fragment(captured.bytes) {
+            taken = match fragment(captured.bytes) {
+                Ok((ip, _)) if ip.protocol != protocol::TCP => {
+                    Err(Rejected::Undecodable(DecodeError::NotTcp))
+                }
                 Ok((ip, _)) => {
                     let Some(whole) = self.reassembler.take(&captured, &ip) else {
                         return;

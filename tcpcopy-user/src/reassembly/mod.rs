@@ -3,6 +3,7 @@
 //! ```text
 //!  fragment ─ (source, destination, protocol, id) ─▶ slot: header of the first, payload so far ─ all there? ─▶ frame
 //! ```
+//! Of files by their reader, live by the worker that the fragment hash names.
 //! Bounded in every way: so many packets at a time, so many pieces of each, 64 KiB, a few seconds. The
 //! oldest makes room for the newest. Pieces that overlap end their packet (RFC 5722 section 3; with
 //! IPv4, too, nobody sends such but to deceive), pieces that come again do not.
@@ -13,9 +14,10 @@ use common::flow::{CaptureMeta, Captured, Nanos};
 use common::packet::{Addr, DecodeError, Fragment, Ip, decode_ethernet, decode_ip, protocol};
 use slot::Slot;
 
-/// Packets that are put together at a time, by one worker: 8 MiB at most, since each keeps its pieces and
-/// room for the whole. A host that sends fragments sends those of a packet in a row.
+/// Packets that are put together at a time, by one worker: 4 MiB at most ([`MAX_BYTES`]). A host that sends fragments sends those of a packet in a row.
 const SLOTS: usize = 64;
+/// Memory that one worker needs for all of it, in bytes.
+pub const MAX_BYTES: usize = (SLOTS + 1) << 16;
 /// A piece that is missing after so long will not come: Linux waits 30 s because it does not know the
 /// network, but between two copies of one stream there is none.
 const PATIENCE: Nanos = Nanos::from_secs(5);
@@ -57,11 +59,11 @@ impl ReassemblyCounters {
     }
 }
 
-/// The headers of a frame that is a fragment of a TCP packet.
-pub fn tcp_fragment(bytes: &[u8]) -> Result<(Ip, Fragment), DecodeError> {
+/// The headers of a frame that is a fragment of a TCP packet or of a datagram.
+pub fn fragment(bytes: &[u8]) -> Result<(Ip, Fragment), DecodeError> {
     let ether = decode_ethernet(bytes)?;
     let ip = decode_ip(bytes, ether.l3)?;
-    if ip.protocol != protocol::TCP {
+    if !matches!(ip.protocol, protocol::TCP | protocol::UDP) {
         return Err(DecodeError::NotTcp);
     }
     Ok((ip, Fragment::decode(bytes, &ip)?))
@@ -72,6 +74,8 @@ pub fn tcp_fragment(bytes: &[u8]) -> Result<(Ip, Fragment), DecodeError> {
 pub struct Reassembler {
     /// Those in use and spare ones, at most [`SLOTS`].
     slots: Vec<Slot>,
+    /// The last packet that became whole.
+    frame: Vec<u8>,
     counters: ReassemblyCounters,
 }
 
@@ -105,8 +109,8 @@ impl Reassembler {
             }
         }?;
         self.counters.whole += 1;
-        let slot = self.slots.get_mut(slot)?;
-        let bytes = slot.finish();
+        self.slots.get_mut(slot)?.finish(&mut self.frame);
+        let bytes = self.frame.as_slice();
         let meta = CaptureMeta {
             at,
             frame_len: bytes.len() as u32,
@@ -157,7 +161,8 @@ impl Reassembler {
         n
     }
 
-    fn expire(&mut self, now: Nanos) {
+    /// Gives up what began too long before `now`.
+    pub fn expire(&mut self, now: Nanos) {
         for slot in &mut self.slots {
             if slot.key.is_some() && now.since(slot.since) > PATIENCE {
                 slot.key = None;

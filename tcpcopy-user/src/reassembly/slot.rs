@@ -30,8 +30,6 @@ pub(super) struct Slot {
     pieces: ArrayVec<Range<usize>, PIECES>,
     /// Its length, once the last fragment came.
     end: Option<usize>,
-    /// The whole frame.
-    frame: Vec<u8>,
 }
 
 impl Slot {
@@ -96,21 +94,20 @@ impl Slot {
         !self.headers.is_empty() && self.end == Some(there)
     }
 
-    /// The packet as if it had never been cut; the slot is spare.
-    pub(super) fn finish(&mut self) -> &[u8] {
+    /// Puts the packet into `frame` as if it had never been cut; the slot is spare.
+    pub(super) fn finish(&mut self, frame: &mut Vec<u8>) {
         self.key = None;
-        self.frame.clear();
-        self.frame.extend_from_slice(&self.headers);
-        self.frame.extend_from_slice(&self.payload);
-        let total = self.frame.len() - self.l3;
-        if let Some(ip) = self.frame.get_mut(self.l3..) {
+        frame.clear();
+        frame.extend_from_slice(&self.headers);
+        frame.extend_from_slice(&self.payload);
+        let total = frame.len() - self.l3;
+        if let Some(ip) = frame.get_mut(self.l3..) {
             if self.is_v4 {
                 mend_v4(ip, total, self.headers.len() - self.l3);
             } else {
                 mend_v6(ip, total, self.headers.len() - self.l3);
             }
         }
-        &self.frame
     }
 }
 

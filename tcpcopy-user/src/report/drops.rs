@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// Counters of programs and ports that count losses, by group; everything else that they count is
 /// information. `rx_fill_ring_empty` says why frames were dropped: the kernel counts each of them in
 /// `rx_dropped` as well (__xsk_rcv, net/xdp/xsk.c). A kernel program passes what it cannot decode: production has it, the replay has not.
-const LOSSES: [(&str, &[&str]); 5] = [
+const LOSSES: [(&str, &[&str]); 6] = [
     (
         "kernel",
         &[
@@ -33,6 +33,14 @@ const LOSSES: [(&str, &[&str]); 5] = [
             "tap_incomplete",
             "tap_malformed",
             "packet_malformed",
+        ],
+    ),
+    (
+        "fragments",
+        &[
+            "reassembly_incomplete",
+            "reassembly_crowded_out",
+            "reassembly_invalid",
         ],
     ),
     (

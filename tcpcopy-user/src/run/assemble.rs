@@ -9,10 +9,12 @@ use crate::cli::{CaptureKind, Config, MAX_WORKERS};
 use crate::offline;
 use crate::record::{self, Recorder};
 use crate::transfers::TransferTable;
-use crate::worker::{Control, Egress, LiveHops, LiveStats, UdpParts, WorkerParts};
+use crate::worker::{Control, Egress, FragmentRules, LiveHops, LiveStats, UdpParts, WorkerParts};
+use arc_swap::ArcSwap;
 use common::flow::{Nanos, Share};
 use common::packet::Addr;
 use dataplane::afxdp::AfXdpTx;
+use dataplane::bpf::Filter;
 use dataplane::hops::{HopOptions, Hops};
 use dataplane::iface::Interface;
 use dataplane::netfilter::RawPath;
@@ -43,6 +45,8 @@ pub struct Assembled {
     pub live: Vec<Arc<LiveStats>>,
     /// The capture.
     pub attached: Attached,
+    /// The filter that the workers ask of packets that came in fragments, if there is one.
+    pub filter: Option<Arc<ArcSwap<Filter>>>,
     /// The recording, if one was asked for.
     pub recorder: Option<Recorder>,
 }
@@ -226,6 +230,12 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         supply::start(handles.clone(), served, raw_path),
     )?;
 
+    let filter = config.filter.clone();
+    let fragments = FragmentRules {
+        shard: config.shard,
+        share: config.share,
+        filter: filter.map(|filter| Arc::new(ArcSwap::from_pointee(filter))),
+    };
     let control = Arc::new(Control::new(workers));
     let live: Vec<Arc<LiveStats>> = (0..workers).map(|_| Arc::default()).collect();
     let mut parts = Vec::with_capacity(workers);
@@ -264,6 +274,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             decap: config.decap,
             engine,
             udp,
+            fragments: fragments.clone(),
             egress: Egress::new(&targets, devices, Some(raw), hops, Box::new(supply)),
             channel,
             waker,
@@ -286,6 +297,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         control,
         live,
         attached,
+        filter: fragments.filter,
         recorder,
     })
 }

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!  -m MiB, or min(2 GiB, 10 % of RAM or of the cgroup's limit)
-//!    ├─ fixed: rings, frames, hand-over        first, known
+//!    ├─ fixed: rings, frames, hand-over, fragments   first, known
 //!    ├─ half of the rest: captured bytes that the target has not acknowledged
 //!    └─ the other half: sessions, a quarter of it UDP flows if there are such
 //! ```
 //! On a production host the default leaves nine tenths to production. Over budget whole new sessions are
 //! shed, so too small a budget costs sessions, never production.
 
+use crate::reassembly;
 use session::udp_flow_bytes;
 use std::path::Path;
 
@@ -52,7 +53,7 @@ impl Budget {
         handover: usize,
     ) -> Result<Self, TooSmall> {
         let pairs = workers * workers.saturating_sub(1);
-        let fixed = rings + workers * PORT_BYTES + pairs * handover;
+        let fixed = rings + workers * (PORT_BYTES + reassembly::MAX_BYTES) + pairs * handover;
         let least = fixed + workers * WORKER_MIN_BYTES;
         if total < least {
             return Err(TooSmall {
@@ -120,7 +121,9 @@ mod tests {
     #[test]
     fn shares_add_up_to_the_budget_and_too_little_is_refused() {
         let b = Budget::split(1024 * MIB, 2, 64 * MIB, MIB).unwrap();
-        let used = 2 * (b.buffer_bytes + b.max_sessions * SESSION_BYTES) + (64 + 34 + 2) * MIB;
+        let used = 2 * (b.buffer_bytes + b.max_sessions * SESSION_BYTES)
+            + (64 + 34 + 2) * MIB
+            + 2 * reassembly::MAX_BYTES;
         assert!(used <= 1024 * MIB && used > 1023 * MIB, "{used}");
         let mut with_udp = b;
         let flows = with_udp.take_udp_flows(3);
@@ -129,7 +132,7 @@ mod tests {
         let error = Budget::split(100 * MIB, 2, 64 * MIB, MIB).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "-m, --memory: got 100 MiB, expected at least 116 MiB for 2 workers with their rings"
+            "-m, --memory: got 100 MiB, expected at least 125 MiB for 2 workers with their rings"
         );
     }
 

@@ -8,6 +8,7 @@ use crate::cli::{Config, Deny};
 use crate::record::{Recorder, WriteReport};
 use crate::report::{Report, Setting};
 use crate::worker::{Control, LiveFigures, LiveStats, Worker, WorkerParts, WorkerReport};
+use arc_swap::ArcSwap;
 use common::flow::Nanos;
 use dataplane::bpf::{BpfError, Filter};
 use dataplane::wake::WakerHandle;
@@ -34,6 +35,7 @@ pub fn supervise(
         control,
         live,
         attached,
+        filter,
         recorder,
     } = assembled;
     let started = clock::now();
@@ -74,6 +76,7 @@ pub fn supervise(
         wakers,
         live,
         attached,
+        filter,
         recorder,
         drain: nanos(config.drain),
         ending: Ending::new(nanos(config.drain), nanos(config.turn_limit)),
@@ -176,6 +179,8 @@ struct Run {
     wakers: Vec<WakerHandle>,
     live: Vec<Arc<LiveStats>>,
     attached: Attached,
+    /// See [`Assembled::filter`].
+    filter: Option<Arc<ArcSwap<Filter>>>,
     recorder: Option<Recorder>,
     drain: Nanos,
     ending: Ending,
@@ -289,7 +294,12 @@ impl Run {
             })
             .and_then(|filter| self.attached.replace_filter(&filter).map(|()| filter));
         match replaced {
-            Ok(filter) => tracing::info!(filter = filter.expression(), "filter replaced"),
+            Ok(filter) => {
+                tracing::info!(filter = filter.expression(), "filter replaced");
+                if let Some(shared) = &self.filter {
+                    shared.store(Arc::new(filter));
+                }
+            }
             Err(error) => {
                 tracing::error!("filter not replaced, the old one stays in force: {error}");
             }

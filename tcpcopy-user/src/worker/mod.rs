@@ -4,7 +4,7 @@
 //!        sources (tap rings, AF_XDP queues)      other workers
 //!                 │ Captured                       │ Captured
 //!                 ▼                                ▼
-//!             intake: decode, transfer, owner ──▶ hand-over to others
+//!             intake: decode, transfer, owner ──▶ hand-over to others, fragments to be put together
 //!                 │ ClientSegment
 //!                 ▼
 //!   channel ──▶ engine ──▶ sender ──▶ channel (announcements), egress ports (frames)
@@ -20,6 +20,7 @@ mod control;
 mod cut;
 mod datagrams;
 mod egress;
+mod fragments;
 mod intake;
 mod latency;
 mod parts;
@@ -28,6 +29,7 @@ mod sender;
 pub use control::{Control, LiveFigures, LiveStats};
 pub use datagrams::{DatagramRules, UdpParts};
 pub use egress::{Egress, Hop, LiveHops, NextHops, NoSupply, Supply};
+pub use fragments::FragmentRules;
 pub use intake::{DECODE_ERROR_NAMES, IntakeCounters};
 pub use latency::{Latencies, Latency};
 pub use parts::{Counter, WorkerParts, WorkerReport};
@@ -45,6 +47,7 @@ use dataplane::idle::{self, Idle, NAP, Rest, nap};
 use dataplane::poll::PollSet;
 use dataplane::wake::Waker;
 use dataplane::{BATCH, Capture};
+use fragments::Fragments;
 pub(crate) use intake::{Intake, Place, Rejected};
 use sender::Sender;
 use session::{Engine, Outcome};
@@ -69,6 +72,7 @@ pub struct Worker {
     pool_is_v4: Option<bool>,
     engine: Engine,
     datagrams: Option<Datagrams>,
+    fragments: Fragments,
     sender: Sender,
     waker: Waker,
     control: Arc<Control>,
@@ -99,6 +103,7 @@ impl Worker {
             pool_is_v4,
             engine: Engine::new(parts.engine),
             datagrams: parts.udp.map(|udp| Datagrams::new(udp, &parts.decap)),
+            fragments: Fragments::new(parts.fragments),
             sender: Sender::new(parts.egress, parts.channel),
             waker: parts.waker,
             control: parts.control,
@@ -198,6 +203,7 @@ impl Worker {
             decap,
             engine,
             datagrams,
+            fragments,
             sender,
             intake,
             ..
@@ -229,6 +235,10 @@ impl Worker {
                                 let mine = (id, workers, now);
                                 datagram(datagrams, mine, frame, others, sender, intake);
                             }
+                            (Rejected::Undecodable(DecodeError::Fragment), _) => {
+                                let others = others.as_deref_mut();
+                                fragments.gather((id, workers), frame, others, intake);
+                            }
                             _ => intake.leave_out(why),
                         }
                         continue;
@@ -255,7 +265,7 @@ impl Worker {
             }
             engine.captured_batch(now, &segments, sender);
         };
-        if let Some(at) = source {
+        let n = if let Some(at) = source {
             let Some(source) = sources.get_mut(at) else {
                 return 0;
             };
@@ -266,7 +276,11 @@ impl Worker {
             let n = handover.recv(&mut |batch| act(batch, None));
             self.intake.handed_over += n as u64;
             n
+        };
+        if self.fragments.are_ready() {
+            self.replay_whole(now, stop_at);
         }
+        n
     }
 
     /// All frames from before the end are in: notes the sources' counters and lets go of them.
@@ -318,6 +332,8 @@ impl Worker {
         }
         self.sender.begin_loop(clock());
         self.publish(now);
+        self.fragments.end();
+        self.counters.extend(self.fragments.counters());
         let counters = &mut self.counters;
         self.handover.counters(&mut |name, value| {
             counters.push(Counter {
@@ -357,6 +373,7 @@ impl Worker {
 
     fn publish(&mut self, now: Nanos) {
         self.publish_at = now + PUBLISH_INTERVAL;
+        self.fragments.expire(now);
         let totals = self.engine.totals();
         self.live.publish(LiveFigures {
             open: self.engine.open_sessions() as u64,

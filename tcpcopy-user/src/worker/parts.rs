@@ -1,6 +1,7 @@
 //! What goes into a worker and what comes out of it.
 
 use super::datagrams::UdpParts;
+use super::fragments::FragmentRules;
 use super::{Control, Egress, IntakeCounters, Latencies, LiveStats, SendCounters};
 use crate::channel::Channel;
 use crate::transfers::TransferTable;
@@ -29,6 +30,8 @@ pub struct WorkerParts {
     pub engine: EngineConfig,
     /// UDP, if any is replayed.
     pub udp: Option<UdpParts>,
+    /// What packets that come in fragments must meet.
+    pub fragments: FragmentRules,
     /// Its ports.
     pub egress: Egress,
     /// Its connections to intercept.
@@ -44,7 +47,7 @@ pub struct WorkerParts {
 /// One counter of a port or a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counter {
-    /// Kind of thing that counts: `capture`, `handover`, `tx`, `channel`, `kernel`.
+    /// Kind of thing that counts: `capture`, `handover`, `tx`, `channel`, `kernel`, `fragments`.
     pub group: &'static str,
     /// Name within the kind.
     pub name: &'static str,

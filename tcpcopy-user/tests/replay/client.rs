@@ -1,5 +1,6 @@
 //! Captured traffic: what a client of production sends, as frames.
 
+use crate::pieces::cut;
 use common::flow::{CaptureMeta, Nanos};
 use common::packet::{
     Addr, Endpoint, FrameAddresses, SeqNumber, TcpFlags, TcpFrame, TcpOptions, build_tcp_frame,
@@ -24,6 +25,9 @@ pub struct Client {
     ack: SeqNumber,
     /// Everything it has sent.
     pub sent: Vec<u8>,
+    /// Packets with more than so many bytes behind their IP header come in fragments, last one first.
+    pub piece_bytes: Option<usize>,
+    packets: u16,
 }
 
 impl Client {
@@ -34,6 +38,8 @@ impl Client {
             seq: SeqNumber(u32::MAX - u32::from(port % 97)),
             ack: PRODUCTION_ISS,
             sent: Vec::new(),
+            piece_bytes: None,
+            packets: 0,
         }
     }
 
@@ -47,7 +53,7 @@ impl Client {
             window: 60_000,
             options,
             payload,
-            ip_id: 0,
+            ip_id: self.endpoint.port.wrapping_mul(64) + self.packets,
         };
         let mut bytes = vec![0; 2048];
         let len = build_tcp_frame(&mut bytes, FrameAddresses::default(), &frame).unwrap();
@@ -55,7 +61,11 @@ impl Client {
             at: dataplane::clock::now(),
             ..CaptureMeta::default()
         };
-        to.push(&bytes[..len], meta);
+        self.packets += 1;
+        let pieces = cut(&bytes[..len], self.piece_bytes.unwrap_or(len), 0);
+        for piece in pieces.iter().rev() {
+            to.push(piece, meta);
+        }
         self.seq += payload.len() as u32 + u32::from(flags.has(TcpFlags::SYN.with(TcpFlags::FIN)));
         self.sent.extend_from_slice(payload);
     }

@@ -6,10 +6,13 @@
 //! | every_request_byte_once | requests arrive once, in order, whole; the books balance |
 //! | losses_are_repaired | the same with every seventh frame to the target lost |
 //! | two_workers_share_one_source | frames reach their owner by hand-over |
+//! | packets_in_fragments_arrive_whole | they meet on one worker, out of order, and go on to their owner |
 //! | a_restarted_intercept_costs_no_session | routes are announced again |
 //! | the_end_cuts_off_what_is_open | drain, reset, outcome, books; later packets do not count |
 
 mod client;
+#[path = "../support/pieces.rs"]
+mod pieces;
 mod world;
 
 use client::{Client, late, production, session};
@@ -28,8 +31,8 @@ use tcpcopy_user::cli::parse_transfers;
 use tcpcopy_user::report::{Report, Setting};
 use tcpcopy_user::transfers::TransferTable;
 use tcpcopy_user::worker::{
-    Control, Egress, Hop, LiveFigures, LiveStats, NextHops, NoSupply, Worker, WorkerParts,
-    WorkerReport,
+    Control, Egress, FragmentRules, Hop, LiveFigures, LiveStats, NextHops, NoSupply, Worker,
+    WorkerParts, WorkerReport,
 };
 use world::World;
 
@@ -115,6 +118,7 @@ impl Replay {
                     ..EngineConfig::default()
                 },
                 udp: None,
+                fragments: FragmentRules::default(),
                 egress,
                 channel: Channel::connect(&peers, 2, false, clock::now()).unwrap(),
                 waker,
@@ -277,6 +281,41 @@ fn two_workers_share_one_source() {
         reports[1].intake.handed_over,
         reports[1].totals.segments_captured
     );
+}
+
+#[test]
+fn packets_in_fragments_arrive_whole() {
+    for workers in [1, 3] {
+        let mut replay = Replay::start(workers);
+        let mut clients: Vec<_> = (0..30).map(|n| Client::new(46_000 + n)).collect();
+        // By any queue, as a mirror's fragments come.
+        let sources = replay.sources.clone();
+        let source = |n: usize| &sources[n % workers];
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.piece_bytes = Some(8 * (3 + n));
+            client.connect(source(n));
+        }
+        replay.until("connections", |r| r.figures().open == 30);
+        for number in 0..3 {
+            for (n, client) in clients.iter_mut().enumerate() {
+                client.request(source(n), number, 1500);
+            }
+            let bytes: usize = clients.iter().map(|c| c.sent.len()).sum();
+            replay.until("requests", |r| r.figures().bytes_delivered >= bytes as u64);
+        }
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.close(source(n));
+        }
+        replay.until("sessions", completed(30));
+        let (world, reports) = replay.end(Nanos::from_secs(60));
+        assert_delivered(&world, &clients);
+        let report = summary(&reports);
+        assert_completed(&report, 30, clients.iter().map(|c| c.sent.len()).sum());
+        let count = |name| report.counter("fragments", name);
+        // All but the short ones: six segments of each client, and the first of one.
+        assert_eq!(count("reassembled"), 30 * 6 + 1);
+        assert!(count("fragments") > 3 * count("reassembled"));
+    }
 }
 
 #[test]
