@@ -35,13 +35,20 @@ impl Tool {
 
     /// The HTTP server of `host`.
     pub fn server(&self, lab: &Lab, host: Host, port: u16, log: &Path) -> Command {
+        self.server_at(lab, host, (host.address(), port), log)
+    }
+
+    /// The same on another address of the host.
+    pub fn server_at(
+        &self,
+        lab: &Lab,
+        host: Host,
+        (address, port): (Ipv4Addr, u16),
+        log: &Path,
+    ) -> Command {
         let mut command = self.on(lab, host);
         command
-            .args([
-                "http-server",
-                &host.address().to_string(),
-                &port.to_string(),
-            ])
+            .args(["http-server", &address.to_string(), &port.to_string()])
             .arg(log);
         command
     }
