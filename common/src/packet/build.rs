@@ -5,9 +5,11 @@ use super::{ethertype, protocol};
 
 /// Ethernet + IPv6 + TCP with 40 bytes of options: what a frame may need in front of its payload.
 pub const HEADROOM_MAX_BYTES: usize = ETH_HEADER_BYTES + 40 + 60;
+mod fragment;
 mod udp;
 mod v4;
 
+pub use fragment::FragmentedFrame;
 pub use udp::{UdpFrame, build_udp_frame};
 
 /// Time to live of replayed packets: that of Linux hosts.

@@ -32,8 +32,8 @@ mod udp;
 
 pub use addr::{Addr, Endpoint};
 pub use build::{
-    BuildError, FrameAddresses, HEADROOM_MAX_BYTES, TcpFrame, UdpFrame, allow_fragments,
-    build_tcp_frame, build_udp_frame,
+    BuildError, FragmentedFrame, FrameAddresses, HEADROOM_MAX_BYTES, TcpFrame, UdpFrame,
+    allow_fragments, build_tcp_frame, build_udp_frame,
 };
 pub use bytes::Bytes;
 pub use decap::{

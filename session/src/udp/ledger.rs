@@ -9,8 +9,6 @@ pub enum UdpDrop {
     OtherFamily,
     /// The capture has not all of its bytes.
     CutByCapture,
-    /// Larger than the way's MTU (`-M`): nothing that is sent is fragmented.
-    LargerThanMtu,
     /// A new flow, and there are as many as memory allows.
     TableFull,
     /// A new flow, and every port of its wire address is in use.
@@ -21,17 +19,16 @@ pub enum UdpDrop {
     NoNextHop,
     /// All transmit frames were in flight.
     NoFrame,
-    /// Larger than a transmit frame.
+    /// Larger than a packet can be (towards IPv6 addresses of `-c`, from IPv4), or than a transmit frame.
     NotBuilt,
 }
 
 impl UdpDrop {
     /// Every cause, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::NotSelected,
         Self::OtherFamily,
         Self::CutByCapture,
-        Self::LargerThanMtu,
         Self::TableFull,
         Self::NoWirePort,
         Self::NotATarget,
@@ -46,7 +43,6 @@ impl UdpDrop {
             Self::NotSelected => "not_selected",
             Self::OtherFamily => "other_family",
             Self::CutByCapture => "cut_by_capture",
-            Self::LargerThanMtu => "larger_than_mtu",
             Self::TableFull => "table_full",
             Self::NoWirePort => "no_wire_port",
             Self::NotATarget => "not_a_target",

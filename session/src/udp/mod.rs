@@ -1,7 +1,7 @@
 //! UDP: captured datagrams go to the target as they come, from a wire endpoint of their client's flow.
 //!
 //! ```text
-//!  ClientDatagram ─▶ mirrored twice? (twins.rs) ─▶ selected? ─▶ fits? ─▶ flow (client, online) ─▶ one copy per replica ─▶ UdpOutput
+//!  ClientDatagram ─▶ mirrored twice? (twins.rs) ─▶ selected? ─▶ whole? ─▶ flow (client, online) ─▶ one copy per replica ─▶ UdpOutput
 //!                                            │ new: a wire endpoint for each replica          │
 //!                                            ▼                                                ▼
 //!                                   flows.rs: table, order of idleness              ledger.rs: sent, or why not
@@ -40,7 +40,7 @@ pub const fn udp_flow_bytes(replicas: u16) -> usize {
 pub struct UdpConfig {
     /// Share of the clients that is replayed.
     pub share: Share,
-    /// What UDP has in common with sessions: worker, pool, replicas, port shift, share, ramp, MTU.
+    /// What UDP has in common with sessions: worker, pool, replicas, port shift, share, ramp.
     pub common: EngineConfig,
     /// A flow without a captured datagram for this long gives its wire endpoints back.
     pub idle: Nanos,
@@ -165,16 +165,6 @@ impl UdpReplay {
             return Err(UdpDrop::OtherFamily);
         }
         let payload = payload.ok_or(UdpDrop::CutByCapture)?;
-        let frame = UdpFrame {
-            src: d.client,
-            dst: d.target,
-            payload,
-            ip_id: 0,
-        };
-        // What we send is never fragmented.
-        if frame.packet_len() > usize::from(self.config.common.mtu) {
-            return Err(UdpDrop::LargerThanMtu);
-        }
         let key = Pair {
             client: d.client,
             server: d.online,

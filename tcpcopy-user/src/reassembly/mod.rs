@@ -3,7 +3,7 @@
 //! ```text
 //!  fragment ─ (source, destination, protocol, id) ─▶ slot: header of the first, payload so far ─ all there? ─▶ frame
 //! ```
-//! Of files by their reader, live by the worker that the fragment hash names.
+//! In files by their reader, live by the worker that the fragment hash names.
 //! Bounded in every way: so many packets at a time, so many pieces of each, 64 KiB, a few seconds. The
 //! oldest makes room for the newest. Pieces that overlap end their packet (RFC 5722 section 3; with
 //! IPv4, too, nobody sends such but to deceive), pieces that come again do not.
@@ -14,7 +14,8 @@ use common::flow::{CaptureMeta, Captured, Nanos};
 use common::packet::{Addr, DecodeError, Fragment, Ip, decode_ethernet, decode_ip, protocol};
 use slot::Slot;
 
-/// Packets that are put together at a time, by one worker: 4 MiB at most ([`MAX_BYTES`]). A host that sends fragments sends those of a packet in a row.
+/// Packets that are put together at a time, by one worker: 4 MiB at most ([`MAX_BYTES`]). A host that sends
+/// fragments sends those of a packet in a row.
 const SLOTS: usize = 64;
 /// Memory that one worker needs for all of it, in bytes.
 pub const MAX_BYTES: usize = (SLOTS + 1) << 16;

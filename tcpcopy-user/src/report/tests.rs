@@ -195,7 +195,7 @@ fn udp_has_a_group_of_its_own_that_balances() {
             bytes_sent: 99,
             ..UdpTotals::default()
         };
-        udp.dropped[session::UdpDrop::LargerThanMtu as usize] = 2;
+        udp.dropped[session::UdpDrop::NotBuilt as usize] = 2;
         WorkerReport {
             udp: Some(udp),
             ..worker(1)
@@ -211,7 +211,7 @@ fn udp_has_a_group_of_its_own_that_balances() {
         ("/udp/datagrams/captured", 20.into()),
         ("/udp/datagrams/copies", 40.into()),
         ("/udp/datagrams/sent", 36.into()),
-        ("/udp/datagrams/dropped/larger_than_mtu", 4.into()),
+        ("/udp/datagrams/dropped/not_built", 4.into()),
         ("/udp/bytes_sent", 198.into()),
         ("/udp/balanced", true.into()),
     ] {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  -m MiB, or min(2 GiB, 10 % of RAM or of the cgroup's limit)
-//!    ├─ fixed: rings, frames, hand-over, fragments   first, known
+//!    ├─ fixed: rings, frames, hand-over, packets in fragments   first, known
 //!    ├─ half of the rest: captured bytes that the target has not acknowledged
 //!    └─ the other half: sessions, a quarter of it UDP flows if there are such
 //! ```
@@ -23,6 +23,7 @@ const SESSION_BYTES: usize = 768;
 const PORT_BYTES: usize = 17 * MIB;
 /// What a worker needs at least to be of use.
 const WORKER_MIN_BYTES: usize = 8 * MIB;
+const _: () = assert!(WORKER_MIN_BYTES > reassembly::MAX_BYTES);
 
 /// The budget of one worker's engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl Budget {
         handover: usize,
     ) -> Result<Self, TooSmall> {
         let pairs = workers * workers.saturating_sub(1);
-        let fixed = rings + workers * (PORT_BYTES + reassembly::MAX_BYTES) + pairs * handover;
+        let fixed = rings + workers * PORT_BYTES + pairs * handover;
         let least = fixed + workers * WORKER_MIN_BYTES;
         if total < least {
             return Err(TooSmall {
@@ -62,7 +63,7 @@ impl Budget {
                 workers,
             });
         }
-        let half = (total - fixed) / workers / 2;
+        let half = ((total - fixed) / workers - reassembly::MAX_BYTES) / 2;
         Ok(Self {
             buffer_bytes: half,
             max_sessions: half / SESSION_BYTES,
@@ -132,7 +133,7 @@ mod tests {
         let error = Budget::split(100 * MIB, 2, 64 * MIB, MIB).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "-m, --memory: got 100 MiB, expected at least 125 MiB for 2 workers with their rings"
+            "-m, --memory: got 100 MiB, expected at least 116 MiB for 2 workers with their rings"
         );
     }
 

@@ -20,6 +20,9 @@ use dataplane::bpf::Filter;
 use dataplane::handover::Handover;
 use std::sync::Arc;
 
+/// Buffers that are kept for whole packets, of at most 64 KiB each. It takes more only if that many packets become
+/// whole in one batch.
+const SPARE: usize = 8;
 /// Offset of the ethertype, where a tag lies on the wire.
 const TAG_AT: usize = 12;
 
@@ -193,7 +196,9 @@ impl Worker {
                 meta,
             };
             self.whole(now, stop_at, &frame);
-            self.fragments.spare.push(bytes);
+            if self.fragments.spare.len() < SPARE {
+                self.fragments.spare.push(bytes);
+            }
         }
         self.fragments.ready = ready;
     }
@@ -212,13 +217,7 @@ impl Worker {
             intake,
             ..
         } = self;
-        let rules = Intake {
-            transfers,
-            decap,
-            pool_is_v4: self.pool_is_v4,
-            stop_at,
-            selection: None,
-        };
+        let rules = Intake::live(transfers, decap, self.pool_is_v4, stop_at);
         let mut give = |owner: u32, intake: &mut IntakeCounters| {
             let other = owner != *id;
             if other && !handover.send(owner as usize, frame) {

@@ -234,6 +234,22 @@ pub struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
+    /// Rules for what tap and mirror bring, which choose sessions in the kernel.
+    pub const fn live(
+        transfers: &'a TransferTable,
+        decap: &'a DecapConfig,
+        pool_is_v4: Option<bool>,
+        stop_at: Option<Nanos>,
+    ) -> Self {
+        Self {
+            transfers,
+            decap,
+            pool_is_v4,
+            stop_at,
+            selection: None,
+        }
+    }
+
     /// Decodes one frame.
     pub fn take<'p>(&self, frame: &Captured<'p>) -> Result<Taken<'a, 'p>, Rejected> {
         if self.stop_at.is_some_and(|end| frame.meta.at > end) {

@@ -22,6 +22,7 @@ mod datagrams;
 mod egress;
 mod fragments;
 mod intake;
+mod large_datagrams;
 mod latency;
 mod parts;
 mod sender;
@@ -101,10 +102,15 @@ impl Worker {
             transfers: parts.transfers,
             decap: parts.decap,
             pool_is_v4,
+            sender: Sender::new(
+                parts.egress,
+                parts.channel,
+                (parts.id, parts.workers),
+                parts.engine.mtu,
+            ),
             engine: Engine::new(parts.engine),
             datagrams: parts.udp.map(|udp| Datagrams::new(udp, &parts.decap)),
             fragments: Fragments::new(parts.fragments),
-            sender: Sender::new(parts.egress, parts.channel),
             waker: parts.waker,
             control: parts.control,
             live: parts.live,
@@ -208,14 +214,7 @@ impl Worker {
             intake,
             ..
         } = self;
-        let rules = Intake {
-            transfers,
-            decap,
-            pool_is_v4: self.pool_is_v4,
-            stop_at,
-            // Tap and mirror choose in the kernel.
-            selection: None,
-        };
+        let rules = Intake::live(transfers, decap, self.pool_is_v4, stop_at);
         let (id, workers) = (self.id, self.workers);
         let act = &mut |batch: &[common::flow::Captured<'_>], mut others: Option<&mut Handover>| {
             let mut segments: ArrayVec<ClientSegment<'_>, BATCH> = ArrayVec::new();
@@ -269,8 +268,13 @@ impl Worker {
             let Some(source) = sources.get_mut(at) else {
                 return 0;
             };
-            let n = source.recv(&mut |batch| act(batch, Some(&mut *handover)));
-            self.intake.frames += n as u64;
+            // A packet of several AF_XDP frames is more work than one, and one packet.
+            let mut packets = 0;
+            let n = source.recv(&mut |batch| {
+                packets += batch.len() as u64;
+                act(batch, Some(&mut *handover));
+            });
+            self.intake.frames += packets;
             n
         } else {
             let n = handover.recv(&mut |batch| act(batch, None));

@@ -6,7 +6,7 @@
 //!                                   ▼ flush(): announcements, then frames ▼
 //! ```
 //! A segment too large for the way as it is now (a route with a smaller MTU, an interface that was set lower)
-//! is cut here. What is sent again goes without DF: if a router dropped the first one as too large, and its
+//! is cut here, a datagram into IP fragments. What is sent again goes without DF: if a router dropped the first one as too large, and its
 //! answer went to the client whose address it bore, it cuts the second.
 //!
 //! Processing latency: the worker reads the clock once per loop, so the time at which a batch was
@@ -15,6 +15,7 @@
 
 use super::cut;
 use super::egress::{Egress, Found, NoWay};
+use super::large_datagrams::LargeDatagrams;
 use super::latency::{Latencies, Latency};
 use crate::channel::Channel;
 use common::flow::{Cause, Nanos, Segment};
@@ -120,11 +121,14 @@ pub struct Sender {
     dirty: bool,
     /// Sessions named in the log so far.
     named: u32,
+    large: LargeDatagrams,
+    /// Largest packet (`-M`), in bytes.
+    mtu: u16,
 }
 
 impl Sender {
-    /// For a new worker.
-    pub fn new(egress: Egress, channel: Channel) -> Self {
+    /// For a worker, its number and that of all, whose packets have at most `mtu` bytes.
+    pub fn new(egress: Egress, channel: Channel, worker: (u32, u32), mtu: u16) -> Self {
         Self {
             egress,
             channel,
@@ -134,6 +138,8 @@ impl Sender {
             flushed: Vec::with_capacity(SAMPLES),
             dirty: false,
             named: 0,
+            large: LargeDatagrams::new(worker),
+            mtu,
         }
     }
 
@@ -245,14 +251,21 @@ impl Output for Sender {
 
 impl UdpOutput for Sender {
     fn send(&mut self, datagram: &UdpFrame<'_>, at: Nanos) -> Result<(), UdpDrop> {
-        let Found { port, macs, .. } = self.egress.find(datagram.dst).map_err(|why| match why {
-            NoWay::NotATarget => UdpDrop::NotATarget,
-            NoWay::NoNextHop(_) => UdpDrop::NoNextHop,
-        })?;
-        let buffer = port.reserve().ok_or(UdpDrop::NoFrame)?;
-        let len = build_udp_frame(buffer, macs, datagram).map_err(|_| UdpDrop::NotBuilt)?;
-        port.commit(len);
+        let Found { port, macs, mtu } =
+            self.egress.find(datagram.dst).map_err(|why| match why {
+                NoWay::NotATarget => UdpDrop::NotATarget,
+                NoWay::NoNextHop(_) => UdpDrop::NoNextHop,
+            })?;
+        let mtu = mtu.min(self.mtu);
+        // Some of its fragments may be queued whatever becomes of the rest.
         self.dirty = true;
+        if datagram.packet_len() > usize::from(mtu) {
+            self.large.send(port, macs, datagram, mtu)?;
+        } else {
+            let buffer = port.reserve().ok_or(UdpDrop::NoFrame)?;
+            let len = build_udp_frame(buffer, macs, datagram).map_err(|_| UdpDrop::NotBuilt)?;
+            port.commit(len);
+        }
         if self.committed.len() < SAMPLES {
             self.committed.push(at);
         }
