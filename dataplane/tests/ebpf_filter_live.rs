@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::abi::{InterceptCounter, TapCounter};
 use dataplane::bpf::responses::Sources;
 use dataplane::bpf::{
-    BpfError, Filter, Mirror, MirrorConfig, Responses, ResponsesConfig, Tap, TapConfig,
+    BpfError, Direction, Filter, Mirror, MirrorConfig, Responses, ResponsesConfig, Tap, TapConfig,
 };
 use ebpf_support::frames::*;
 use ebpf_support::netns::{Pair, tcp_segments};
@@ -29,6 +29,7 @@ fn filter(expression: &str) -> Filter {
 fn tap(filter: Option<&Filter>) -> Tap {
     let config = TapConfig {
         ifname: "vb",
+        direction: Direction::In,
         workers: 1,
         transfers: &[v4(HERE, 80)],
         targets: &[v4(HERE, 8080)],

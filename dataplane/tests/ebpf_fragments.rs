@@ -3,8 +3,6 @@
 
 mod ebpf_support;
 
-use std::os::fd::AsRawFd;
-
 use aya::maps::HashMap;
 use common::abi::{
     DecapConfig, EndpointKey, TAP_COUNTERS, TapCounter, config_flags, filter_slots, fragment_slots,
@@ -12,10 +10,9 @@ use common::abi::{
 };
 use common::flow::Block;
 use common::packet::{Addr, Endpoint, protocol};
-use dataplane::afxdp::{AfXdpRx, OpenOptions, open};
 use ebpf_support::frames::*;
-use ebpf_support::netns::Pair;
 use ebpf_support::programs::*;
+use ebpf_support::sink::sink;
 use ebpf_support::{hexdump, privileged};
 
 const CLIENT: [u8; 4] = [10, 77, 2, 1];
@@ -48,7 +45,7 @@ struct Rules {
     any: bool,
 }
 
-fn load(rules: Rules, flags: u32, decap: DecapConfig) -> Loaded {
+fn load(rules: Rules, flags: u32, decap: &DecapConfig) -> Loaded {
     let denied = Block::new(Addr::v4(DENIED), 32).unwrap();
     let mut loaded = Loaded::new(&Setup {
         object: "tcpcopy-ebpf",
@@ -56,7 +53,7 @@ fn load(rules: Rules, flags: u32, decap: DecapConfig) -> Loaded {
         maps: &[("TRANSFERS", &[v4(ONLINE, 80), v6(ONLINE6, 80)])],
         ring_bytes: 4 << 20,
         deny: Some(&[denied]),
-        decap,
+        decap: *decap,
         ..Setup::default()
     });
     let map = loaded.ebpf.map_mut("ADDRESSES").unwrap();
@@ -223,7 +220,7 @@ fn the_tap_takes_fragments_of_transfers() {
         } else {
             0
         };
-        let mut tap = load(rules, flags, DecapConfig::NONE);
+        let mut tap = load(rules, flags, &DecapConfig::NONE);
         tap.classifier(entry);
         if entry == "tap_filtered" {
             // A filter that lets everything through: fragments do not come to it.
@@ -252,28 +249,7 @@ fn the_tap_takes_fragments_of_transfers() {
     }
 }
 
-/// A socket for queue 0, on a veth of its own. Fields drop in order.
-struct Sink {
-    _rx: AfXdpRx,
-    _pair: Pair,
-}
-
-fn sink(program: &mut Loaded) -> Sink {
-    let pair = Pair::new(1);
-    pair.enter_near();
-    let options = OpenOptions {
-        rx: true,
-        ..OpenOptions::new("vb", 0)
-    };
-    let rx = open(&options).unwrap().rx.unwrap();
-    program.put_socket(0, rx.as_raw_fd());
-    Sink {
-        _rx: rx,
-        _pair: pair,
-    }
-}
-
-fn check_mirror(rules: Rules, entry: &str, decap: DecapConfig) {
+fn check_mirror(rules: Rules, entry: &str, decap: &DecapConfig) {
     let flags = if rules.udp {
         config_flags::UDP_RULES
     } else {
@@ -314,16 +290,16 @@ fn check_mirror(rules: Rules, entry: &str, decap: DecapConfig) {
 fn the_mirror_takes_fragments_of_transfers() {
     privileged();
     for rules in [ALL_RULES[0], ALL_RULES[3]] {
-        check_mirror(rules, "mirror", DecapConfig::NONE);
+        check_mirror(rules, "mirror", &DecapConfig::NONE);
     }
-    check_mirror(ALL_RULES[1], "mirror_filtered", DecapConfig::NONE);
-    check_mirror(ALL_RULES[1], "mirror", DecapConfig::AUTO);
+    check_mirror(ALL_RULES[1], "mirror_filtered", &DecapConfig::NONE);
+    check_mirror(ALL_RULES[1], "mirror", &DecapConfig::AUTO);
 }
 
 #[test]
 fn without_a_socket_fragments_pass() {
     privileged();
-    let mut mirror = load(ALL_RULES[0], 0, DecapConfig::NONE);
+    let mut mirror = load(ALL_RULES[0], 0, &DecapConfig::NONE);
     mirror.xdp("mirror");
     mirror.put_program("FRAGMENTS", fragment_slots::CAPTURE, "mirror_fragments");
     let frame = piece(v4(CLIENT, 4000), v4(ONLINE, 80), 0x2000, protocol::TCP);

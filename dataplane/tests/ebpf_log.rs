@@ -4,7 +4,7 @@ mod ebpf_support;
 
 use std::sync::Mutex;
 
-use dataplane::bpf::{Mirror, MirrorConfig, Sessions, Tap, TapConfig, UdpRules};
+use dataplane::bpf::{Direction, Mirror, MirrorConfig, Sessions, Tap, TapConfig, UdpRules};
 use ebpf_support::frames::*;
 use ebpf_support::netns::Pair;
 use ebpf_support::privileged;
@@ -51,6 +51,7 @@ fn packets_are_logged_when_asked_for_and_only_then() {
             &object("tcpcopy-ebpf"),
             &TapConfig {
                 ifname: "vb",
+                direction: Direction::In,
                 workers: 1,
                 transfers: &transfers,
                 targets: &[],

@@ -11,7 +11,7 @@ use common::abi::TapCounter;
 use common::flow::{Block, CaptureMeta, Shard, Share};
 use common::packet::{Addr, Endpoint};
 use dataplane::Capture;
-use dataplane::bpf::{Filter, PacketTap, Sessions, Tap, TapConfig, UdpRules};
+use dataplane::bpf::{Direction, Filter, PacketTap, Sessions, Tap, TapConfig, UdpRules};
 use ebpf_support::cases::{cases, seeds};
 use ebpf_support::frames::*;
 use ebpf_support::netns::{Pair, run, tcp_segments};
@@ -38,6 +38,7 @@ fn config(transfers: &[Endpoint]) -> TapConfig<'_> {
         filter: None,
         udp: UdpRules::default(),
         ring_bytes_total: 64 << 20,
+        direction: Direction::In,
         log_packets: false,
     }
 }

@@ -12,7 +12,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use common::abi::TapCounter;
 use common::flow::{CaptureMeta, flow_hash, owner};
 use common::packet::{Endpoint, TcpFlags, decode_frame};
-use dataplane::bpf::{BpfError, Sessions, Tap, TapConfig, TapReader, UdpRules};
+use dataplane::bpf::{BpfError, Direction, Sessions, Tap, TapConfig, TapReader, UdpRules};
 use dataplane::iface::Interface;
 use dataplane::{BATCH, Capture};
 use ebpf_support::foreign::{Foreign, TCX_DROP, TCX_PASS};
@@ -35,6 +35,7 @@ const PATIENCE: Timespec = Timespec {
 fn attach(workers: u32, transfers: &[Endpoint]) -> Tap {
     let config = TapConfig {
         ifname: "vb",
+        direction: Direction::In,
         workers,
         transfers,
         targets: &[],
@@ -476,6 +477,7 @@ fn a_stopped_reader_costs_captures_but_no_production_packet() {
     let wire = wire(&pair);
     let config = TapConfig {
         ifname: "vb",
+        direction: Direction::In,
         workers: 1,
         transfers: &[v4(PRODUCTION, 80)],
         targets: &[],
@@ -509,6 +511,7 @@ fn errors_are_one_clear_line() {
     let object = object("tcpcopy-ebpf");
     let config = TapConfig {
         ifname: "vb",
+        direction: Direction::In,
         workers: 1,
         transfers: &[v4(PRODUCTION, 80)],
         targets: &[],

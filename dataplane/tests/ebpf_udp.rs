@@ -3,18 +3,15 @@
 
 mod ebpf_support;
 
-use std::os::fd::AsRawFd;
-
 use aya::maps::HashMap;
 use common::abi::{
     EndpointKey, INTERCEPT_COUNTERS, InterceptCounter, TAP_COUNTERS, TapCounter, config_flags,
     udp_slots,
 };
 use common::packet::{Addr, DecodeError, Endpoint, decode_frame, decode_udp_frame};
-use dataplane::afxdp::{AfXdpRx, OpenOptions, open};
 use ebpf_support::frames::*;
-use ebpf_support::netns::Pair;
 use ebpf_support::programs::*;
+use ebpf_support::sink::sink;
 use ebpf_support::{Rng, hexdump, privileged};
 
 const CLIENT: [u8; 4] = [10, 77, 2, 1];
@@ -257,27 +254,6 @@ fn seeds() -> Vec<Vec<u8>> {
     all.filter(|(_, _, expect)| matches!(expect, Some(TapCounter::Captured | TapCounter::ToTarget)))
         .map(|(_, frame, _)| frame)
         .collect()
-}
-
-/// A socket for queue 0, on a veth of its own. Fields drop in order.
-struct Sink {
-    _rx: AfXdpRx,
-    _pair: Pair,
-}
-
-fn sink(program: &mut Loaded) -> Sink {
-    let pair = Pair::new(1);
-    pair.enter_near();
-    let options = OpenOptions {
-        rx: true,
-        ..OpenOptions::new("vb", 0)
-    };
-    let rx = open(&options).unwrap().rx.unwrap();
-    program.put_socket(0, rx.as_raw_fd());
-    Sink {
-        _rx: rx,
-        _pair: pair,
-    }
 }
 
 #[test]

@@ -186,6 +186,18 @@ fn unknown_interface() {
 }
 
 #[test]
+fn interface_without_ethernet_frames() {
+    let world = World::up();
+    run(world
+        .lab
+        .command(Host::Production, "ip")
+        .args(["tuntap", "add", "dev", "tun7", "mode", "tun"]))
+    .unwrap();
+    let command = world.tcpcopy(|copy| "tun7".clone_into(&mut copy.interface));
+    world.refused(command, FAILED, &["tun7", "without Ethernet headers"]);
+}
+
+#[test]
 fn foreign_xdp_program() {
     let world = World::up();
     let object = compile_bpf(world.lab.folder(), "foreign", "xdp", "return 2;").unwrap();

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  tap ──── a fragment ──▶ tap_fragments ────▶ ring of the worker of its fragment hash
+//!  packet ─ a fragment ──▶ packet_fragments ─▶ ring of the same worker
 //!  mirror ─ a fragment ──▶ mirror_fragments ─▶ socket of its queue
 //! ```
 //! What goes to a target's address is taken like the rest, since the port alone tells whether it is ours: user
@@ -46,20 +47,10 @@ pub fn go_on<C: EbpfContext>(ctx: &C, error: DecodeError) {
 )]
 fn tap_fragments(ctx: TcContext) -> i32 {
     // By helper: there are few of them, and their headers may lie anywhere.
-    let bytes = skb::SkbBytes(&ctx);
-    if let Some(ip) = network(&bytes)
-        && wanted(&ip)
-    {
-        match Fragment::decode(&bytes, &ip) {
-            Ok(fragment) => {
-                count(TapCounter::FragmentTaken);
-                let hash = fragment_hash(ip.src, ip.dst, fragment.id);
-                // SAFETY: a helper without arguments.
-                let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
-                copy_packet(&ctx, cpu, owner(hash, config::workers()));
-            }
-            Err(_) => count(TapCounter::Truncated),
-        }
+    if let Some(hash) = taken(&skb::SkbBytes(&ctx)) {
+        // SAFETY: a helper without arguments.
+        let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
+        copy_packet(&ctx, cpu, owner(hash, config::workers()));
     }
     TCX_NEXT
 }
@@ -72,10 +63,7 @@ fn tap_fragments(ctx: TcContext) -> i32 {
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn mirror_fragments(ctx: XdpContext) -> u32 {
-    if let Some(ip) = network(&Linear::of_xdp(&ctx))
-        && wanted(&ip)
-    {
-        count(TapCounter::FragmentTaken);
+    if taken(&Linear::of_xdp(&ctx)).is_some() {
         return redirect(&ctx);
     }
     // Of a tunnel's packet perhaps, of which the rest is elsewhere.
@@ -85,12 +73,28 @@ fn mirror_fragments(ctx: XdpContext) -> u32 {
     XDP_PASS
 }
 
-/// The network layer of a frame.
+/// The fragment hash of a frame that is a fragment and to be taken, which is counted.
 #[inline(always)]
-fn network<B: Bytes>(bytes: &B) -> Option<Ip> {
-    match decode_ethernet(bytes) {
-        Ok(ether) => decode_ip(bytes, ether.l3).ok(),
-        Err(_) => None,
+pub fn taken<B: Bytes>(bytes: &B) -> Option<u32> {
+    let ip = match decode_ethernet(bytes) {
+        Ok(ether) => match decode_ip(bytes, ether.l3) {
+            Ok(ip) => ip,
+            Err(_) => return None,
+        },
+        Err(_) => return None,
+    };
+    if !wanted(&ip) {
+        return None;
+    }
+    match Fragment::decode(bytes, &ip) {
+        Ok(fragment) => {
+            count(TapCounter::FragmentTaken);
+            Some(fragment_hash(ip.src, ip.dst, fragment.id))
+        }
+        Err(_) => {
+            count(TapCounter::Truncated);
+            None
+        }
     }
 }
 

@@ -14,12 +14,15 @@ use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
 use aya_ebpf::macros::socket_filter;
 use aya_ebpf::programs::{SkBuffContext, TcContext};
 use aya_log_ebpf::debug;
-use common::abi::{TapCounter, udp_slots};
-use common::flow::{flow_hash, owner};
-use common::packet::{Bytes, Endpoint, decode_ethernet, decode_frame, decode_ip, decode_udp_frame};
+use common::abi::{TapCounter, config_flags, udp_slots};
+use common::flow::{flow_hash, fragment_hash, owner};
+use common::packet::{
+    Bytes, Endpoint, Fragment, decode_ethernet, decode_frame, decode_ip, decode_udp_frame,
+};
 use ebpf_kit::skb::SkbBytes;
 use ebpf_kit::{config, filter};
 
+use crate::fragments;
 use crate::maps::FILTERS;
 use crate::matching::{count, transferred, undecodable};
 use crate::selection::{takes, takes_datagram};
@@ -38,7 +41,7 @@ const OUTGOING: u32 = 4;
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn packet(ctx: SkBuffContext) -> i64 {
-    if outgoing(ctx.skb.skb) {
+    if !goes_the_way(ctx.skb.skb) {
         return NOTHING;
     }
     let ctx = TcContext::new(ctx.skb.skb);
@@ -54,6 +57,7 @@ fn packet(ctx: SkBuffContext) -> i64 {
             whole(&ctx, client, Endpoint::new(p.ip.dst, p.tcp.dport))
         }
         Err(error) => {
+            fragments::go_on(&ctx, error);
             undecodable(error);
             udp::go_on(&ctx, error, udp_slots::CAPTURE);
             NOTHING
@@ -68,7 +72,7 @@ fn packet(ctx: SkBuffContext) -> i64 {
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn packet_filtered(ctx: SkBuffContext) -> i64 {
-    if outgoing(ctx.skb.skb) {
+    if !goes_the_way(ctx.skb.skb) {
         return NOTHING;
     }
     let ctx = TcContext::new(ctx.skb.skb);
@@ -79,6 +83,7 @@ fn packet_filtered(ctx: SkBuffContext) -> i64 {
             }
         }
         Err(error) => {
+            fragments::go_on(&ctx, error);
             undecodable(error);
             udp::go_on(&ctx, error, udp_slots::FILTERED);
         }
@@ -124,8 +129,23 @@ fn packet_udp_filtered(ctx: SkBuffContext) -> i64 {
     NOTHING
 }
 
-/// Which of the workers' sockets gets a packet: that of its flow's owner, whatever its protocol. Packets
-/// without ports, and those whose headers are not in the linear part, go to the first, whose worker hands over
+/// `packet` for fragments, with and without a filter.
+#[socket_filter]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute's entry point makes the context and hands it over"
+)]
+fn packet_fragments(ctx: SkBuffContext) -> i64 {
+    let ctx = TcContext::new(ctx.skb.skb);
+    if fragments::taken(&SkbBytes(&ctx)).is_none() {
+        return NOTHING;
+    }
+    count(TapCounter::Captured);
+    WHOLE
+}
+
+/// Which of the workers' sockets gets a packet: that of its flow's owner, whatever its protocol, fragments that
+/// of the worker that gathers them. Packets without ports, and those whose headers are not in the linear part, go to the first, whose worker hands over
 /// what is another's.
 #[socket_filter]
 #[expect(
@@ -138,6 +158,13 @@ fn packet_owner(ctx: SkBuffContext) -> i64 {
         return 0;
     };
     match decode_ip(&frame, ether.l3) {
+        Ok(ip) if ip.fragment => match Fragment::decode(&frame, &ip) {
+            Ok(fragment) => i64::from(owner(
+                fragment_hash(ip.src, ip.dst, fragment.id),
+                config::workers(),
+            )),
+            Err(_) => 0,
+        },
         Ok(ip) => match frame.be16(ip.l4) {
             Some(port) => i64::from(owner(
                 flow_hash(Endpoint::new(ip.src, port)),
@@ -172,10 +199,17 @@ impl Bytes for FromMac {
     }
 }
 
+/// The packet goes in the direction that is captured.
 #[inline(always)]
-fn outgoing(skb: *mut __sk_buff) -> bool {
+fn goes_the_way(skb: *mut __sk_buff) -> bool {
     // SAFETY: a field of the context that a socket filter may read.
-    unsafe { (*skb).pkt_type == OUTGOING }
+    let outgoing = unsafe { (*skb).pkt_type == OUTGOING };
+    let unwanted = if outgoing {
+        config_flags::NOT_OUT
+    } else {
+        config_flags::NOT_IN
+    };
+    config::flags() & unwanted == 0
 }
 
 #[inline(always)]

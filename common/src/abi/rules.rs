@@ -144,6 +144,10 @@ pub mod config_flags {
     pub const BEHIND_FILTER: u32 = 256;
     /// `TRANSFERS` has keys of UDP; without it what is not TCP is not looked at again.
     pub const UDP_RULES: u32 = 1 << 12;
+    /// Of packet sockets, which see both ways: what is received is left alone.
+    pub const NOT_IN: u32 = 1 << 15;
+    /// The same of what is sent.
+    pub const NOT_OUT: u32 = 1 << 16;
     /// The filter judges the packet inside tunnels: without a link header it is
     /// [`super::filter_slots::IP_FILTER`]'s.
     pub const INNER_FILTER: u32 = 512;

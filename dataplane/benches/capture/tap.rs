@@ -6,7 +6,7 @@
 
 use common::abi::TapCounter;
 use common::packet::{Addr, Endpoint};
-use dataplane::bpf::{Tap, TapConfig};
+use dataplane::bpf::{Direction, Tap, TapConfig};
 
 use crate::ebpf_support::programs::object;
 use crate::lane::Lane;
@@ -24,6 +24,7 @@ pub fn attach(lane: &Lane, port: u16, addr: [u8; 4]) -> Tap {
     lane.near(|| {
         let config = TapConfig {
             ifname: "vb",
+            direction: Direction::In,
             workers: 1,
             transfers: &transfers,
             targets: &[],

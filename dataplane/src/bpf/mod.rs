@@ -42,4 +42,4 @@ pub use queues::QueuePort;
 pub use reader::TapReader;
 pub use responses::{Responses, ResponsesConfig};
 pub use select::{DenyList, Sessions};
-pub use tap::{Tap, TapConfig};
+pub use tap::{Direction, Tap, TapConfig};

@@ -30,6 +30,8 @@ const FILTERED: Parts = Parts {
     counter: TapCounter::Filtered.index(),
     pass: 0,
 };
+/// The program for fragments.
+const FRAGMENTS: &str = "packet_fragments";
 /// Programs for datagrams.
 const UDP_PROGRAMS: [(u32, &str); 2] = [
     (udp_slots::CAPTURE, "packet_udp"),
@@ -54,10 +56,13 @@ impl PacketTap {
     /// the configuration says.
     pub fn attach(object: &[u8], config: &TapConfig<'_>) -> Result<Self, BpfError> {
         let interface = Interface::by_name(config.ifname)?;
+        let config = &config.on(&interface);
         let workers = config.workers.max(1) as usize;
         // The rings of tcx stay empty.
         let mut ebpf = prepare(object, config, Rings::NONE)?;
         load::put_udp(&mut ebpf, &config.udp, Hook::Socket, &UDP_PROGRAMS)?;
+        let (tcp, udp) = (config.transfers, &config.udp);
+        load::put_fragments(&mut ebpf, tcp, udp, Hook::Socket, FRAGMENTS)?;
         let log = config.start_log(&mut ebpf)?;
         let filter = config
             .filter

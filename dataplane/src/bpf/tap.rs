@@ -1,4 +1,4 @@
-//! Capture on a production host: tcx ingress into rings.
+//! Capture on a production host: tcx ingress (egress, where that is asked for) into rings.
 //!
 //! Nothing of the host's networking changes: the program only copies and always passes the packet to
 //! the next program or the stack. It is attached as the first of its hook, so that other programs
@@ -47,11 +47,54 @@ const UDP_PROGRAMS: [(u32, &str); 2] = [
     (udp_slots::FILTERED, "tap_udp_filtered"),
 ];
 
+/// Which packets of an interface a tap sees: those that come in by it, those that the host puts out by it, or both.
+/// Loopback, where each does both, is always tapped where they come in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// Received.
+    #[default]
+    In,
+    /// Sent: at the host's end of a container's veth, what the container receives.
+    Out,
+    /// Each of them.
+    Both,
+}
+
+impl Direction {
+    const fn hooks(self) -> &'static [TcAttachType] {
+        match self {
+            Self::In => &[TcAttachType::Ingress],
+            Self::Out => &[TcAttachType::Egress],
+            Self::Both => &[TcAttachType::Ingress, TcAttachType::Egress],
+        }
+    }
+
+    /// For packet sockets.
+    const fn flags(self) -> u32 {
+        match self {
+            Self::In => config_flags::NOT_OUT,
+            Self::Out => config_flags::NOT_IN,
+            Self::Both => 0,
+        }
+    }
+
+    /// Where that is, for the log.
+    const fn hook_name(self) -> &'static str {
+        match self {
+            Self::In => "ingress",
+            Self::Out => "egress",
+            Self::Both => "ingress and egress",
+        }
+    }
+}
+
 /// What to capture and where.
 #[derive(Clone, Copy, Debug)]
 pub struct TapConfig<'a> {
     /// Production's interface.
     pub ifname: &'a str,
+    /// Which way its packets go.
+    pub direction: Direction,
     /// Number of readers.
     pub workers: u32,
     /// Online endpoints; `Addr::ANY` for any address.
@@ -71,6 +114,19 @@ pub struct TapConfig<'a> {
 }
 
 impl TapConfig<'_> {
+    /// The same for this interface: each packet of loopback goes out and comes in.
+    #[must_use]
+    pub(super) const fn on(self, interface: &Interface) -> Self {
+        if interface.is_loopback {
+            Self {
+                direction: Direction::In,
+                ..self
+            }
+        } else {
+            self
+        }
+    }
+
     /// The thread that passes on log records, if there are to be some.
     pub(super) fn start_log(&self, ebpf: &mut Ebpf) -> Result<Option<LogThread>, BpfError> {
         self.log_packets.then(|| LogThread::start(ebpf)).transpose()
@@ -80,7 +136,7 @@ impl TapConfig<'_> {
 /// The attached program. Dropping it detaches; readers can still empty their rings afterwards.
 pub struct Tap {
     // First, so that it goes before everything that the program uses.
-    link: Option<FdLink>,
+    links: Vec<FdLink>,
     readers: Vec<Option<TapReader>>,
     counters: Counters,
     deny: Option<DenyList>,
@@ -91,10 +147,11 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Loads `object` and attaches its program `tap` to the interface's ingress.
+    /// Loads `object` and attaches its program `tap` to the interface.
     pub fn attach(object: &[u8], config: &TapConfig<'_>) -> Result<Self, BpfError> {
         let interface = Interface::by_name(config.ifname)?;
         find_tcx(&interface.name)?;
+        let config = &config.on(&interface);
         let workers = config.workers.max(1);
         let (cpus, online) = (online::possible(), online::online());
         let rings = Rings::of(config, cpus, online.len());
@@ -115,16 +172,20 @@ impl Tap {
         let deny = config
             .sessions
             .deny_list(|name| load::take(&mut ebpf, name))?;
-        let link = attach(&mut ebpf, entry, &interface.name)?;
+        let mut links = Vec::new();
+        for hook in config.direction.hooks() {
+            links.push(attach(&mut ebpf, entry, &interface.name, *hook)?);
+        }
         tracing::info!(
             interface = interface.name,
             workers,
             rings = rings.number,
             ring_bytes = rings.blocks * RING_BLOCK_BYTES as usize,
-            "tap attached to tcx ingress, first of its hook"
+            hook = config.direction.hook_name(),
+            "tap attached to tcx, first of its hook"
         );
         Ok(Self {
-            link: Some(link),
+            links,
             readers: readers.into_iter().map(Some).collect(),
             counters,
             deny,
@@ -159,7 +220,7 @@ impl Tap {
 
     /// Stops capturing, keeps the counters readable. Done once, further calls do nothing.
     pub fn detach(&mut self) {
-        self.link = None;
+        self.links.clear();
     }
 }
 
@@ -232,7 +293,7 @@ pub(super) fn prepare(
     if config.filter.is_some() {
         program.flags |= config_flags::BEHIND_FILTER;
     }
-    program.flags |= config.udp.flag();
+    program.flags |= config.udp.flag() | config.direction.flags();
     program.ring_blocks = rings.blocks as u32;
     let mut ebpf = load::load(object, program, &sizes)?;
     load::put_endpoints(&mut ebpf, "TARGETS", config.targets)?;
@@ -309,13 +370,15 @@ fn object(reason: String) -> BpfError {
     BpfError::Object { reason }
 }
 
-fn attach(ebpf: &mut Ebpf, name: &str, ifname: &str) -> Result<FdLink, BpfError> {
+fn attach(
+    ebpf: &mut Ebpf,
+    name: &str,
+    ifname: &str,
+    hook: TcAttachType,
+) -> Result<FdLink, BpfError> {
     let program: &mut SchedClassifier = programs::find(ebpf, name)?;
-    let attached = program.attach_with_options(
-        ifname,
-        TcAttachType::Ingress,
-        TcAttachOptions::TcxOrder(LinkOrder::first()),
-    );
+    let attached =
+        program.attach_with_options(ifname, hook, TcAttachOptions::TcxOrder(LinkOrder::first()));
     let id = attached.map_err(|e| {
         if is_permission(&e) {
             BpfError::Permission {

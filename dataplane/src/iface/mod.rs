@@ -106,6 +106,12 @@ impl Interface {
         channels::numa_node(&self.name, self.index)
     }
 
+    /// Names of the offloads that are on (`ethtool -k` calls some by another name), read now; none if the kernel
+    /// does not say.
+    pub fn features(&self) -> Vec<String> {
+        ethtool::features(&self.name).unwrap_or_default()
+    }
+
     /// The receive queue of each entry of the RSS indirection table, read now; none without such a table.
     pub fn rss_indirection(&self) -> Option<Vec<u32>> {
         ethtool::rss_indirection(&self.name)

@@ -8,6 +8,7 @@
 //!   raw.rs       programs from instructions, and runs of them
 //!   programs.rs  the built objects, BPF_PROG_TEST_RUN, counters
 //!   netns.rs     network namespaces with veth pairs
+//!   sink.rs      a socket for redirected packets
 //!   wire.rs      raw frames onto them
 //! ```
 #![expect(dead_code, reason = "each test binary uses its own part")]
@@ -19,6 +20,7 @@ pub mod netns;
 pub mod programs;
 pub mod raw;
 pub mod ring;
+pub mod sink;
 pub mod wire;
 
 /// Every test here loads BPF programs.

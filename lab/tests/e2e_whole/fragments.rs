@@ -99,7 +99,7 @@ impl Sink {
 
     /// Takes what is there; the number of datagrams so far.
     fn read(&mut self) -> usize {
-        let mut buffer = [0; 65_536];
+        let mut buffer = [0; 8192];
         loop {
             match self.socket.recv(&mut buffer) {
                 Ok(len) => *self.datagrams.entry(buffer[..len].to_vec()).or_default() += 1,
@@ -146,7 +146,7 @@ fn replay(capture: Capture) {
     let lab = narrow();
     let mut copy = Copy::new(capture);
     // All fragments of a packet meet on one of two workers, and the packet goes on to its owner.
-    copy.cores = "0,1".to_owned();
+    "0,1".clone_into(&mut copy.cores);
     copy.transfer = format!(
         "{},udp:{UDP_PORT}-{}:{TARGET_UDP_PORT},udp:[{}]:{UDP_PORT}-[{}]:{TARGET_UDP_PORT}",
         copy.transfer,
@@ -164,11 +164,11 @@ fn replay(capture: Capture) {
     let web = (Host::Production.address(), PRODUCTION_PORT);
     let scene = Scene::set(lab, &copy, Host::Production, web);
     for (v6, production, target) in &mut sinks {
-        // Whole, in two pieces, in three.
+        // Whole, in some pieces, and in more that the target gets in pieces too.
         let sizes: &[usize] = if *v6 {
-            &[1000, 1300, 1450]
+            &[1000, 1300, 4000]
         } else {
-            &[500, 900, 1400]
+            &[500, 1400, 4000]
         };
         send(&scene.lab, *v6, sizes, production, target);
     }
@@ -206,4 +206,9 @@ fn fragments_by_tap() {
 #[test]
 fn fragments_by_mirror() {
     replay(Capture::Mirror);
+}
+
+#[test]
+fn fragments_by_packet_sockets() {
+    replay(Capture::Packet);
 }

@@ -71,18 +71,39 @@ fn with_container() -> Lab {
     lab
 }
 
-#[test]
-fn inside_a_container() {
+fn container(capture: Capture, host: Host, interface: &str, direction: &str) {
     require_root();
     let lab = with_container();
-    let mut copy = Copy::new(Capture::Tap);
-    copy.host = Host::Capture;
-    copy.interface = "ctr0".to_owned();
+    let mut copy = Copy::new(capture);
+    copy.host = host;
+    interface.clone_into(&mut copy.interface);
     copy.transfer = format!("{BACKEND_PORT}-{}", target());
+    copy.more
+        .extend(["--direction", direction].map(str::to_owned));
     let server = (CONTAINER, BACKEND_PORT);
     let scene = Scene::set(lab, &copy, Host::Capture, server);
     scene.load(server);
     scene.finish();
+}
+
+#[test]
+fn inside_a_container() {
+    container(Capture::Tap, Host::Capture, "ctr0", "in");
+}
+
+#[test]
+fn at_the_hosts_end_of_a_containers_veth() {
+    container(Capture::Tap, Host::Production, "veth0", "out");
+}
+
+#[test]
+fn at_the_hosts_end_by_packet_sockets() {
+    container(Capture::Packet, Host::Production, "veth0", "out");
+}
+
+#[test]
+fn both_ways_are_each_packet_once() {
+    container(Capture::Tap, Host::Production, "veth0", "both");
 }
 
 /// Frames of 9000 bytes in production, as they are on the wire: nothing is merged or left to the card.

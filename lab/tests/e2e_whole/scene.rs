@@ -100,11 +100,6 @@ impl Scene {
         AccessLog::read(&self.lab.file(&format!("{name}.log"))).unwrap()
     }
 
-    /// What tcpcopy said so far.
-    pub fn said(&self) -> String {
-        self.tcpcopy.stderr()
-    }
-
     /// Waits until `done`.
     pub fn wait_for(&self, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + LIMIT;

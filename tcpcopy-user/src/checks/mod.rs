@@ -5,10 +5,12 @@
 //! says EPERM.
 
 mod mirror;
+mod offloads;
 mod targets;
 mod udp;
 
 pub use mirror::check_mirror;
+pub use offloads::{Offload, offloads_in_the_way};
 use operator::privileges::{MissingCapability, MissingToSend};
 pub use operator::privileges::{check_privileges, check_transmit_privileges};
 pub use targets::{check_clients, check_targets};
@@ -71,6 +73,14 @@ pub enum CheckError {
     ClientFamily {
         /// The target.
         target: Endpoint,
+    },
+    /// Packets without a link header (tun, WireGuard, tunnels of IP).
+    #[error(
+        "{iface} carries IP packets without Ethernet headers, of which nothing would be captured; expected an interface with Ethernet frames, such as the one below it"
+    )]
+    NoEthernet {
+        /// The interface.
+        iface: String,
     },
     /// Mirror capture on an interface in use.
     #[error(

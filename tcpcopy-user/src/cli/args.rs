@@ -117,6 +117,11 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = CaptureKind::Tap, conflicts_with = "read")]
     pub capture: CaptureKind,
 
+    /// Which way captured packets go. `out` is for the host's end of a container's veth or a virtual machine's tap
+    /// device, where the requests to it go out
+    #[arg(long, value_enum, value_name = "WAY", default_value_t = WayKind::In, conflicts_with = "read")]
+    pub direction: WayKind,
+
     /// Tunnels that packets of a mirror, or of files, come in: auto (any, or none), none, or a comma list of what alone is
     /// taken: plain or `KIND[:PORT][/ID][@SENDER]` of the outermost tunnel, such as
     /// vxlan:8472/100,erspan/7@192.0.2.1. Kinds: vxlan, geneve, gre, erspan, ipip, gtpu, mpls. With a list
@@ -214,6 +219,17 @@ pub enum CaptureKind {
     Packet,
     /// Take packets away from the interface, which must receive a switch's mirror
     Mirror,
+}
+
+/// Ways through an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WayKind {
+    /// What arrives at the interface
+    In,
+    /// What leaves by it
+    Out,
+    /// Each of them
+    Both,
 }
 
 impl CaptureKind {

@@ -1,7 +1,7 @@
 //! Validated settings.
 
 use super::UsageError;
-use super::args::{Args, CaptureKind};
+use super::args::{Args, CaptureKind, WayKind};
 use super::decap::parse_decap;
 use super::endpoint::{parse_item, parse_port};
 use super::offline::{Offline, Speed};
@@ -13,7 +13,7 @@ use super::udp::parse_both;
 use common::abi::DecapConfig;
 use common::flow::{Nanos, Shard, Share};
 use common::packet::{Addr, Endpoint, MacAddr};
-use dataplane::bpf::Filter;
+use dataplane::bpf::{Direction, Filter};
 use dataplane::cores::CoreList;
 use operator::duration::parse_duration;
 use operator::log::{LogFormat, LogLevel};
@@ -93,6 +93,8 @@ pub struct Config {
     pub mss: u16,
     /// How to capture.
     pub capture: CaptureKind,
+    /// Which way captured packets go.
+    pub direction: Direction,
     /// Which tunnels are opened.
     pub decap: DecapConfig,
     /// Capture by mirror although the interface looks in use.
@@ -197,6 +199,17 @@ impl Config {
                 ),
             ));
         }
+        let direction = match args.direction {
+            WayKind::In => Direction::In,
+            WayKind::Out => Direction::Out,
+            WayKind::Both => Direction::Both,
+        };
+        if direction != Direction::In && args.capture == CaptureKind::Mirror {
+            return Err(UsageError::new(
+                "--direction",
+                "given with --capture mirror, which takes what arrives; expected --capture tap",
+            ));
+        }
         let mut rtt = parse_rtt(&args.rtt).map_err(|e| UsageError::new("--rtt", e))?;
         if rtt == Rtt::Measured && offline.as_ref().is_some_and(|o| o.speed == Speed::Top) {
             // Without the pauses of the file there is nothing to measure.
@@ -234,6 +247,7 @@ impl Config {
             rtt,
             mss: number("-D, --mss", &args.mss, MIN_MSS_BYTES..=MAX_MSS_BYTES)?,
             capture: args.capture,
+            direction,
             decap,
             force: args.force,
             cores,

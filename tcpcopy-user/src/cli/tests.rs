@@ -1,6 +1,7 @@
 use crate::cli::{CaptureKind, Config, Parsed, Speed, Transfer, parse, parse_transfers};
 use common::flow::{Nanos, Shard, Share};
 use common::packet::{Addr, Endpoint};
+use dataplane::bpf::Direction;
 use operator::log::LogLevel;
 use session::Rtt;
 use std::time::Duration;
@@ -235,6 +236,14 @@ fn every_error_is_one_line_with_culprit_and_expectation() {
         ),
         ("--force", "", &["--force: given with --capture tap"]),
         (
+            "--direction",
+            "up",
+            &[
+                "invalid value 'up' for '--direction <WAY>'",
+                "in, out, both",
+            ],
+        ),
+        (
             "-F",
             "tcp prot 80",
             &["-F, --filter: filter 'tcp prot 80': ", "syntax error"],
@@ -467,12 +476,25 @@ fn a_recording_and_its_files() {
 }
 
 #[test]
+fn a_mirror_has_one_direction() {
+    let of = |more: &[&str]| run(&[&MINIMAL[..], more].concat()).map(|config| config.direction);
+    assert_eq!(of(&[]), Ok(Direction::In));
+    assert_eq!(of(&["--direction", "out"]), Ok(Direction::Out));
+    let error = of(&["--direction", "both", "--capture", "mirror"]).unwrap_err();
+    assert!(
+        error.contains("--direction: given with --capture mirror"),
+        "{error}"
+    );
+}
+
+#[test]
 fn what_does_not_go_with_files_is_refused() {
     for (more, words) in [
         (&["-i", "eth0"][..], "cannot be used with"),
         (&["--capture", "tap"], "cannot be used with"),
         (&["--capture", "mirror", "--force"], "cannot be used with"),
         (&["--force"], "cannot be used with"),
+        (&["--direction", "out"], "cannot be used with"),
         (
             &["-a", "0"],
             "-a, --accelerate: got '0', expected a number above 0",

@@ -99,6 +99,16 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             "interface is down, nothing arrives until it is up"
         );
     }
+    if let Some(iface) = iface.as_ref().filter(|iface| !iface.is_ethernet) {
+        let iface = iface.name.clone();
+        return Err(checks::CheckError::NoEthernet { iface }.into());
+    }
+    if iface.as_ref().is_some_and(|iface| iface.is_loopback) && config.clients.is_none() {
+        tracing::warn!(
+            "clients on {} have addresses of this host, to which the target answers past intercept: -c gives them others",
+            config.iface
+        );
+    }
     let workers = workers(config, iface.as_ref());
     let memory = config
         .memory_mib
@@ -181,6 +191,8 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         .filter(|_| config.capture == CaptureKind::Mirror)
         .map(|iface| iface.index)
         .filter(|index| ways.devices.contains_key(index));
+    // Before: where the driver refuses XDP, generic mode switches off what it was refused for.
+    let features = iface.as_ref().map(Interface::features).unwrap_or_default();
     let mut attached = match &config.offline {
         None => Attached::attach(config, object, workers, mirrored_device.is_some())?,
         Some(files) => resource(
@@ -200,6 +212,9 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             ),
         )?,
     };
+    if iface.is_some() {
+        warn_of_offloads(config, attached.native(), &features);
+    }
     let mut ports: Vec<Ports> = (0..workers).map(|w| attached.take_ports(w)).collect();
     if let Some(recorder) = &mut recorder {
         let all = ports.iter().map(|p| p.sources.len()).sum();
@@ -300,6 +315,20 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         filter: fragments.filter,
         recorder,
     })
+}
+
+fn warn_of_offloads(config: &Config, native: bool, features: &[String]) {
+    let filter = config.filter.as_ref().map(Filter::expression);
+    for offload in checks::offloads_in_the_way(config.capture, filter, native, features) {
+        let iface = &config.iface;
+        tracing::warn!(
+            interface = iface,
+            offload = offload.feature,
+            "a receive offload is in the way: {}; off by `ethtool -K {iface} {} off`, then start again",
+            offload.breaks,
+            offload.option
+        );
+    }
 }
 
 fn workers(config: &Config, iface: Option<&Interface>) -> usize {

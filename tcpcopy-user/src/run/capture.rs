@@ -82,6 +82,7 @@ impl Attached {
         let log_packets = config.log_level >= operator::log::LogLevel::Debug;
         let tap = TapConfig {
             ifname,
+            direction: config.direction,
             workers,
             transfers,
             targets,
@@ -161,6 +162,14 @@ impl Attached {
         match self {
             Self::Mirror(mirror) => mirror.sockets(),
             Self::Tap(_) | Self::Packet(_) | Self::Files { .. } => &[],
+        }
+    }
+
+    /// False if the driver refused a mirror's program and the stack runs it.
+    pub fn native(&self) -> bool {
+        match self {
+            Self::Mirror(mirror) => mirror.native(),
+            Self::Tap(_) | Self::Packet(_) | Self::Files { .. } => true,
         }
     }
 
