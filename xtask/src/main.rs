@@ -5,6 +5,7 @@
 //!   setup        packages of build and tests ─▶ build-ebpf
 //!   demo         packages ─▶ build-ebpf ─▶ programs ─▶ lab ─▶ load ─▶ report
 //!   test         setup ─▶ programs ─▶ every test
+//!   vm-test      QEMU guests ─▶ real drivers, other kernels
 //!   bench        what can be measured alone: session engine, capture and transmit
 //!   simulate     session engine against thousands of simulated worlds
 //!   lab          a standing lab to play with
@@ -21,6 +22,7 @@ mod progress;
 mod setup;
 mod simulate;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,8 @@ enum Command {
     Demo(demo::Demo),
     /// Run all tests: sets up everything they need
     Test(test::Test),
+    /// Run the programs on real drivers and other kernels, in virtual machines
+    VmTest(vm::VmTest),
     /// Run the session engine's simulator over many seeds
     Simulate(simulate::Simulate),
     /// Measure how fast something is alone
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(demo) => demo.run(),
         Command::Test(test) => test.run(),
+        Command::VmTest(vm) => vm.run(),
         Command::Simulate(simulate) => simulate.run(),
         Command::Bench { what } => what.run(),
         Command::Setup => test::setup(&progress::Progress::start()),

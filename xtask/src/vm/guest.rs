@@ -1,0 +1,221 @@
+//! A QEMU guest and the shell in it.
+
+use std::{
+    io::{BufRead, BufReader, ErrorKind, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use lab::{Lab, Process};
+
+use super::packages::{Kernel, Packages};
+use crate::{Result, paths};
+
+/// Boot takes 5 s alone; other work may share the cores.
+const BOOT_LIMIT: Duration = Duration::from_secs(100);
+/// Longest command: stopping a program, with its drain.
+const COMMAND_LIMIT: Duration = Duration::from_secs(45);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// A network device: the tap at this end and what QEMU is told about the other.
+pub struct Nic {
+    /// Tap on the switch.
+    pub tap: &'static str,
+    /// Queue pairs; one tap file each.
+    pub queues: u32,
+    /// QEMU's device with its options.
+    pub device: String,
+}
+
+/// A running guest; dropping it kills QEMU.
+pub struct Guest {
+    qemu: Process,
+    shell: BufReader<UnixStream>,
+    console: PathBuf,
+    commands: u32,
+}
+
+impl Guest {
+    /// Boots and waits for the shell. QEMU runs on the switch, where the taps are, and dies with us.
+    pub fn boot(
+        lab: &Lab,
+        packages: &Packages,
+        kernel: &Kernel,
+        initramfs: &Path,
+        nics: &[Nic],
+    ) -> Result<Self> {
+        let console = lab.file("console.log");
+        let socket = lab.file("shell.sock");
+        let listener = UnixListener::bind(&socket)?;
+        let tools = &packages.tools;
+        let mut command = lab.switch().command("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "nice", "-n", "19"])
+            .arg(tools.join("usr/bin/qemu-system-x86_64"))
+            .env("LD_LIBRARY_PATH", library_path(tools))
+            .env(
+                "QEMU_MODULE_DIR",
+                tools.join("usr/lib/x86_64-linux-gnu/qemu"),
+            )
+            .arg("-L")
+            .arg(tools.join("usr/share/qemu"))
+            .arg("-L")
+            .arg(tools.join("usr/share/seabios"))
+            .args([
+                "-M",
+                "q35",
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "max",
+                "-m",
+                "512",
+                "-smp",
+                "4",
+            ])
+            .args(["-nodefaults", "-no-reboot", "-display", "none"])
+            .arg("-kernel")
+            .arg(&kernel.image)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args([
+                "-append",
+                "console=ttyS0 panic=-1 oops=panic loglevel=5 net.ifnames=0",
+            ])
+            .arg("-serial")
+            .arg(format!("file:{}", console.display()))
+            .arg("-chardev")
+            .arg(format!("socket,id=shell,path={}", socket.display()))
+            .args(["-serial", "chardev:shell"]);
+        for (number, nic) in nics.iter().enumerate() {
+            command.arg("-netdev").arg(format!(
+                "tap,id=n{number},ifname={},script=no,downscript=no,vhost=off,queues={}",
+                nic.tap, nic.queues
+            ));
+            command.arg("-device").arg(format!(
+                "{},netdev=n{number},romfile=,mac=52:54:00:00:00:{:02x}",
+                nic.device,
+                number + 1
+            ));
+        }
+        let mut qemu = Process::start("qemu", &mut command, lab.folder())?;
+        let deadline = Instant::now() + BOOT_LIMIT;
+        listener.set_nonblocking(true)?;
+        let stream = loop {
+            match listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error.into()),
+                Err(_) => {}
+            }
+            if let Some(status) = qemu.ended()? {
+                return Err(format!("QEMU ended ({status}): {}", qemu.stderr()).into());
+            }
+            if Instant::now() > deadline {
+                return Err("QEMU did not connect its serial line".into());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        };
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(LOOK_EVERY))?;
+        let mut guest = Self {
+            qemu,
+            shell: BufReader::new(stream),
+            console,
+            commands: 0,
+        };
+        // What is written before the line is open is lost: ask until the shell answers.
+        loop {
+            if guest.ask("true", Duration::from_secs(2)).is_ok() {
+                return Ok(guest);
+            }
+            if Instant::now() > deadline || guest.qemu.ended()?.is_some() {
+                return Err(format!("no shell came up: {}", guest.last_words()).into());
+            }
+        }
+    }
+
+    /// Runs a command line; its output if it succeeds.
+    pub fn run(&mut self, line: &str) -> Result<String> {
+        self.ask(line, COMMAND_LIMIT)
+    }
+
+    fn ask(&mut self, line: &str, limit: Duration) -> Result<String> {
+        self.commands += 1;
+        let mark = format!("@@{}@@", self.commands);
+        // Not in a subshell: `$!` and jobs belong to the shell that is asked later.
+        let text = format!("{{ {line}\n}} < /dev/null 2>&1; echo \"{mark}$?\"\n");
+        self.shell.get_mut().write_all(text.as_bytes())?;
+        let deadline = Instant::now() + limit;
+        let (mut output, mut bytes) = (String::new(), Vec::new());
+        loop {
+            match self.shell.read_until(b'\n', &mut bytes) {
+                Ok(0) => return Err(format!("the guest is gone: {}", self.last_words()).into()),
+                Ok(_) => {
+                    let got = String::from_utf8_lossy(&bytes).into_owned();
+                    bytes.clear();
+                    if let Some((before, status)) = got.split_once(&mark) {
+                        output.push_str(before);
+                        return if status.trim() == "0" {
+                            Ok(output)
+                        } else {
+                            Err(format!(
+                                "in the guest: `{line}` ended with {}: {output}",
+                                status.trim()
+                            )
+                            .into())
+                        };
+                    }
+                    output.push_str(&got);
+                }
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    if Instant::now() > deadline {
+                        return Err(format!(
+                            "in the guest: `{line}` took too long: {output}; {}",
+                            self.last_words()
+                        )
+                        .into());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Starts a program in the background; its output goes to `/tmp/<name>.log`. Waits for the line "ready".
+    pub fn start(&mut self, name: &str, line: &str) -> Result<()> {
+        self.run(&format!(
+            "RUST_LOG=info {line} > /tmp/{name}.log 2>&1 & echo $! > /tmp/{name}.pid
+             for i in $(seq 100); do grep -q ready /tmp/{name}.log && exit_ok=1 && break
+             kill -0 $(cat /tmp/{name}.pid) || break; sleep 0.2; done
+             grep -q ready /tmp/{name}.log || {{ tail -n 5 /tmp/{name}.log; false; }}"
+        ))
+        .map(drop)
+    }
+
+    /// Sends a signal and waits for the end; the log.
+    pub fn stop(&mut self, name: &str, signal: &str) -> Result<String> {
+        self.run(&format!(
+            "kill -{signal} $(cat /tmp/{name}.pid); wait $(cat /tmp/{name}.pid); cat /tmp/{name}.log"
+        ))
+    }
+
+    /// Warnings and worse of the kernel, by its own words.
+    pub fn warnings(&mut self) -> Result<String> {
+        self.run("dmesg | grep -E 'WARNING|BUG|Oops|refcount' | head -n 5; true")
+    }
+
+    fn last_words(&self) -> String {
+        let bytes = std::fs::read(&self.console).unwrap_or_default();
+        lab::world::last_lines(&String::from_utf8_lossy(&bytes), 6)
+    }
+}
+
+fn library_path(tools: &Path) -> String {
+    let tools = paths::workspace().join(tools);
+    ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
+        .map(|place| tools.join(place).display().to_string())
+        .join(":")
+}

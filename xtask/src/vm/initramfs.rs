@@ -1,0 +1,170 @@
+//! The guest's root: busybox, the very programs that were built, their libraries, and drivers.
+//!
+//! The programs are not linked statically for it: a second build would take minutes and test other binaries
+//! than those that are shipped. Their libraries are copied to where the loader looks.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use lab::replay::Programs;
+
+use super::{
+    packages::{Kernel, Packages},
+    quiet,
+};
+use crate::{Result, paths};
+
+/// Drivers in the order of their needs. Those that a kernel has built in, or not at all, are left out.
+const MODULES: [&str; 18] = [
+    "virtio",
+    "virtio_ring",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "failover",
+    "net_failover",
+    "virtio_net",
+    "dca",
+    "i2c-algo-bit",
+    "igb",
+    "llc",
+    "stp",
+    "mrp",
+    "garp",
+    "8021q",
+    "tls",
+    "bonding",
+];
+
+/// The shell that is talked to is on the second serial line; the first has the kernel's messages. Its output goes
+/// through a pipe: with a terminal on both sides it would be interactive, and echo what it is told.
+const INIT: &str = "#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev /tmp /run
+/bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sys /sys
+/bin/busybox mkdir -p /sys/fs/bpf
+/bin/busybox mount -t bpf bpf /sys/fs/bpf
+/bin/busybox --install -s /bin
+for module in $(cat /modules/order); do insmod /modules/$module.ko; done
+echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
+ip link set lo up
+ulimit -l unlimited
+stty -F /dev/ttyS1 115200 raw -echo clocal
+sh < /dev/ttyS1 2>&1 | cat > /dev/ttyS1
+";
+
+/// Builds the image for a kernel.
+pub fn build(packages: &Packages, kernel: &Kernel, programs: &Programs) -> Result<PathBuf> {
+    let folder = paths::target().join("vm");
+    let tree = folder.join("tree");
+    let _ = fs::remove_dir_all(&tree);
+    for part in ["bin", "modules"] {
+        fs::create_dir_all(tree.join(part))?;
+    }
+    let busybox = ["usr/bin/busybox", "bin/busybox"]
+        .iter()
+        .map(|place| packages.tools.join(place))
+        .find(|path| path.exists())
+        .ok_or("the package busybox-static has no busybox")?;
+    fs::copy(busybox, tree.join("bin/busybox"))?;
+    fs::write(tree.join("init"), INIT)?;
+    fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
+
+    let mut libraries = BTreeSet::new();
+    // Busybox's ip knows no bonds, and it has no ethtool.
+    let own = [
+        programs.tcpcopy.clone(),
+        programs.intercept.clone(),
+        which("ethtool")?,
+        which("ip")?,
+    ];
+    for program in own {
+        let name = program.file_name().ok_or("a program without a name")?;
+        // Not to /bin/ip: busybox's --install puts its links there, and /sbin comes first in no shell.
+        let name = format!(
+            "{}{}",
+            if name == "ip" { "real-" } else { "" },
+            name.display()
+        );
+        quiet(
+            Command::new("strip")
+                .arg("-o")
+                .arg(tree.join("bin").join(name))
+                .arg(&program),
+        )?;
+        libraries.extend(needed(&program)?);
+    }
+    for library in libraries {
+        let place = tree.join(library.strip_prefix("/")?);
+        fs::create_dir_all(place.parent().ok_or("a library without a folder")?)?;
+        fs::copy(&library, place)?;
+    }
+    symlink("/bin", tree.join("sbin"))?;
+    modules(kernel, &tree.join("modules"))?;
+
+    let image = folder.join(format!("{}.cpio", kernel.release));
+    let listing = "find . | cpio --quiet -o -H newc > \"$1\"";
+    quiet(
+        Command::new("sh")
+            .args(["-c", listing, "sh"])
+            .arg(&image)
+            .current_dir(&tree),
+    )?;
+    fs::remove_dir_all(&tree)?;
+    Ok(image)
+}
+
+fn which(program: &str) -> Result<PathBuf> {
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        .iter()
+        .map(|folder| Path::new(folder).join(program))
+        .find(|path| path.exists())
+        .ok_or_else(|| format!("{program} is not installed").into())
+}
+
+/// Shared libraries and loader, as the loader finds them.
+fn needed(program: &Path) -> Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
+    Ok(paths.map(PathBuf::from).collect())
+}
+
+/// Unpacks the drivers that there are, with a list of them in order.
+fn modules(kernel: &Kernel, into: &Path) -> Result<()> {
+    let found = Command::new("find")
+        .arg(kernel.modules.join("kernel"))
+        .args(["-name", "*.ko*"])
+        .output()?;
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    let mut order = String::new();
+    for module in MODULES {
+        let names = [format!("/{module}.ko"), format!("/{module}.ko.xz")];
+        let Some(path) = found
+            .lines()
+            .find(|path| names.iter().any(|name| path.ends_with(name)))
+        else {
+            continue;
+        };
+        let place = into.join(format!("{module}.ko"));
+        if path.ends_with(".xz") {
+            let output = Command::new("xz")
+                .args(["-dc", path])
+                .stderr(Stdio::inherit())
+                .output()?;
+            fs::write(place, output.stdout)?;
+        } else {
+            fs::copy(path, place)?;
+        }
+        order.push_str(module);
+        order.push('\n');
+    }
+    fs::write(into.join("order"), order)?;
+    Ok(())
+}

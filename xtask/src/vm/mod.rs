@@ -1,0 +1,89 @@
+//! `cargo xtask vm-test`: the programs on real drivers and other kernels, in QEMU guests (software emulation).
+//!
+//! ```text
+//!   packages   apt (own lists, nothing installed) ─▶ target/vm/root-*: QEMU, busybox, kernels
+//!   initramfs  busybox, the release programs with their libraries, drivers ─▶ target/vm/*.cpio
+//!   guest      QEMU on taps of a lab's switch; a shell on its second serial line
+//!   scene      lab + guest: production's mirror ─▶ eth1, the switch ─▶ eth0
+//!   cases      what is asserted, one line PASS or FAIL each
+//! ```
+//! It tests function, never speed: each guest instruction is emulated.
+
+mod cases;
+mod guest;
+mod initramfs;
+mod packages;
+mod scene;
+
+use clap::Args;
+use lab::{replay::Programs, tool::Tool};
+
+use crate::{
+    Result, build, demo,
+    progress::{Progress, succeed},
+};
+
+/// What initramfs and guests call on this machine.
+const HOST_PACKAGES: [&str; 7] = [
+    "binutils",
+    "cpio",
+    "ethtool",
+    "iproute2",
+    "util-linux",
+    "xz-utils",
+    "zlib1g",
+];
+
+/// Which guests.
+#[derive(Args)]
+pub struct VmTest {
+    /// Only cases whose name contains this
+    #[arg(long, default_value = "")]
+    only: String,
+}
+
+impl VmTest {
+    /// Fetches, boots, runs the cases.
+    pub fn run(&self) -> Result<()> {
+        let progress = Progress::start();
+        build::prepare(&progress, &HOST_PACKAGES)?;
+        build::programs(&progress)?;
+        step(&progress, &self.only)
+    }
+}
+
+/// The cases as a step of `cargo xtask test`, when all is built.
+pub fn step(progress: &Progress, only: &str) -> Result<()> {
+    progress.say("vm: fetching QEMU and kernels");
+    let packages = match packages::fetch() {
+        Ok(packages) => packages,
+        Err(packages::Missing::Skipped(reason)) => {
+            eprintln!("vm: ALL CASES SKIPPED: {reason}");
+            println!("vm-test: 0 passed, 0 failed, all skipped: {reason}");
+            return Ok(());
+        }
+        Err(packages::Missing::Failed(error)) => return Err(error),
+    };
+    let own =
+        std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+    let programs = Programs::in_folder(
+        &build::programs_folder(),
+        Tool::new(own, &[demo::TOOL_COMMAND]),
+    );
+    let mut tally = cases::Tally::new(only);
+    for kernel in &packages.kernels {
+        progress.say(&format!("vm: kernel {}", kernel.release));
+        let image = initramfs::build(&packages, kernel, &programs)?;
+        cases::run(&packages, kernel, &image, &programs, &mut tally);
+    }
+    tally.verdict()
+}
+
+/// Runs a command quietly to a successful end.
+fn quiet(command: &mut std::process::Command) -> Result<()> {
+    succeed(
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null()),
+    )
+}
