@@ -110,6 +110,8 @@ pub struct Socket {
     pub tx: Option<AfXdpTx>,
     /// The driver sends and receives without copying.
     pub zero_copy: bool,
+    /// Why it does not receive so though it was allowed to.
+    pub zero_copy_refused: Option<std::io::Error>,
 }
 
 /// Why a socket could not be opened.
@@ -216,6 +218,7 @@ fn open_some_way(options: &OpenOptions) -> Result<Socket, AfXdpError> {
     if !options.rx {
         return open_once(options, copy);
     }
+    let mut refused = None;
     if !options.force_copy {
         let mtu = Interface::by_name(&options.ifname).map_or(0, |i| i.mtu);
         let fits = mtu + LINK_HEADER_BYTES + HEADROOM_BYTES <= options.frame_bytes;
@@ -226,15 +229,20 @@ fn open_some_way(options: &OpenOptions) -> Result<Socket, AfXdpError> {
         };
         match open_once(options, BindFlags::XDP_ZEROCOPY | several) {
             // The driver cannot; what else is wrong the next try will tell as well.
-            Err(AfXdpError::Os { .. } | AfXdpError::NoQueue { .. }) => {}
+            Err(AfXdpError::Os { source, .. }) => refused = Some(source),
+            Err(AfXdpError::NoQueue { .. }) => refused = Some(Errno::INVAL.into()),
             answer => return answer,
         }
     }
-    match open_once(options, BindFlags::XDP_COPY | BindFlags::XDP_USE_SG) {
+    let opened = match open_once(options, BindFlags::XDP_COPY | BindFlags::XDP_USE_SG) {
         // An unknown flag to kernels before 6.6.
         Err(AfXdpError::NoQueue { .. }) => open_once(options, BindFlags::XDP_COPY),
         answer => answer,
-    }
+    };
+    opened.map(|socket| Socket {
+        zero_copy_refused: refused,
+        ..socket
+    })
 }
 
 fn open_once(options: &OpenOptions, how: BindFlags) -> Result<Socket, AfXdpError> {
@@ -333,7 +341,12 @@ fn open_once(options: &OpenOptions, how: BindFlags) -> Result<Socket, AfXdpError
         ),
         queue: options.queue,
     });
-    Ok(Socket { rx, tx, zero_copy })
+    Ok(Socket {
+        rx,
+        tx,
+        zero_copy,
+        zero_copy_refused: None,
+    })
 }
 
 fn failure(

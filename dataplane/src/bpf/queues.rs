@@ -85,6 +85,7 @@ impl QueueCapture {
         let queues = Interface::by_name(ifname)?.rx_queues.max(1);
         let (mut ports, mut sockets) = (Vec::new(), Vec::new());
         let mut zero_copy = false;
+        let mut refused = None;
         let mut xsks: XskMap<&mut MapData> = load::borrow(&mut ebpf, "XSKS")?;
         for queue in 0..queues {
             let socket = open(&OpenOptions {
@@ -101,6 +102,7 @@ impl QueueCapture {
                 source,
             })?;
             zero_copy |= socket.zero_copy;
+            refused = refused.or(socket.zero_copy_refused);
             let Some(rx) = socket.rx else { continue };
             xsks.set(queue, rx.as_raw_fd(), 0)
                 .map_err(|e| BpfError::Map {
@@ -126,6 +128,22 @@ impl QueueCapture {
             zero_copy,
             "one AF_XDP socket per receive queue"
         );
+        // All queues of a driver answer alike.
+        if let Some(reason) = refused {
+            tracing::info!(
+                interface = ifname,
+                %reason,
+                "the driver does no zero-copy as it is set up: its packets are copied, which is slower"
+            );
+        }
+        if queues > before {
+            tracing::info!(
+                interface = ifname,
+                before,
+                after = queues,
+                "attaching has added receive queues: those are copied from"
+            );
+        }
         Ok(Self {
             ports,
             sockets,

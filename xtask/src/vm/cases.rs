@@ -2,23 +2,15 @@
 
 use std::{path::Path, time::Instant};
 
-use lab::{
-    Host,
-    replay::{Capture, Copy, PRODUCTION_PORT, Programs, TARGET_PORT, stop},
-};
+use lab::{Host, replay::Programs};
 
 use super::{
-    guest::Nic,
+    options,
     packages::{Kernel, Packages},
-    scene::{GUEST, Scene},
+    replays::{self, expect_way, intercept_line},
+    scene::Scene,
 };
 use crate::Result;
-
-/// Requests of one replay: two seconds at the pace of [`Scene::load`].
-const REQUESTS: u64 = 300;
-/// virtio as most hypervisors and clouds with zero-copy have it: VIRTIO_F_ACCESS_PLATFORM is what the
-/// driver asks for before it maps foreign memory.
-const ZERO_COPY: &str = "virtio-net-pci,iommu_platform=on,disable-legacy=on";
 
 /// Results so far.
 pub struct Tally {
@@ -28,7 +20,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Only cases whose name contains `only`.
+    /// Only cases whose name contains `only`; guests are booted for them as well.
     pub fn new(only: &str) -> Self {
         Self {
             only: only.to_owned(),
@@ -37,12 +29,15 @@ impl Tally {
         }
     }
 
-    /// Runs one.
+    /// Runs one if it is chosen.
     fn case(&mut self, kernel: &Kernel, name: &str, work: impl FnOnce() -> Result<()>) {
-        let name = format!("{} {name}", if kernel.newest { "newest" } else { "old" });
-        if !name.contains(&self.only) {
-            return;
+        if full_name(kernel, name).contains(&self.only) {
+            self.always(kernel, name, work);
         }
+    }
+
+    fn always(&mut self, kernel: &Kernel, name: &str, work: impl FnOnce() -> Result<()>) {
+        let name = full_name(kernel, name);
         let start = Instant::now();
         match work() {
             Ok(()) => {
@@ -62,42 +57,13 @@ impl Tally {
         if self.failed > 0 {
             return Err(format!("{} cases in virtual machines failed", self.failed).into());
         }
-        if self.passed == 0 {
-            return Err(
-                "no case in virtual machines ran; got --only with a name that none has?".into(),
-            );
-        }
         Ok(())
     }
 }
 
-/// One device option each: what the programs do with it (`mode`, `zero_copy` in the log).
-const OPTIONS: [(&str, &str, &str, &str, bool); 6] = [
-    ("default", "opt0", "virtio-net-pci", "native", false),
-    ("iommu_platform", "opt1", ZERO_COPY, "native", true),
-    (
-        "packed",
-        "opt2",
-        "virtio-net-pci,iommu_platform=on,disable-legacy=on,packed=on",
-        "native",
-        true,
-    ),
-    (
-        "mrg_rxbuf=off",
-        "opt3",
-        "virtio-net-pci,iommu_platform=on,disable-legacy=on,mrg_rxbuf=off",
-        "native",
-        false,
-    ),
-    (
-        "ctrl_guest_offloads=off",
-        "opt4",
-        "virtio-net-pci,iommu_platform=on,disable-legacy=on,ctrl_guest_offloads=off",
-        "generic",
-        false,
-    ),
-    ("igb", "opt5", "igb", "native", true),
-];
+fn full_name(kernel: &Kernel, name: &str) -> String {
+    format!("{}: {name}", kernel.release)
+}
 
 /// All cases of one kernel, in one boot.
 pub fn run(
@@ -107,53 +73,42 @@ pub fn run(
     programs: &Programs,
     tally: &mut Tally,
 ) {
-    let many = format!("{ZERO_COPY},mq=on,vectors=10");
-    let mut nics = vec![
-        Nic {
-            tap: "vm0",
-            queues: 4,
-            device: many.clone(),
-        },
-        Nic {
-            tap: "vm1",
-            queues: 4,
-            device: many,
-        },
-    ];
-    if kernel.newest {
-        nics.extend(OPTIONS.iter().map(|&(_, tap, device, ..)| Nic {
-            tap,
-            queues: 1,
-            device: device.to_owned(),
-        }));
-    }
     let mut scene = None;
-    tally.case(kernel, "boot", || {
-        scene = Some(Scene::set(packages, kernel, image, programs, &nics)?);
+    tally.always(kernel, "boot", || {
+        scene = Some(Scene::set(packages, kernel, image, programs)?);
         Ok(())
     });
     let Some(mut scene) = scene else { return };
+    let failed = tally.failed;
     let scene = &mut scene;
-    tally.case(kernel, "mirror and transmit, virtio, 4 queues", || {
-        mirror(scene, kernel)
-    });
-    tally.case(kernel, "intercept, virtio, 4 queues", || {
-        intercept(scene, kernel)
-    });
-    if kernel.newest {
-        for (number, (name, _, _, mode, zero_copy)) in OPTIONS.into_iter().enumerate() {
-            tally.case(kernel, &format!("option {name}"), || {
-                option(scene, number + 2, mode, zero_copy)
+    for pair in 0..scene.pairs.len() {
+        let name = scene.pairs[pair].name;
+        tally.case(kernel, &format!("mirror and transmit, {name}"), || {
+            replays::mirror(scene, pair)
+        });
+        tally.case(kernel, &format!("intercept, {name}"), || {
+            replays::intercept(scene, pair)
+        });
+        for (how, signal) in [("SIGKILL", "KILL"), ("normal exit", "INT")] {
+            tally.case(kernel, &format!("attach again after {how}, {name}"), || {
+                again(scene, pair, signal)
             });
         }
     }
-    tally.case(kernel, "SIGKILL, then attach again", || {
-        again(scene, "KILL")
-    });
-    tally.case(kernel, "normal exit, then attach again", || {
-        again(scene, "INT")
-    });
-    tally.case(kernel, "no kernel warnings", || {
+    for row in 0..scene.rows.len() {
+        let name = format!("option {}", scene.rows[row].name);
+        tally.case(kernel, &name, || options::row(scene, row));
+    }
+    tally.case(kernel, "guest as target", || replays::target(scene));
+    if kernel.newest {
+        tally.case(kernel, "egress by a VLAN interface", || {
+            replays::vlan(scene)
+        });
+        tally.case(kernel, "egress by a bond", || replays::bond(scene));
+    } else {
+        tally.case(kernel, "tap without tcx", || tap_without_tcx(scene));
+    }
+    tally.always(kernel, "no kernel warnings", || {
         let warnings = scene.guest.warnings()?;
         if warnings.is_empty() {
             Ok(())
@@ -161,125 +116,44 @@ pub fn run(
             Err(warnings.into())
         }
     });
-}
-
-/// A whole replay by a guest at the mirror port; the lab has the assistant.
-fn mirror(scene: &mut Scene, kernel: &Kernel) -> Result<()> {
-    let servers = scene.servers()?;
-    let mut assistant = lab::replay::Intercept::default().start(&scene.lab, scene.programs)?;
-    scene.guest.start("mirror", &mirror_line("eth1", "0,1"))?;
-    let load = scene.load(REQUESTS);
-    let log = scene.guest.stop("mirror", "INT")?;
-    stop(&mut assistant)?;
-    load?;
-    expect(
-        &log,
-        "one AF_XDP socket per receive queue",
-        &[
-            "eth1",
-            "queues=4",
-            if kernel.newest {
-                "zero_copy=true"
-            } else {
-                "zero_copy=false"
-            },
-        ],
-    )?;
-    expect(&log, "XDP program attached", &["native"])?;
-    expect(
-        &log,
-        "sending by AF_XDP",
-        &[
-            "eth0",
-            if kernel.newest {
-                "zero_copy=true"
-            } else {
-                "zero_copy=false"
-            },
-        ],
-    )?;
-    servers
-        .all_replayed(REQUESTS)
-        .map_err(|error| with_log(&error.to_string(), &log).into())
-}
-
-/// A whole replay with the guest as assistant host; tcpcopy taps production in the lab.
-fn intercept(scene: &mut Scene, kernel: &Kernel) -> Result<()> {
-    let servers = scene.servers()?;
-    scene.on(
-        Host::Target,
-        &format!("ip route replace 10.77.2.0/24 via {GUEST}"),
-    )?;
-    scene.guest.start("intercept", &intercept_line("eth0"))?;
-    let mut copy = Copy::new(Capture::Tap);
-    GUEST.clone_into(&mut copy.intercept);
-    let mut tcpcopy = copy.start(&scene.lab, scene.programs, &scene.lab.file("tap.json"))?;
-    let load = scene.load(REQUESTS);
-    stop(&mut tcpcopy)?;
-    let log = scene.guest.stop("intercept", "INT")?;
-    let assistant = Host::Assistant.address();
-    scene.on(
-        Host::Target,
-        &format!("ip route replace 10.77.2.0/24 via {assistant}"),
-    )?;
-    load?;
-    expect(
-        &log,
-        "one AF_XDP socket per receive queue",
-        &[
-            "eth0",
-            "queues=4",
-            if kernel.newest {
-                "zero_copy=true"
-            } else {
-                "zero_copy=false"
-            },
-        ],
-    )?;
-    servers
-        .all_replayed(REQUESTS)
-        .map_err(|error| with_log(&error.to_string(), &log).into())
-}
-
-/// Attaches to a device with an option and says which way it took.
-fn option(scene: &mut Scene, number: usize, mode: &str, zero_copy: bool) -> Result<()> {
-    let device = format!("eth{number}");
-    scene.guest.start("option", &intercept_line(&device))?;
-    let log = scene.guest.stop("option", "INT")?;
-    expect(&log, "XDP program attached", &[mode])?;
-    expect(
-        &log,
-        "one AF_XDP socket per receive queue",
-        &[&format!("zero_copy={zero_copy}")],
-    )
-}
-
-/// Ends a program with zero-copy sockets in a way, twice: the kernel must let the next one attach.
-fn again(scene: &mut Scene, signal: &str) -> Result<()> {
-    for _ in 0..2 {
-        scene.guest.start("again", &intercept_line("eth0"))?;
-        // The shell's `wait` tells of the signal; that is no failure of the case.
-        let ended = scene.guest.stop("again", signal)?;
-        expect(&ended, "one AF_XDP socket per receive queue", &["queues=4"])?;
+    if tally.failed > failed {
+        println!("     logs are in {}", scene.lab.folder().display());
+        scene.lab.keep_files();
     }
-    // Alive and forwarding to its stack again.
-    scene.on(Host::Target, &format!("ping -c 1 -W 5 {GUEST}"))
 }
 
-fn mirror_line(interface: &str, cores: &str) -> String {
-    format!(
-        "tcpcopy-user --iface {interface} --cores {cores} -x {PRODUCTION_PORT}-{}:{TARGET_PORT} -s {} --capture mirror --report /tmp/report.json",
-        Host::Target.address(),
-        Host::Assistant.address()
-    )
+/// Ends a program with its sockets in a way, twice: the kernel must let the next one attach, and the guest's own
+/// stack must be reachable by the card.
+fn again(scene: &mut Scene, pair: usize, signal: &str) -> Result<()> {
+    let pair = &scene.pairs[pair];
+    let (name, address, way) = (pair.switched.name, pair.address, pair.way);
+    scene.connect(name, address)?;
+    for _ in 0..2 {
+        scene.guest.start("again", &intercept_line(name))?;
+        let log = scene.guest.stop("again", signal)?;
+        expect_way(&log, name, way)?;
+    }
+    scene.guest.wait_for_link(name)?;
+    let target = Host::Target.address();
+    scene
+        .guest
+        .run(&format!("ping -c 1 -W 10 {target}"))
+        .map(drop)
 }
 
-fn intercept_line(interface: &str) -> String {
-    format!("intercept-user --iface {interface} --cores 2 -F 'tcp and src port {TARGET_PORT}'")
+/// Kernels before 6.6.
+fn tap_without_tcx(scene: &mut Scene) -> Result<()> {
+    let pair = &scene.pairs[0];
+    let (name, address) = (pair.switched.name, pair.address);
+    scene.connect(name, address)?;
+    let said = scene.guest.run(&format!(
+        "tcpcopy-user --iface {name} -x 80-10.77.0.30:8080 -s 10.77.0.40 --lonely; true"
+    ))?;
+    expect(&said, "has no tcx", &["6.1"])
 }
 
 /// A line of the log with `text` has all `words`.
-fn expect(log: &str, text: &str, words: &[&str]) -> Result<()> {
+pub fn expect(log: &str, text: &str, words: &[&str]) -> Result<()> {
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(text)).collect();
     if lines
         .iter()
@@ -295,6 +169,7 @@ fn expect(log: &str, text: &str, words: &[&str]) -> Result<()> {
     Err(format!("expected a log line {text:?} with {words:?}, got: {got}").into())
 }
 
-fn with_log(error: &str, log: &str) -> String {
+/// An error with what the program said.
+pub fn with_log(error: &str, log: &str) -> String {
     format!("{error}; the log ends: {}", lab::world::last_lines(log, 25))
 }

@@ -9,24 +9,19 @@ use std::{
 
 use lab::{Lab, Process};
 
-use super::packages::{Kernel, Packages};
+use super::{
+    nics::Nic,
+    packages::{Kernel, Packages},
+};
 use crate::{Result, paths};
 
 /// Boot takes 5 s alone; other work may share the cores.
 const BOOT_LIMIT: Duration = Duration::from_secs(100);
 /// Longest command: stopping a program, with its drain.
 const COMMAND_LIMIT: Duration = Duration::from_secs(45);
+/// A tenth of it must do for the programs (their default for -m); each driver queue takes 1 MiB.
+const MEMORY_MIB: &str = "1024";
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-
-/// A network device: the tap at this end and what QEMU is told about the other.
-pub struct Nic {
-    /// Tap on the switch.
-    pub tap: &'static str,
-    /// Queue pairs; one tap file each.
-    pub queues: u32,
-    /// QEMU's device with its options.
-    pub device: String,
-}
 
 /// A running guest; dropping it kills QEMU.
 pub struct Guest {
@@ -70,7 +65,7 @@ impl Guest {
                 "-cpu",
                 "max",
                 "-m",
-                "512",
+                MEMORY_MIB,
                 "-smp",
                 "4",
             ])
@@ -91,12 +86,12 @@ impl Guest {
         for (number, nic) in nics.iter().enumerate() {
             command.arg("-netdev").arg(format!(
                 "tap,id=n{number},ifname={},script=no,downscript=no,vhost=off,queues={}",
-                nic.tap, nic.queues
+                nic.name, nic.queues
             ));
             command.arg("-device").arg(format!(
-                "{},netdev=n{number},romfile=,mac=52:54:00:00:00:{:02x}",
-                nic.device,
-                number + 1
+                "{},netdev=n{number},romfile=,mac={}",
+                nic.device(),
+                mac(number)
             ));
         }
         let mut qemu = Process::start("qemu", &mut command, lab.folder())?;
@@ -127,12 +122,37 @@ impl Guest {
         // What is written before the line is open is lost: ask until the shell answers.
         loop {
             if guest.ask("true", Duration::from_secs(2)).is_ok() {
+                guest.name_interfaces(nics)?;
                 return Ok(guest);
             }
             if Instant::now() > deadline || guest.qemu.ended()?.is_some() {
                 return Err(format!("no shell came up: {}", guest.last_words()).into());
             }
         }
+    }
+
+    /// The kernel numbers interfaces as drivers come: they get their names by their addresses.
+    fn name_interfaces(&mut self, nics: &[Nic]) -> Result<()> {
+        let names: String = nics
+            .iter()
+            .enumerate()
+            .map(|(number, nic)| format!("{} {}\n", mac(number), nic.name))
+            .collect();
+        self.run(&format!(
+            "while read mac name; do for old in /sys/class/net/*; do
+             if grep -q $mac $old/address; then ip link set ${{old##*/}} name $name; ip link set $name up; fi
+             done; done << END\n{names}END"
+        ))
+        .map(drop)
+    }
+
+    /// Waits for the link: some cards take it down when a program is attached or a socket bound.
+    pub fn wait_for_link(&mut self, interface: &str) -> Result<()> {
+        self.run(&format!(
+            "for i in $(seq 100); do [ \"$(cat /sys/class/net/{interface}/carrier)\" = 1 ] && break; sleep 0.1; done
+             [ \"$(cat /sys/class/net/{interface}/carrier)\" = 1 ]"
+        ))
+        .map(drop)
     }
 
     /// Runs a command line; its output if it succeeds.
@@ -187,8 +207,8 @@ impl Guest {
     /// Starts a program in the background; its output goes to `/tmp/<name>.log`. Waits for the line "ready".
     pub fn start(&mut self, name: &str, line: &str) -> Result<()> {
         self.run(&format!(
-            "RUST_LOG=info {line} > /tmp/{name}.log 2>&1 & echo $! > /tmp/{name}.pid
-             for i in $(seq 100); do grep -q ready /tmp/{name}.log && exit_ok=1 && break
+            "{line} > /tmp/{name}.log 2>&1 & echo $! > /tmp/{name}.pid
+             for i in $(seq 100); do grep -q ready /tmp/{name}.log && break
              kill -0 $(cat /tmp/{name}.pid) || break; sleep 0.2; done
              grep -q ready /tmp/{name}.log || {{ tail -n 5 /tmp/{name}.log; false; }}"
         ))
@@ -198,19 +218,37 @@ impl Guest {
     /// Sends a signal and waits for the end; the log.
     pub fn stop(&mut self, name: &str, signal: &str) -> Result<String> {
         self.run(&format!(
-            "kill -{signal} $(cat /tmp/{name}.pid); wait $(cat /tmp/{name}.pid); cat /tmp/{name}.log"
+            "kill -{signal} $(cat /tmp/{name}.pid); wait $(cat /tmp/{name}.pid); rm /tmp/{name}.pid; cat /tmp/{name}.log"
         ))
     }
 
-    /// Warnings and worse of the kernel, by its own words.
+    /// Kills what a case that failed has left running, and takes the addresses of `interfaces`.
+    pub fn clear(&mut self, interfaces: &[&str]) -> Result<()> {
+        let names = interfaces.join(" ");
+        self.run(&format!(
+            "for file in /tmp/*.pid; do [ -e $file ] && kill -9 $(cat $file) && wait $(cat $file); rm -f $file; done
+             for name in {names}; do ip addr flush dev $name; done"
+        ))
+        .map(drop)
+    }
+
+    /// Warnings and worse of the kernel, by its own words. Left out: virtio_net without its control queue's
+    /// offload commands cannot stop merging, which generic XDP wants and warns of.
     pub fn warnings(&mut self) -> Result<String> {
-        self.run("dmesg | grep -E 'WARNING|BUG|Oops|refcount' | head -n 5; true")
+        self.run(
+            "dmesg | grep -E 'WARNING|BUG|Oops|refcount' | grep -v generic_xdp_install | head -n 5; true",
+        )
     }
 
     fn last_words(&self) -> String {
         let bytes = std::fs::read(&self.console).unwrap_or_default();
         lab::world::last_lines(&String::from_utf8_lossy(&bytes), 6)
     }
+}
+
+/// Address of the nth card.
+pub fn mac(number: usize) -> String {
+    format!("52:54:00:00:00:{:02x}", number + 1)
 }
 
 fn library_path(tools: &Path) -> String {

@@ -41,6 +41,9 @@ const MODULES: [&str; 18] = [
     "bonding",
 ];
 
+/// The lab's tool in the guest: this very program.
+pub const LAB_TOOL: &str = "lab-tool";
+
 /// The shell that is talked to is on the second serial line; the first has the kernel's messages. Its output goes
 /// through a pipe: with a terminal on both sides it would be interactive, and echo what it is told.
 const INIT: &str = "#!/bin/busybox sh
@@ -81,17 +84,19 @@ pub fn build(packages: &Packages, kernel: &Kernel, programs: &Programs) -> Resul
     let own = [
         programs.tcpcopy.clone(),
         programs.intercept.clone(),
+        std::env::current_exe()?,
         which("ethtool")?,
         which("ip")?,
     ];
     for program in own {
         let name = program.file_name().ok_or("a program without a name")?;
-        // Not to /bin/ip: busybox's --install puts its links there, and /sbin comes first in no shell.
-        let name = format!(
-            "{}{}",
-            if name == "ip" { "real-" } else { "" },
-            name.display()
-        );
+        // Busybox's --install takes /bin/ip. Of this program the lab's server is called.
+        let name = match name.to_str() {
+            Some("ip") => "real-ip",
+            Some("xtask") => LAB_TOOL,
+            Some(name) => name,
+            None => return Err("a program with a name that is no text".into()),
+        };
         quiet(
             Command::new("strip")
                 .arg("-o")

@@ -4,15 +4,19 @@
 //!   packages   apt (own lists, nothing installed) ─▶ target/vm/root-*: QEMU, busybox, kernels
 //!   initramfs  busybox, the release programs with their libraries, drivers ─▶ target/vm/*.cpio
 //!   guest      QEMU on taps of a lab's switch; a shell on its second serial line
-//!   scene      lab + guest: production's mirror ─▶ eth1, the switch ─▶ eth0
-//!   cases      what is asserted, one line PASS or FAIL each
+//!   nics       the guests' cards, and what is expected of them
+//!   scene      lab + guest: production's mirror ─▶ one card, the switch ─▶ another
+//!   cases      what is asserted, one line PASS or FAIL each: replays, options, ends of programs
 //! ```
 //! It tests function, never speed: each guest instruction is emulated.
 
 mod cases;
 mod guest;
 mod initramfs;
+mod nics;
+mod options;
 mod packages;
+mod replays;
 mod scene;
 
 use clap::Args;
@@ -55,15 +59,7 @@ impl VmTest {
 /// The cases as a step of `cargo xtask test`, when all is built.
 pub fn step(progress: &Progress, only: &str) -> Result<()> {
     progress.say("vm: fetching QEMU and kernels");
-    let packages = match packages::fetch() {
-        Ok(packages) => packages,
-        Err(packages::Missing::Skipped(reason)) => {
-            eprintln!("vm: ALL CASES SKIPPED: {reason}");
-            println!("vm-test: 0 passed, 0 failed, all skipped: {reason}");
-            return Ok(());
-        }
-        Err(packages::Missing::Failed(error)) => return Err(error),
-    };
+    let packages = packages::fetch()?;
     let own =
         std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
     let programs = Programs::in_folder(

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::quiet;
-use crate::paths;
+use crate::{Result, paths};
 
 /// Where Debian keeps its own keys; a mirror carries the same signatures.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -41,22 +41,8 @@ pub struct Packages {
     pub kernels: Vec<Kernel>,
 }
 
-/// Why there is nothing to run.
-pub enum Missing {
-    /// The mirror does not have it: nothing here can change that.
-    Skipped(String),
-    /// It should be there.
-    Failed(Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Missing {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
 /// Fetches what is not there yet.
-pub fn fetch() -> Result<Packages, Missing> {
+pub fn fetch() -> Result<Packages> {
     let apt = Apt::new()?;
     let tools = apt.folder.join("root-tools");
     if !tools.join("usr/bin/qemu-system-x86_64").exists() {
@@ -114,15 +100,17 @@ struct Apt {
 }
 
 impl Apt {
-    fn new() -> Result<Self, Missing> {
+    fn new() -> Result<Self> {
         let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let codename = os
             .lines()
             .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
         if codename != Some(RELEASE) {
-            return Err(Missing::Skipped(format!(
-                "this system is {codename:?}, expected Debian {RELEASE}, whose packages the guests are made of"
-            )));
+            return Err(format!(
+                "guests need Debian {RELEASE}, whose packages they are made of; got {codename:?}: run this there, \
+                 or leave guests out with `cargo xtask test --without-vm`"
+            )
+            .into());
         }
         let mirror = mirror()?;
         let folder = paths::target().join("vm");
@@ -149,9 +137,10 @@ impl Apt {
         let apt = Self { folder, options };
         let updated = quiet(apt.command("apt-get").arg("update"));
         updated.map_err(|error| {
-            Missing::Skipped(format!(
-                "the mirror lacks {QEMU_SUITE} or {NEWEST_SUITE}: {error}"
-            ))
+            format!(
+                "cannot fetch the lists of {RELEASE}, {QEMU_SUITE} and {NEWEST_SUITE} from {mirror}, where QEMU and \
+                 kernels come from: {error}; give apt a mirror that has them"
+            )
         })?;
         Ok(apt)
     }
@@ -166,7 +155,7 @@ impl Apt {
     }
 
     /// What the metapackage of a suite stands for.
-    fn kernel_release(&self, suite: &str, meta: &str) -> Result<String, Missing> {
+    fn kernel_release(&self, suite: &str, meta: &str) -> Result<String> {
         let output = self
             .command("apt-cache")
             .args(["-t", suite, "depends", meta])
@@ -177,11 +166,13 @@ impl Apt {
             .filter_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
             .find(|release| release.starts_with(|c: char| c.is_ascii_digit()))
             .map(str::to_owned)
-            .ok_or_else(|| Missing::Skipped(format!("the mirror has no {meta} in {suite}")))
+            .ok_or_else(|| {
+                format!("apt's mirror has no {meta} in {suite}; give it one that has").into()
+            })
     }
 
     /// QEMU with what this system lacks of its libraries, and busybox.
-    fn unpack_with_dependencies(&self, root: &Path) -> Result<(), Missing> {
+    fn unpack_with_dependencies(&self, root: &Path) -> Result<()> {
         let archives = self.folder.join("apt/cache/archives");
         quiet(self.command("apt-get").args([
             "install",
@@ -200,7 +191,7 @@ impl Apt {
         extract(&archives, root)
     }
 
-    fn unpack(&self, names: &[String], root: &Path) -> Result<(), Missing> {
+    fn unpack(&self, names: &[String], root: &Path) -> Result<()> {
         let archives = self.folder.join("apt/cache/archives");
         quiet(
             self.command("apt-get")
@@ -213,7 +204,7 @@ impl Apt {
 }
 
 /// Unpacks and deletes all archives of a folder.
-fn extract(archives: &Path, root: &Path) -> Result<(), Missing> {
+fn extract(archives: &Path, root: &Path) -> Result<()> {
     fs::create_dir_all(root)?;
     for entry in fs::read_dir(archives)? {
         let path = entry?.path();
@@ -226,7 +217,7 @@ fn extract(archives: &Path, root: &Path) -> Result<(), Missing> {
 }
 
 /// The mirror that the machine is configured with.
-fn mirror() -> Result<String, Missing> {
+fn mirror() -> Result<String> {
     let output = Command::new("apt-get")
         .args([
             "indextargets",
@@ -240,6 +231,6 @@ fn mirror() -> Result<String, Missing> {
         .find_map(|line| line.strip_prefix(RELEASE)?.strip_prefix(' '))
         .map(str::to_owned)
         .ok_or_else(|| {
-            Missing::Skipped(format!("apt is not configured with a mirror of {RELEASE}"))
+            format!("apt has no mirror of {RELEASE}: add one to /etc/apt/sources.list").into()
         })
 }

@@ -1,12 +1,13 @@
 //! A lab with a guest on its switch.
 //!
 //! ```text
-//!   client ── production ═ copy of both directions ═▶ vm1 ─▶ eth1   guest
-//!      switch: target, assistant ── vm0 ─▶ eth0 10.77.0.60
-//!                                   opt…  ─▶ eth2…   one device option each
+//!   client ── production ═ copy of both directions ═▶ the mirrored card of a pair ─▶ guest
+//!      switch: target, assistant ── the switched card of a pair ─▶ guest
+//!                                └─ far0 ─▶ guest, namespace "far"
+//!      rows: taps on no bridge, 10.99.<n>.1 at our end
 //! ```
 
-use std::{path::Path, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use lab::{
     Host, Lab, LabOptions, Process,
@@ -16,13 +17,13 @@ use lab::{
 };
 
 use super::{
-    guest::{Guest, Nic},
+    guest::Guest,
+    initramfs::LAB_TOOL,
+    nics::{Nic, Pair, Row, far, pairs, rows},
     packages::{Kernel, Packages},
 };
-use crate::Result;
+use crate::{Result, demo};
 
-/// The guest's address on the switch.
-pub const GUEST: &str = "10.77.0.60";
 const READY_LIMIT: Duration = Duration::from_secs(20);
 const LOAD_LIMIT: Duration = Duration::from_secs(60);
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
@@ -32,13 +33,25 @@ pub struct Scene<'a> {
     pub guest: Guest,
     pub programs: &'a Programs,
     pub lab: Lab,
-    loads: u32,
+    pub pairs: Vec<Pair>,
+    pub rows: Vec<Row>,
+    nics: Vec<Nic>,
+    runs: u32,
 }
 
-/// Servers with empty logs.
+/// Where the target of a replay is.
+pub enum Target {
+    /// The lab's.
+    Lab,
+    /// The namespace in the guest, under this address.
+    Far(&'static str),
+}
+
+/// Both servers with empty logs.
 pub struct Servers {
-    logs: [std::path::PathBuf; 2],
-    _processes: [Process; 2],
+    production: (PathBuf, Process),
+    /// None: in the guest.
+    target: (PathBuf, Option<Process>),
 }
 
 impl<'a> Scene<'a> {
@@ -46,70 +59,140 @@ impl<'a> Scene<'a> {
     pub fn set(
         packages: &Packages,
         kernel: &Kernel,
-        image: &Path,
+        image: &std::path::Path,
         programs: &'a Programs,
-        nics: &[Nic],
     ) -> Result<Self> {
-        let mut lab = Lab::up(&LabOptions {
+        let lab = Lab::up(&LabOptions {
             mirrored: Vec::new(),
             ..LabOptions::default()
         })?;
-        lab.keep_files();
-        for nic in nics {
+        let (pairs, rows) = (pairs(kernel.newest), rows(kernel.newest));
+        let mut nics: Vec<Nic> = pairs
+            .iter()
+            .flat_map(|pair| [&pair.switched, &pair.mirrored])
+            .chain(rows.iter().map(|row| &row.nic))
+            .cloned()
+            .collect();
+        nics.push(far());
+        for nic in &nics {
             let many = if nic.queues > 1 { " multi_queue" } else { "" };
+            let name = nic.name;
             switch(
                 &lab,
-                &format!("ip tuntap add {} mode tap vnet_hdr{many}", nic.tap),
+                &format!("ip tuntap add {name} mode tap vnet_hdr{many}"),
             )?;
-            switch(&lab, &format!("ip link set {} up", nic.tap))?;
+            switch(&lab, &format!("ip link set {name} up"))?;
         }
-        switch(&lab, "ip link set vm0 master br0")?;
+        let switched = pairs.iter().map(|pair| pair.switched.name);
+        for name in switched.chain([far().name]) {
+            switch(&lab, &format!("ip link set {name} master br0"))?;
+        }
         switch(&lab, "tc qdisc add dev production clsact")?;
-        for direction in ["ingress", "egress"] {
-            switch(
-                &lab,
-                &format!(
-                    "tc filter add dev production {direction} protocol all u32 match u32 0 0 action mirred egress mirror dev vm1"
-                ),
-            )?;
-        }
-        let mut guest = Guest::boot(&lab, packages, kernel, image, nics)?;
-        for number in 0..nics.len() {
-            guest.run(&format!("ip link set eth{number} up"))?;
-        }
-        guest.run(&format!("ip addr add {GUEST}/24 dev eth0"))?;
+        let mut guest = Guest::boot(&lab, packages, kernel, image, &nics)?;
+        let assistant = Host::Assistant.address();
+        guest.run(&format!(
+            "real-ip netns add far && real-ip link set far0 netns far
+             real-ip -n far link set lo up && real-ip -n far addr add {FAR}/24 dev far0 && real-ip -n far link set far0 up
+             for net in 10.77.1.0/24 10.77.2.0/24; do real-ip -n far route add $net via {assistant}; done"
+        ))?;
         Ok(Self {
             guest,
             programs,
             lab,
-            loads: 0,
+            pairs,
+            rows,
+            nics,
+            runs: 0,
         })
     }
 
-    /// Starts both servers.
-    pub fn servers(&mut self) -> Result<Servers> {
-        self.loads += 1;
-        let number = self.loads;
-        let log = |host: Host| self.lab.file(&format!("{}-{number}.log", host.name()));
-        let logs = [log(Host::Production), log(Host::Target)];
-        let start = |host: Host, port, log: &Path| -> Result<Process> {
-            let mut command = self.programs.tool.server(&self.lab, host, port, log);
-            let mut process = Process::start(
-                &format!("http-{}-{number}", host.name()),
-                &mut command,
-                self.lab.folder(),
+    /// Makes a card the guest's way to the switch, alone.
+    pub fn connect(&mut self, interface: &str, address: &str) -> Result<()> {
+        let cards: Vec<&str> = self.pairs.iter().map(|pair| pair.switched.name).collect();
+        self.guest.clear(&cards)?;
+        self.guest
+            .run(&format!("ip addr add {address}/24 dev {interface}"))?;
+        self.guest.wait_for_link(interface)
+    }
+
+    /// Copies production's traffic to a tap and no other.
+    pub fn mirror_to(&self, tap: &str) -> Result<()> {
+        for direction in ["ingress", "egress"] {
+            switch(
+                &self.lab,
+                &format!("tc filter del dev production {direction}"),
             )?;
-            process.wait_for_line("ready", READY_LIMIT)?;
-            Ok(process)
+            switch(
+                &self.lab,
+                &format!(
+                    "tc filter add dev production {direction} protocol all u32 match u32 0 0 action mirred egress mirror dev {tap}"
+                ),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Number of a card, of which its MAC is made.
+    pub fn number(&self, name: &str) -> Result<usize> {
+        self.nics
+            .iter()
+            .position(|nic| nic.name == name)
+            .ok_or_else(|| format!("no card {name}").into())
+    }
+
+    /// Starts both servers.
+    pub fn servers(&mut self, target: &Target) -> Result<Servers> {
+        self.runs += 1;
+        let production = self.server(Host::Production, PRODUCTION_PORT)?;
+        let target = match target {
+            Target::Lab => {
+                let (log, process) = self.server(Host::Target, TARGET_PORT)?;
+                (log, Some(process))
+            }
+            Target::Far(address) => {
+                let tool = demo::TOOL_COMMAND;
+                self.guest.start("server", &format!("real-ip netns exec far {LAB_TOOL} {tool} http-server {address} {TARGET_PORT} /tmp/server.access"))?;
+                (self.lab.file("far.log"), None)
+            }
         };
-        let processes = [
-            start(Host::Production, PRODUCTION_PORT, &logs[0])?,
-            start(Host::Target, TARGET_PORT, &logs[1])?,
-        ];
-        Ok(Servers {
-            logs,
-            _processes: processes,
-        })
+        Ok(Servers { production, target })
+    }
+
+    fn server(&self, host: Host, port: u16) -> Result<(PathBuf, Process)> {
+        let name = format!("{}-{}", host.name(), self.runs);
+        let log = self.lab.file(&format!("{name}.log"));
+        let mut command = self.programs.tool.server(&self.lab, host, port, &log);
+        let mut process = Process::start(&name, &mut command, self.lab.folder())?;
+        process.wait_for_line("ready", READY_LIMIT)?;
+        Ok((log, process))
+    }
+
+    /// Every request that production saw, the target saw once, unchanged.
+    pub fn all_replayed(&mut self, servers: &Servers, expected: u64) -> Result<()> {
+        let (log, _) = &servers.production;
+        let production = AccessLog::read(log)?;
+        if production.requests() != expected {
+            return Err(format!(
+                "production saw {} requests, expected {expected}",
+                production.requests()
+            )
+            .into());
+        }
+        let deadline = std::time::Instant::now() + SETTLE_LIMIT;
+        loop {
+            let (log, process) = &servers.target;
+            if process.is_none() {
+                std::fs::write(log, self.guest.run("cat /tmp/server.access")?)?;
+            }
+            let faults = production.compare(&AccessLog::read(log)?).faults();
+            if faults.is_empty() {
+                return Ok(());
+            }
+            if std::time::Instant::now() > deadline {
+                return Err(faults.join("; ").into());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Sends requests to production. The pace is one that an emulated machine follows.
@@ -133,34 +216,15 @@ impl<'a> Scene<'a> {
         run(self.lab.command(host, program).args(words))?;
         Ok(())
     }
-}
 
-impl Servers {
-    /// Every request that production saw, the target saw once, unchanged.
-    pub fn all_replayed(&self, expected: u64) -> Result<()> {
-        let production = AccessLog::read(&self.logs[0])?;
-        if production.requests() != expected {
-            return Err(format!(
-                "production saw {} requests, expected {expected}",
-                production.requests()
-            )
-            .into());
-        }
-        let deadline = std::time::Instant::now() + SETTLE_LIMIT;
-        loop {
-            let faults = production
-                .compare(&AccessLog::read(&self.logs[1])?)
-                .faults();
-            if faults.is_empty() {
-                return Ok(());
-            }
-            if std::time::Instant::now() > deadline {
-                return Err(faults.join("; ").into());
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
+    /// On the switch.
+    pub fn on_switch(&self, line: &str) -> Result<()> {
+        switch(&self.lab, line)
     }
 }
+
+/// Address of the namespace in the guest.
+pub const FAR: &str = "10.77.0.61";
 
 fn switch(lab: &Lab, line: &str) -> Result<()> {
     let mut words = line.split(' ');

@@ -1,0 +1,205 @@
+//! Whole replays with a guest in one of the parts, each request compared on both servers.
+
+use lab::{
+    Host, Process,
+    replay::{Capture, Copy, Intercept, PRODUCTION_PORT, TARGET_PORT, stop},
+};
+
+use super::{
+    cases::{expect, with_log},
+    nics::Way,
+    scene::{FAR, Scene, Target},
+};
+use crate::Result;
+
+/// Requests of one replay: two seconds at the pace of [`Scene::load`].
+const REQUESTS: u64 = 300;
+
+/// The guest at the mirror port: it receives by one card of a pair and sends by the other. The assistant is the lab's.
+pub fn mirror(scene: &mut Scene, pair: usize) -> Result<()> {
+    let pair = &scene.pairs[pair];
+    let (mirrored, switched, address, way) = (
+        pair.mirrored.name,
+        pair.switched.name,
+        pair.address,
+        pair.way,
+    );
+    scene.connect(switched, address)?;
+    let log = replay_from(scene, mirrored, &[switched], &Target::Lab)?;
+    expect_way(&log, mirrored, way)?;
+    let zero_copy = format!("zero_copy={}", way.zero_copy > 0);
+    expect(&log, "sending by AF_XDP", &[switched, &zero_copy])
+}
+
+/// The guest as assistant host; tcpcopy taps production in the lab.
+pub fn intercept(scene: &mut Scene, pair: usize) -> Result<()> {
+    let pair = &scene.pairs[pair];
+    let (name, address, way) = (pair.switched.name, pair.address, pair.way);
+    scene.connect(name, address)?;
+    let servers = scene.servers(&Target::Lab)?;
+    scene.guest.start("intercept", &intercept_line(name))?;
+    scene.guest.wait_for_link(name)?;
+    route_answers(scene, address)?;
+    let mut copy = Copy::new(Capture::Tap);
+    address.clone_into(&mut copy.intercept);
+    let replayed = (|| {
+        let mut tcpcopy = copy.start(&scene.lab, scene.programs, &scene.lab.file("tap.json"))?;
+        let load = scene.load(REQUESTS);
+        stop(&mut tcpcopy)?;
+        load
+    })();
+    route_answers(scene, &Host::Assistant.address().to_string())?;
+    let log = scene.guest.stop("intercept", "INT")?;
+    replayed.map_err(|error| with_log(&error.to_string(), &log))?;
+    expect_way(&log, name, way)?;
+    scene
+        .all_replayed(&servers, REQUESTS)
+        .map_err(|error| with_log(&error.to_string(), &log).into())
+}
+
+/// The guest as target host; both programs run in the lab.
+pub fn target(scene: &mut Scene) -> Result<()> {
+    scene.guest.clear(&[])?;
+    let servers = scene.servers(&Target::Far(FAR))?;
+    let mut assistant = Intercept::default().start(&scene.lab, scene.programs)?;
+    let mut copy = Copy::new(Capture::Tap);
+    copy.transfer = format!("{PRODUCTION_PORT}-{FAR}:{TARGET_PORT}");
+    let mut tcpcopy = copy.start(&scene.lab, scene.programs, &scene.lab.file("tap.json"))?;
+    let load = scene.load(REQUESTS);
+    stop(&mut tcpcopy)?;
+    stop(&mut assistant)?;
+    load?;
+    scene.all_replayed(&servers, REQUESTS)?;
+    scene.guest.stop("server", "KILL").map(drop)
+}
+
+/// Segments leave by a VLAN interface on a zero-copy card.
+pub fn vlan(scene: &mut Scene) -> Result<()> {
+    let pair = &scene.pairs[0];
+    let (mirrored, switched, address) = (pair.mirrored.name, pair.switched.name, pair.address);
+    scene.connect(switched, address)?;
+    let tagged = format!("{switched}.7");
+    scene.guest.run(&format!(
+        "real-ip link add link {switched} name {tagged} type vlan id 7
+         real-ip addr add 10.77.7.60/24 dev {tagged} && real-ip link set {tagged} up
+         real-ip -n far link add link far0 name far0.7 type vlan id 7
+         real-ip -n far addr add 10.77.7.61/24 dev far0.7 && real-ip -n far link set far0.7 up"
+    ))?;
+    let sent = send_by(scene, mirrored, &tagged, "10.77.7.61");
+    scene.guest.run(&format!(
+        "real-ip link del {tagged}; real-ip -n far link del far0.7"
+    ))?;
+    sent
+}
+
+/// Segments leave by a bond of two cards.
+pub fn bond(scene: &mut Scene) -> Result<()> {
+    let pair = &scene.pairs[0];
+    let (mirrored, switched, address) = (pair.mirrored.name, pair.switched.name, pair.address);
+    let (first, second) = (scene.rows[0].nic.name, scene.rows[1].nic.name);
+    scene.connect(switched, address)?;
+    for port in [first, second] {
+        scene.on_switch(&format!("ip link set {port} master br0"))?;
+    }
+    scene.guest.run(&format!(
+        "real-ip link add bond0 type bond mode active-backup miimon 100
+         for port in {first} {second}; do ip link set $port down; real-ip link set $port master bond0; done
+         real-ip addr add 10.77.8.60/24 dev bond0 && real-ip link set bond0 up
+         real-ip -n far addr add 10.77.8.61/24 dev far0"
+    ))?;
+    scene.guest.wait_for_link("bond0")?;
+    let sent = send_by(scene, mirrored, "bond0", "10.77.8.61");
+    scene
+        .guest
+        .run("real-ip link del bond0; real-ip -n far addr del 10.77.8.61/24 dev far0")?;
+    for port in [first, second] {
+        scene.on_switch(&format!("ip link set {port} nomaster"))?;
+        scene.guest.run(&format!("ip link set {port} up"))?;
+    }
+    sent
+}
+
+/// A replay to the namespace in the guest by an interface without a driver of its own: AF_XDP sends there, by copy.
+fn send_by(scene: &mut Scene, mirrored: &str, interface: &str, target: &'static str) -> Result<()> {
+    let log = replay_from(scene, mirrored, &[interface], &Target::Far(target))?;
+    expect(
+        &log,
+        "sending by AF_XDP",
+        &[&format!("ifname=\"{interface}\""), "zero_copy=false"],
+    )
+}
+
+/// A whole replay by tcpcopy in the guest; its log.
+fn replay_from(
+    scene: &mut Scene,
+    mirrored: &str,
+    links: &[&str],
+    target: &Target,
+) -> Result<String> {
+    scene.mirror_to(mirrored)?;
+    let servers = scene.servers(target)?;
+    let mut assistant: Process = Intercept::default().start(&scene.lab, scene.programs)?;
+    let address = match target {
+        Target::Lab => Host::Target.address().to_string(),
+        Target::Far(address) => (*address).to_owned(),
+    };
+    scene.guest.start(
+        "mirror",
+        &format!(
+            "tcpcopy-user --iface {mirrored} --cores 0,1 -x {PRODUCTION_PORT}-{address}:{TARGET_PORT} -s {} --capture mirror",
+            Host::Assistant.address()
+        ),
+    )?;
+    for link in links.iter().chain([&mirrored]) {
+        scene.guest.wait_for_link(link)?;
+    }
+    let load = scene.load(REQUESTS);
+    let log = scene.guest.stop("mirror", "INT")?;
+    stop(&mut assistant)?;
+    load?;
+    scene
+        .all_replayed(&servers, REQUESTS)
+        .map_err(|error| with_log(&error.to_string(), &log))?;
+    if matches!(target, Target::Far(_)) {
+        scene.guest.stop("server", "KILL")?;
+    }
+    Ok(log)
+}
+
+/// Intercept on an interface of the guest.
+pub fn intercept_line(interface: &str) -> String {
+    format!("intercept-user --iface {interface} --cores 2,3 -F 'tcp and src port {TARGET_PORT}'")
+}
+
+/// The log says how each queue is served.
+pub fn expect_way(log: &str, interface: &str, way: Way) -> Result<()> {
+    let mode = if way.native { "native" } else { "generic" };
+    expect(
+        log,
+        "XDP program attached",
+        &[&format!("mode=\"{mode}\""), interface],
+    )?;
+    let queues = |how: &str| {
+        let how = format!("mode=\"{mode}, {how}\"");
+        log.lines()
+            .filter(|line| line.contains("receive queue") && line.contains(&how))
+            .count()
+    };
+    let got = (queues("zero-copy"), queues("copy"));
+    if got == (way.zero_copy as usize, way.copied as usize) {
+        return Ok(());
+    }
+    let text = format!(
+        "{interface}: got {} queues {mode}, zero-copy and {} {mode}, copy, expected {} and {}",
+        got.0, got.1, way.zero_copy, way.copied
+    );
+    Err(with_log(&text, log).into())
+}
+
+/// The target sends what is for clients to this host.
+fn route_answers(scene: &Scene, assistant: &str) -> Result<()> {
+    scene.on(
+        Host::Target,
+        &format!("ip route replace 10.77.2.0/24 via {assistant}"),
+    )
+}
