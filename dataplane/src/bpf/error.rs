@@ -6,6 +6,9 @@ use std::io;
 use aya::EbpfError;
 use aya::programs::ProgramError;
 
+/// What the verifier's log ends with, behind the reason (kernel/bpf/verifier.c, print_verification_stats).
+const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
+
 /// Why a program does not run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -172,7 +175,7 @@ impl BpfError {
             .lines()
             .rev()
             .map(str::trim)
-            .find(|l| !l.is_empty() && !l.starts_with("processed ") && !l.contains("usec"))
+            .find(|l| !l.is_empty() && !STATISTICS.iter().any(|s| l.starts_with(s)))
             .unwrap_or("no verifier log");
         Self::Verifier {
             program: program.into(),
@@ -227,4 +230,22 @@ pub(super) fn kernel_release() -> String {
         .release()
         .to_string_lossy()
         .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_a_refusal_is_the_line_before_the_statistics() {
+        let log = "R1 invalid mem access 'scalar'\nverification time 12 usec\nstack depth 376+0+0\n\
+                   processed 5 insns (limit 1000000) max_states_per_insn 0\n\n";
+        let error = BpfError::refused("tap", io::Error::from_raw_os_error(libc::EACCES), log);
+        assert!(
+            error
+                .to_string()
+                .contains("R1 invalid mem access 'scalar'; the whole"),
+            "{error}"
+        );
+    }
 }

@@ -83,7 +83,10 @@ impl Guest {
             .arg("-chardev")
             .arg(format!("socket,id=shell,path={}", socket.display()))
             .args(["-serial", "chardev:shell"]);
-        for (number, nic) in nics.iter().enumerate() {
+        let mut numbered: Vec<_> = nics.iter().enumerate().collect();
+        // Those with a place of their own first, the others go around it.
+        numbered.sort_by_key(|(_, nic)| !nic.has_place());
+        for (number, nic) in numbered {
             command.arg("-netdev").arg(format!(
                 "tap,id=n{number},ifname={},script=no,downscript=no,vhost=off,queues={}",
                 nic.name, nic.queues
@@ -126,7 +129,12 @@ impl Guest {
                 return Ok(guest);
             }
             if Instant::now() > deadline || guest.qemu.ended()?.is_some() {
-                return Err(format!("no shell came up: {}", guest.last_words()).into());
+                return Err(format!(
+                    "no shell came up: {} {}",
+                    guest.qemu.stderr(),
+                    guest.last_words()
+                )
+                .into());
             }
         }
     }

@@ -34,13 +34,19 @@ impl Nic {
         }
     }
 
-    fn igb(name: &'static str) -> Self {
+    /// Its eight virtual functions take the slots `slot` + 16 and + 17.
+    fn igb(name: &'static str, slot: usize) -> Self {
         Self {
             name,
             queues: 1,
             model: "igb",
-            options: String::new(),
+            options: format!("addr={slot}"),
         }
+    }
+
+    /// It says in which slot it must be.
+    pub fn has_place(&self) -> bool {
+        self.model == "igb"
     }
 
     /// As QEMU's `-device` wants it.
@@ -140,7 +146,7 @@ pub fn pairs(newest: bool) -> Vec<Pair> {
             &|n| Nic::virtio(["more0", "more1"][n], 8, ZERO_COPY),
         ));
         pairs.push(pair("igb", "10.77.0.64", Way::new(true, 2, 0), &|n| {
-            Nic::igb(["igb0", "igb1"][n])
+            Nic::igb(["igb0", "igb1"][n], 2 + 2 * n)
         }));
     }
     pairs
