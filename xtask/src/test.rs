@@ -7,6 +7,7 @@ use clap::Args;
 use crate::{
     Result, bench, build,
     progress::{Progress, cargo, succeed},
+    vm,
 };
 
 /// What the tests use beside what the build needs: real servers and clients, and tools to look with.
@@ -54,6 +55,9 @@ pub struct Test {
     /// Leave out the end-to-end tests of whole replays
     #[arg(long)]
     quick: bool,
+    /// Leave out the virtual machines, which are made of packages of Debian 12
+    #[arg(long)]
+    without_vm: bool,
 }
 
 impl Test {
@@ -74,6 +78,10 @@ impl Test {
         test(&[only, &["--test", "*", "--", "--test-threads=1"]].concat())?;
         progress.say("tests: instructions per packet of the engine");
         bench::Engine::gate()?;
+        if !self.quick && !self.without_vm {
+            progress.say("tests: real drivers and other kernels, in virtual machines");
+            vm::step(&progress, "")?;
+        }
         progress.say("tests: all passed");
         Ok(())
     }
@@ -81,7 +89,7 @@ impl Test {
 
 /// Packages of build and tests, and the BPF objects.
 pub fn setup(progress: &Progress) -> Result<()> {
-    build::prepare(progress, &TEST_PACKAGES)
+    build::prepare(progress, &[&TEST_PACKAGES[..], &vm::HOST_PACKAGES].concat())
 }
 
 fn test(arguments: &[&str]) -> Result<()> {

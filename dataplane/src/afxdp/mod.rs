@@ -15,7 +15,8 @@
 //!
 //! A packet larger than a frame's room (2048 - 256 bytes) comes in several frames (`XDP_USE_SG`, Linux 6.6)
 //! and is put together by joined.rs. Not with zero-copy on an interface whose MTU fits a frame: no such
-//! packet comes from its wire, and most drivers can do either only. Where several frames cannot be
+//! packet comes from its wire, and most drivers can do either only. Drivers that tell their card the size of
+//! buffers in whole KiB get larger frames with zero-copy ([`zero_copy_frames`]). Where several frames cannot be
 //! received the kernel drops such a packet and counts it as `rx_dropped`.
 
 mod frame;
@@ -57,6 +58,8 @@ const BUSY_PAUSE_MAX: Duration = Duration::from_millis(200);
 pub const FRAMES: u32 = 8192;
 /// Bytes per frame by default: an MTU of 1500 with the kernel's 256 bytes in front.
 pub const FRAME_BYTES: u32 = 2048;
+/// The largest that the kernel takes: a page.
+const FRAME_BYTES_MAX: u32 = 4096;
 /// Ring size of a half that is not wanted; the kernel allows nothing smaller than 1.
 const UNUSED_RING: u32 = 64;
 /// What the kernel keeps free in front of a received packet (`XDP_PACKET_HEADROOM`).
@@ -220,14 +223,24 @@ fn open_some_way(options: &OpenOptions) -> Result<Socket, AfXdpError> {
     }
     let mut refused = None;
     if !options.force_copy {
-        let mtu = Interface::by_name(&options.ifname).map_or(0, |i| i.mtu);
-        let fits = mtu + LINK_HEADER_BYTES + HEADROOM_BYTES <= options.frame_bytes;
+        let interface = Interface::by_name(&options.ifname);
+        let mtu = interface.as_ref().map_or(0, |i| i.mtu);
+        let driver = interface.ok().and_then(|i| i.driver());
+        let (frame_bytes, fits) = zero_copy_frames(
+            driver.as_deref(),
+            mtu + LINK_HEADER_BYTES,
+            options.frame_bytes,
+        );
         let several = if fits {
             BindFlags::empty()
         } else {
             BindFlags::XDP_USE_SG
         };
-        match open_once(options, BindFlags::XDP_ZEROCOPY | several) {
+        let larger = OpenOptions {
+            frame_bytes,
+            ..options.clone()
+        };
+        match open_once(&larger, BindFlags::XDP_ZEROCOPY | several) {
             // The driver cannot; what else is wrong the next try will tell as well.
             Err(AfXdpError::Os { source, .. }) => refused = Some(source),
             Err(AfXdpError::NoQueue { .. }) => refused = Some(Errno::INVAL.into()),
@@ -243,6 +256,25 @@ fn open_some_way(options: &OpenOptions) -> Result<Socket, AfXdpError> {
         zero_copy_refused: refused,
         ..socket
     })
+}
+
+/// Bytes of a frame for packets of up to `packet_bytes`, and whether these fit one.
+///
+/// Some cards are told the size of a buffer in KiB, and their drivers round what the kernel leaves of a frame down
+/// (igb_setup_srrctl, igc_configure_rx_ring, ixgbe_configure_srrctl: `>> SRRCTL_BSIZEPKT_SHIFT`): of 2 KiB without
+/// 256 bytes remains 1 KiB, and the card cuts an ordinary packet in two.
+fn zero_copy_frames(driver: Option<&str>, packet_bytes: u32, frame_bytes: u32) -> (u32, bool) {
+    let whole_kib = matches!(driver, Some("igb" | "igc" | "ixgbe"));
+    let room = |frame_bytes: u32| {
+        let room = frame_bytes.saturating_sub(HEADROOM_BYTES);
+        if whole_kib { room & !1023 } else { room }
+    };
+    let frame_bytes = if whole_kib && packet_bytes > room(frame_bytes) {
+        FRAME_BYTES_MAX
+    } else {
+        frame_bytes
+    };
+    (frame_bytes, packet_bytes <= room(frame_bytes))
 }
 
 fn open_once(options: &OpenOptions, how: BindFlags) -> Result<Socket, AfXdpError> {
@@ -437,5 +469,24 @@ impl Transmit for AfXdpTx {
 
     fn counters(&mut self, sink: CounterSink<'_>) {
         self.port.counters(sink);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_with_buffers_of_whole_kib_get_larger_frames() {
+        let packet = 1500 + LINK_HEADER_BYTES;
+        assert_eq!(
+            zero_copy_frames(Some("virtio_net"), packet, 2048),
+            (2048, true)
+        );
+        assert_eq!(zero_copy_frames(None, packet, 2048), (2048, true));
+        assert_eq!(zero_copy_frames(Some("igb"), packet, 2048), (4096, true));
+        assert_eq!(zero_copy_frames(Some("igb"), 1024, 2048), (2048, true));
+        assert_eq!(zero_copy_frames(Some("ixgbe"), 9022, 2048), (4096, false));
+        assert_eq!(zero_copy_frames(Some("ice"), 9022, 2048), (2048, false));
     }
 }

@@ -52,6 +52,75 @@ pub(super) struct QueueCapture {
     ebpf: Ebpf,
 }
 
+/// The sockets of all queues.
+struct Opened {
+    ports: Vec<Option<QueuePort>>,
+    sockets: Vec<QueueSocket>,
+    /// Why the first of those that are copied from is, though it need not.
+    refused: Option<std::io::Error>,
+}
+
+impl Opened {
+    /// Opens them for an attached program; there were `before` queues before that.
+    fn all(
+        ebpf: &mut Ebpf,
+        setup: &QueueSetup<'_>,
+        native: bool,
+        before: u32,
+    ) -> Result<Self, BpfError> {
+        let ifname = &setup.interface.name;
+        let queues = Interface::by_name(ifname)?.rx_queues.max(1);
+        let mut opened = Self {
+            ports: Vec::new(),
+            sockets: Vec::new(),
+            refused: None,
+        };
+        let mut xsks: XskMap<&mut MapData> = load::borrow(ebpf, "XSKS")?;
+        for queue in 0..queues {
+            let socket = open(&OpenOptions {
+                rx: true,
+                tx: setup.also_tx,
+                // Zero-copy with generic XDP binds but was never seen to deliver.
+                force_copy: !native || queue >= before,
+                meta_cookie: Some(setup.cookie),
+                ..OpenOptions::new(ifname, queue)
+            })
+            .map_err(|source| BpfError::Socket {
+                ifname: ifname.clone(),
+                queue,
+                source,
+            })?;
+            opened.refused = opened.refused.or(socket.zero_copy_refused);
+            let Some(rx) = socket.rx else { continue };
+            xsks.set(queue, rx.as_raw_fd(), 0)
+                .map_err(|e| BpfError::Map {
+                    map: "XSKS",
+                    action: "insert a socket",
+                    error: chain(&e),
+                })?;
+            opened.sockets.push(QueueSocket {
+                queue,
+                native,
+                zero_copy: socket.zero_copy,
+            });
+            opened.ports.push(Some(QueuePort {
+                queue,
+                rx,
+                tx: socket.tx,
+            }));
+        }
+        Ok(opened)
+    }
+
+    /// virtio_net with large unmergeable buffers accepts a program that its receive path does not run; it says so
+    /// when it is asked for zero-copy only (drivers/net/virtio_net.c, virtnet_xsk_pool_enable: ENOENT, receive_big).
+    fn never_runs(&self, interface: &Interface) -> bool {
+        let refused = self.refused.as_ref().map(std::io::Error::kind);
+        refused == Some(std::io::ErrorKind::NotFound)
+            && interface.driver().as_deref() == Some("virtio_net")
+    }
+}
+
 /// How to build one.
 pub(super) struct QueueSetup<'a> {
     pub(super) program: &'static str,
@@ -80,47 +149,26 @@ impl QueueCapture {
         let entry = setup.filter.map_or(setup.program, |(parts, _)| parts.entry);
         let counters = Counters::take(&mut ebpf)?;
         let before = setup.interface.rx_queues;
-        let attached = xdp::attach(&mut ebpf, entry, &setup.interface)?;
-        let ifname = &setup.interface.name;
-        let queues = Interface::by_name(ifname)?.rx_queues.max(1);
-        let (mut ports, mut sockets) = (Vec::new(), Vec::new());
-        let mut zero_copy = false;
-        let mut refused = None;
-        let mut xsks: XskMap<&mut MapData> = load::borrow(&mut ebpf, "XSKS")?;
-        for queue in 0..queues {
-            let socket = open(&OpenOptions {
-                rx: true,
-                tx: setup.also_tx,
-                // Zero-copy with generic XDP binds but was never seen to deliver.
-                force_copy: !attached.native || queue >= before,
-                meta_cookie: Some(setup.cookie),
-                ..OpenOptions::new(ifname, queue)
-            })
-            .map_err(|source| BpfError::Socket {
-                ifname: ifname.clone(),
-                queue,
-                source,
-            })?;
-            zero_copy |= socket.zero_copy;
-            refused = refused.or(socket.zero_copy_refused);
-            let Some(rx) = socket.rx else { continue };
-            xsks.set(queue, rx.as_raw_fd(), 0)
-                .map_err(|e| BpfError::Map {
-                    map: "XSKS",
-                    action: "insert a socket",
-                    error: chain(&e),
-                })?;
-            sockets.push(QueueSocket {
-                queue,
-                native: attached.native,
-                zero_copy: socket.zero_copy,
-            });
-            ports.push(Some(QueuePort {
-                queue,
-                rx,
-                tx: socket.tx,
-            }));
+        let mut attached = xdp::attach(&mut ebpf, entry, &setup.interface)?;
+        let mut opened = Opened::all(&mut ebpf, setup, attached.native, before)?;
+        if opened.never_runs(&setup.interface) {
+            tracing::warn!(
+                interface = setup.interface.name,
+                "the driver takes a native XDP program but runs none with the receive buffers it has (virtio-net \
+                 without mergeable ones, mrg_rxbuf): using generic mode, which is slower"
+            );
+            // Sockets first, as always.
+            drop(opened);
+            attached = xdp::attach_generic(&mut ebpf, entry, &setup.interface, attached)?;
+            opened = Opened::all(&mut ebpf, setup, attached.native, before)?;
         }
+        let Opened {
+            ports,
+            sockets,
+            refused,
+        } = opened;
+        let (ifname, queues) = (&setup.interface.name, sockets.len());
+        let zero_copy = sockets.iter().any(|socket| socket.zero_copy);
         tracing::info!(
             interface = ifname,
             object = setup.object_name,
@@ -136,7 +184,7 @@ impl QueueCapture {
                 "the driver does no zero-copy as it is set up: its packets are copied, which is slower"
             );
         }
-        if queues > before {
+        if queues > before as usize {
             tracing::info!(
                 interface = ifname,
                 before,

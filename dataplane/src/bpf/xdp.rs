@@ -26,40 +26,50 @@ pub(super) fn attach(
     name: &str,
     interface: &Interface,
 ) -> Result<Attached, BpfError> {
-    let ifname = &interface.name;
-    let object = |reason: String| BpfError::Object { reason };
     programs::load_program(ebpf, Hook::Xdp, name)?;
-    let program: &mut Xdp = programs::find(ebpf, name)?;
-
-    let native = program.attach_to_if_index(interface.index, XdpMode::Driver);
-    let (id, native) = match native {
-        Ok(id) => (id, true),
-        Err(error) => {
-            check_fatal(&error, name, interface)?;
+    match attach_as(ebpf, name, interface, XdpMode::Driver) {
+        Err(BpfError::Attach { error, .. }) => {
             tracing::info!(
-                interface = ifname,
-                reason = chain(&error),
+                interface = interface.name,
+                reason = error,
                 "the driver takes no native XDP program: using generic mode, which is slower"
             );
-            let generic = program.attach_to_if_index(interface.index, XdpMode::Skb);
-            match generic {
-                Ok(id) => (id, false),
-                Err(error) => {
-                    check_fatal(&error, name, interface)?;
-                    return Err(BpfError::Attach {
-                        program: name.into(),
-                        ifname: ifname.clone(),
-                        error: chain(&error),
-                    });
-                }
-            }
+            attach_as(ebpf, name, interface, XdpMode::Skb)
         }
-    };
-    let link = program.take_link(id).map_err(|e| object(chain(&e)))?;
+        answer => answer,
+    }
+}
+
+/// Attaches `name` in generic mode, in place of `native`.
+pub(super) fn attach_generic(
+    ebpf: &mut Ebpf,
+    name: &str,
+    interface: &Interface,
+    native: Attached,
+) -> Result<Attached, BpfError> {
+    drop(native);
+    attach_as(ebpf, name, interface, XdpMode::Skb)
+}
+
+fn attach_as(
+    ebpf: &mut Ebpf,
+    name: &str,
+    interface: &Interface,
+    mode: XdpMode,
+) -> Result<Attached, BpfError> {
+    let ifname = &interface.name;
+    let program: &mut Xdp = programs::find(ebpf, name)?;
+    let id = program
+        .attach_to_if_index(interface.index, mode)
+        .map_err(|error| refusal(&error, name, interface))?;
+    let link = program
+        .take_link(id)
+        .map_err(|e| BpfError::Object { reason: chain(&e) })?;
     // Old kernels attach without a link, which would outlive us; dropping it here detaches.
     let link = FdLink::try_from(link).map_err(|_| BpfError::NoXdpLink {
         release: kernel_release(),
     })?;
+    let native = mode == XdpMode::Driver;
     tracing::info!(
         interface = ifname,
         program = name,
@@ -69,22 +79,26 @@ pub(super) fn attach(
     Ok(Attached { link, native })
 }
 
-/// The errors that the other mode would not change.
-fn check_fatal(error: &ProgramError, name: &str, interface: &Interface) -> Result<(), BpfError> {
+/// [`BpfError::Attach`] if another mode may do.
+fn refusal(error: &ProgramError, name: &str, interface: &Interface) -> BpfError {
     let ifname = interface.name.clone();
     if is_permission(error) {
-        return Err(BpfError::Permission {
+        return BpfError::Permission {
             action: format!("attach program {name} to {ifname}"),
-        });
+        };
     }
     // EBUSY: same mode; EEXIST: the other mode (net/core/dev.c, dev_xdp_attach).
     if matches!(errno(error), Some(libc::EBUSY | libc::EEXIST)) {
-        return Err(BpfError::ForeignXdp {
+        return BpfError::ForeignXdp {
             ifname,
             id: program_id(interface.index),
-        });
+        };
     }
-    Ok(())
+    BpfError::Attach {
+        program: name.into(),
+        ifname,
+        error: chain(error),
+    }
 }
 
 /// Id of the XDP program on an interface, from rtnetlink. `None` if there is none or on any error: it

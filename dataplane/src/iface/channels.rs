@@ -1,4 +1,4 @@
-//! What netlink's link messages do not say: queues in use (they give the allocated ones) and the memory node.
+//! What netlink's link messages do not say: queues in use (they give the allocated ones) the memory node and the driver.
 
 use super::ethtool;
 use std::fs;
@@ -41,6 +41,12 @@ pub(super) fn numa_node(name: &str, index: u32) -> Option<u32> {
         .trim()
         .parse()
         .ok()
+}
+
+/// The driver of the device behind an interface; none for virtual ones.
+pub(super) fn driver(name: &str, index: u32) -> Option<String> {
+    let link = fs::read_link(format!("{}/device/driver", folder(name, index)?)).ok()?;
+    Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
 /// The interface's folder in sysfs, if that shows the calling thread's namespace.

@@ -112,6 +112,11 @@ impl Interface {
         ethtool::features(&self.name).unwrap_or_default()
     }
 
+    /// Name of the device's driver, read now; none for virtual interfaces.
+    pub fn driver(&self) -> Option<String> {
+        channels::driver(&self.name, self.index)
+    }
+
     /// The receive queue of each entry of the RSS indirection table, read now; none without such a table.
     pub fn rss_indirection(&self) -> Option<Vec<u32>> {
         ethtool::rss_indirection(&self.name)

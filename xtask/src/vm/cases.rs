@@ -86,6 +86,11 @@ pub fn run(
         tally.case(kernel, &format!("mirror and transmit, {name}"), || {
             replays::mirror(scene, pair)
         });
+        tally.case(
+            kernel,
+            &format!("mirror and transmit by one card, {name}"),
+            || replays::one_card(scene, pair),
+        );
         tally.case(kernel, &format!("intercept, {name}"), || {
             replays::intercept(scene, pair)
         });

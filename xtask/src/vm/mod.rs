@@ -28,14 +28,13 @@ use crate::{
 };
 
 /// What initramfs and guests call on this machine.
-const HOST_PACKAGES: [&str; 7] = [
+pub const HOST_PACKAGES: [&str; 6] = [
     "binutils",
     "cpio",
     "ethtool",
     "iproute2",
     "util-linux",
     "xz-utils",
-    "zlib1g",
 ];
 
 /// Which guests.

@@ -145,7 +145,7 @@ pub fn pairs(newest: bool) -> Vec<Pair> {
             Way::new(true, 4, 4),
             &|n| Nic::virtio(["more0", "more1"][n], 8, ZERO_COPY),
         ));
-        pairs.push(pair("igb", "10.77.0.64", Way::new(true, 2, 0), &|n| {
+        pairs.push(pair("igb", "10.77.0.64", Way::new(true, 4, 0), &|n| {
             Nic::igb(["igb0", "igb1"][n], 2 + 2 * n)
         }));
     }
@@ -167,6 +167,7 @@ pub fn rows(newest: bool) -> Vec<Row> {
     let with = |options: &str| format!("{ZERO_COPY},{options}");
     let native = Way::new(true, 1, 0);
     let copied = Way::new(true, 0, 1);
+    let generic = Way::new(false, 0, 1);
     let mut rows = vec![
         row(
             "no iommu_platform",
@@ -181,8 +182,8 @@ pub fn rows(newest: bool) -> Vec<Row> {
             "mrg_rxbuf=off",
             "opt3",
             with("mrg_rxbuf=off"),
-            copied,
-            Some("No such file"),
+            generic,
+            Some("takes a native XDP program but runs none"),
         ),
         row(
             "mrg_rxbuf=off, no merging",
@@ -195,8 +196,8 @@ pub fn rows(newest: bool) -> Vec<Row> {
             "ctrl_guest_offloads=off",
             "opt5",
             with("ctrl_guest_offloads=off"),
-            Way::new(false, 0, 1),
-            Some("using generic mode"),
+            generic,
+            Some("the driver takes no native XDP program"),
         ),
         row(
             "ctrl_guest_offloads=off, no merging",
