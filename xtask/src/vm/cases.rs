@@ -106,12 +106,17 @@ pub fn run(
     }
     tally.case(kernel, "guest as target", || replays::target(scene));
     if kernel.newest {
+        tally.case(kernel, "guest as production, tap", || {
+            replays::tap(scene, "tap attached to tcx ingress")
+        });
         tally.case(kernel, "egress by a VLAN interface", || {
             replays::vlan(scene)
         });
         tally.case(kernel, "egress by a bond", || replays::bond(scene));
     } else {
-        tally.case(kernel, "tap without tcx", || tap_without_tcx(scene));
+        tally.case(kernel, "guest as production, tap without tcx", || {
+            replays::tap(scene, "capturing by packet sockets (AF_PACKET)")
+        });
     }
     tally.always(kernel, "no kernel warnings", || {
         let warnings = scene.guest.warnings()?;
@@ -144,17 +149,6 @@ fn again(scene: &mut Scene, pair: usize, signal: &str) -> Result<()> {
         .guest
         .run(&format!("ping -c 1 -W 10 {target}"))
         .map(drop)
-}
-
-/// Kernels before 6.6.
-fn tap_without_tcx(scene: &mut Scene) -> Result<()> {
-    let pair = &scene.pairs[0];
-    let (name, address) = (pair.switched.name, pair.address);
-    scene.connect(name, address)?;
-    let said = scene.guest.run(&format!(
-        "tcpcopy-user --iface {name} -x 80-10.77.0.30:8080 -s 10.77.0.40 --lonely; true"
-    ))?;
-    expect(&said, "has no tcx", &["6.1"])
 }
 
 /// A line of the log with `text` has all `words`.

@@ -29,6 +29,7 @@ pub struct Guest {
     shell: BufReader<UnixStream>,
     console: PathBuf,
     commands: u32,
+    silent: bool,
 }
 
 impl Guest {
@@ -121,6 +122,7 @@ impl Guest {
             shell: BufReader::new(stream),
             console,
             commands: 0,
+            silent: false,
         };
         // What is written before the line is open is lost: ask until the shell answers.
         loop {
@@ -163,9 +165,16 @@ impl Guest {
         .map(drop)
     }
 
-    /// Runs a command line; its output if it succeeds.
+    /// Runs a command line; its output if it succeeds. A guest that once did not answer in time is not asked
+    /// again: the cases that are left fail at once.
     pub fn run(&mut self, line: &str) -> Result<String> {
-        self.ask(line, COMMAND_LIMIT)
+        if self.silent {
+            return Err("the guest did not answer an earlier command".into());
+        }
+        let start = Instant::now();
+        let answer = self.ask(line, COMMAND_LIMIT);
+        self.silent = answer.is_err() && start.elapsed() >= COMMAND_LIMIT;
+        answer
     }
 
     fn ask(&mut self, line: &str, limit: Duration) -> Result<String> {

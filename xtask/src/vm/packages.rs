@@ -130,6 +130,7 @@ impl Apt {
             place("Dir::State::Lists", "lists"),
             place("Dir::Cache", "cache"),
             "Acquire::Languages=none".to_owned(),
+            "Acquire::Retries=3".to_owned(),
             // Nothing is installed, so nobody's lock is needed, and the folder may be closed to apt's user.
             "Debug::NoLocking=1".to_owned(),
             "APT::Sandbox::User=root".to_owned(),

@@ -1,5 +1,7 @@
 //! Whole replays with a guest in one of the parts, each request compared on both servers.
 
+use std::net::Ipv4Addr;
+
 use lab::{
     Host, Process,
     replay::{Capture, Copy, Intercept, PRODUCTION_PORT, TARGET_PORT, stop},
@@ -8,7 +10,7 @@ use lab::{
 use super::{
     cases::{expect, with_log},
     nics::Way,
-    scene::{FAR, Scene, Target},
+    scene::{FAR, Place, Scene},
 };
 use crate::Result;
 
@@ -25,7 +27,7 @@ pub fn mirror(scene: &mut Scene, pair: usize) -> Result<()> {
         pair.way,
     );
     scene.connect(switched, address)?;
-    let log = replay_from(scene, mirrored, &[switched], &Target::Lab)?;
+    let log = replay_from(scene, mirrored, &[switched], Place::Lab)?;
     expect_way(&log, mirrored, way)?;
     // An interface that is not the mirror's may be in use: its driver's rings are left alone.
     expect(&log, "sending by AF_XDP", &[switched, "zero_copy=false"])
@@ -36,7 +38,7 @@ pub fn one_card(scene: &mut Scene, pair: usize) -> Result<()> {
     let pair = &scene.pairs[pair];
     let (name, address, way) = (pair.switched.name, pair.address, pair.way);
     scene.connect(name, address)?;
-    let log = replay_from(scene, name, &[], &Target::Lab)?;
+    let log = replay_from(scene, name, &[], Place::Lab)?;
     expect_way(&log, name, way)?;
     for worker in ["worker=0", "worker=1"] {
         expect(&log, "sending on the queue it receives on", &[name, worker])?;
@@ -49,7 +51,7 @@ pub fn intercept(scene: &mut Scene, pair: usize) -> Result<()> {
     let pair = &scene.pairs[pair];
     let (name, address, way) = (pair.switched.name, pair.address, pair.way);
     scene.connect(name, address)?;
-    let servers = scene.servers(&Target::Lab)?;
+    let servers = scene.servers(Place::Lab, Place::Lab)?;
     scene.guest.start("intercept", &intercept_line(name))?;
     scene.guest.wait_for_link(name)?;
     route_answers(scene, address)?;
@@ -57,7 +59,7 @@ pub fn intercept(scene: &mut Scene, pair: usize) -> Result<()> {
     address.clone_into(&mut copy.intercept);
     let replayed = (|| {
         let mut tcpcopy = copy.start(&scene.lab, scene.programs, &scene.lab.file("tap.json"))?;
-        let load = scene.load(REQUESTS);
+        let load = scene.load(Place::Lab, REQUESTS);
         stop(&mut tcpcopy)?;
         load
     })();
@@ -73,17 +75,40 @@ pub fn intercept(scene: &mut Scene, pair: usize) -> Result<()> {
 /// The guest as target host; both programs run in the lab.
 pub fn target(scene: &mut Scene) -> Result<()> {
     scene.guest.clear(&[])?;
-    let servers = scene.servers(&Target::Far(FAR))?;
+    let servers = scene.servers(Place::Lab, Place::Far(FAR))?;
     let mut assistant = Intercept::default().start(&scene.lab, scene.programs)?;
     let mut copy = Copy::new(Capture::Tap);
     copy.transfer = format!("{PRODUCTION_PORT}-{FAR}:{TARGET_PORT}");
     let mut tcpcopy = copy.start(&scene.lab, scene.programs, &scene.lab.file("tap.json"))?;
-    let load = scene.load(REQUESTS);
+    let load = scene.load(Place::Lab, REQUESTS);
     stop(&mut tcpcopy)?;
     stop(&mut assistant)?;
     load?;
-    scene.all_replayed(&servers, REQUESTS)?;
-    scene.guest.stop("server", "KILL").map(drop)
+    scene.all_replayed(&servers, REQUESTS)
+}
+
+/// The guest as production host, tapped there; `says` is in the line that tells how.
+pub fn tap(scene: &mut Scene, says: &str) -> Result<()> {
+    let pair = &scene.pairs[0];
+    let (name, address) = (pair.switched.name, pair.address);
+    scene.connect(name, address)?;
+    scene
+        .guest
+        .run(&format!("ip route replace 10.77.2.0/24 dev {name}"))?;
+    let production = Place::Guest(address);
+    let servers = scene.servers(production, Place::Lab)?;
+    let mut assistant = Intercept::default().start(&scene.lab, scene.programs)?;
+    scene
+        .guest
+        .start("tap", &tcpcopy_line(name, "", Host::Target.address()))?;
+    let load = scene.load(production, REQUESTS);
+    let log = scene.guest.stop("tap", "INT")?;
+    stop(&mut assistant)?;
+    load?;
+    expect(&log, says, &[name])?;
+    scene
+        .all_replayed(&servers, REQUESTS)
+        .map_err(|error| with_log(&error.to_string(), &log).into())
 }
 
 /// Segments leave by a VLAN interface on a zero-copy card.
@@ -134,7 +159,7 @@ pub fn bond(scene: &mut Scene) -> Result<()> {
 
 /// A replay to the namespace in the guest by an interface without a driver of its own: AF_XDP sends there, by copy.
 fn send_by(scene: &mut Scene, mirrored: &str, interface: &str, target: &'static str) -> Result<()> {
-    let log = replay_from(scene, mirrored, &[interface], &Target::Far(target))?;
+    let log = replay_from(scene, mirrored, &[interface], Place::Far(target))?;
     expect(
         &log,
         "sending by AF_XDP",
@@ -143,42 +168,38 @@ fn send_by(scene: &mut Scene, mirrored: &str, interface: &str, target: &'static 
 }
 
 /// A whole replay by tcpcopy in the guest; its log.
-fn replay_from(
-    scene: &mut Scene,
-    mirrored: &str,
-    links: &[&str],
-    target: &Target,
-) -> Result<String> {
+fn replay_from(scene: &mut Scene, mirrored: &str, links: &[&str], target: Place) -> Result<String> {
     scene.mirror_to(mirrored)?;
-    let servers = scene.servers(target)?;
+    let servers = scene.servers(Place::Lab, target)?;
     let mut assistant: Process = Intercept::default().start(&scene.lab, scene.programs)?;
     let address = match target {
-        Target::Lab => Host::Target.address().to_string(),
-        Target::Far(address) => (*address).to_owned(),
+        Place::Lab => Host::Target.address(),
+        Place::Guest(address) | Place::Far(address) => address.parse()?,
     };
     // With an address of its own the one card looks like the host's, which a mirror would empty.
     let force = if links.is_empty() { "--force" } else { "" };
-    scene.guest.start(
-        "mirror",
-        &format!(
-            "tcpcopy-user --iface {mirrored} --cores 0,1 -x {PRODUCTION_PORT}-{address}:{TARGET_PORT} -s {} --capture mirror {force}",
-            Host::Assistant.address()
-        ),
-    )?;
+    let how = format!("--cores 0,1 --capture mirror {force}");
+    scene
+        .guest
+        .start("mirror", &tcpcopy_line(mirrored, &how, address))?;
     for link in links.iter().chain([&mirrored]) {
         scene.guest.wait_for_link(link)?;
     }
-    let load = scene.load(REQUESTS);
+    let load = scene.load(Place::Lab, REQUESTS);
     let log = scene.guest.stop("mirror", "INT")?;
     stop(&mut assistant)?;
     load?;
     scene
         .all_replayed(&servers, REQUESTS)
         .map_err(|error| with_log(&error.to_string(), &log))?;
-    if matches!(target, Target::Far(_)) {
-        scene.guest.stop("server", "KILL")?;
-    }
     Ok(log)
+}
+
+fn tcpcopy_line(interface: &str, how: &str, target: Ipv4Addr) -> String {
+    format!(
+        "tcpcopy-user --iface {interface} {how} -x {PRODUCTION_PORT}-{target}:{TARGET_PORT} -s {}",
+        Host::Assistant.address()
+    )
 }
 
 /// Intercept on an interface of the guest.

@@ -39,19 +39,29 @@ pub struct Scene<'a> {
     runs: u32,
 }
 
-/// Where the target of a replay is.
-pub enum Target {
-    /// The lab's.
+/// Where a server is.
+#[derive(Clone, Copy)]
+pub enum Place {
+    /// On its host in the lab.
     Lab,
-    /// The namespace in the guest, under this address.
+    /// In the guest, under this address.
+    Guest(&'static str),
+    /// In the guest's namespace, under this address.
     Far(&'static str),
 }
 
-/// Both servers with empty logs.
+/// A server with an empty log.
+struct Server {
+    log: PathBuf,
+    /// None: in the guest, under the host's name.
+    process: Option<Process>,
+    host: Host,
+}
+
+/// Both servers.
 pub struct Servers {
-    production: (PathBuf, Process),
-    /// None: in the guest.
-    target: (PathBuf, Option<Process>),
+    production: Server,
+    target: Server,
 }
 
 impl<'a> Scene<'a> {
@@ -141,36 +151,54 @@ impl<'a> Scene<'a> {
     }
 
     /// Starts both servers.
-    pub fn servers(&mut self, target: &Target) -> Result<Servers> {
+    pub fn servers(&mut self, production: Place, target: Place) -> Result<Servers> {
         self.runs += 1;
-        let production = self.server(Host::Production, PRODUCTION_PORT)?;
-        let target = match target {
-            Target::Lab => {
-                let (log, process) = self.server(Host::Target, TARGET_PORT)?;
-                (log, Some(process))
-            }
-            Target::Far(address) => {
-                let tool = demo::TOOL_COMMAND;
-                self.guest.start("server", &format!("real-ip netns exec far {LAB_TOOL} {tool} http-server {address} {TARGET_PORT} /tmp/server.access"))?;
-                (self.lab.file("far.log"), None)
-            }
-        };
-        Ok(Servers { production, target })
+        Ok(Servers {
+            production: self.server(Host::Production, PRODUCTION_PORT, production)?,
+            target: self.server(Host::Target, TARGET_PORT, target)?,
+        })
     }
 
-    fn server(&self, host: Host, port: u16) -> Result<(PathBuf, Process)> {
+    fn server(&mut self, host: Host, port: u16, place: Place) -> Result<Server> {
         let name = format!("{}-{}", host.name(), self.runs);
         let log = self.lab.file(&format!("{name}.log"));
-        let mut command = self.programs.tool.server(&self.lab, host, port, &log);
-        let mut process = Process::start(&name, &mut command, self.lab.folder())?;
-        process.wait_for_line("ready", READY_LIMIT)?;
-        Ok((log, process))
+        let (prefix, address) = match place {
+            Place::Lab => {
+                let mut command = self.programs.tool.server(&self.lab, host, port, &log);
+                let mut process = Process::start(&name, &mut command, self.lab.folder())?;
+                process.wait_for_line("ready", READY_LIMIT)?;
+                return Ok(Server {
+                    log,
+                    process: Some(process),
+                    host,
+                });
+            }
+            Place::Guest(address) => ("", address),
+            Place::Far(address) => ("real-ip netns exec far ", address),
+        };
+        let (tool, name) = (demo::TOOL_COMMAND, host.name());
+        self.guest.start(
+            name,
+            &format!("{prefix}{LAB_TOOL} {tool} http-server {address} {port} /tmp/{name}.access"),
+        )?;
+        Ok(Server {
+            log,
+            process: None,
+            host,
+        })
     }
 
-    /// Every request that production saw, the target saw once, unchanged.
+    fn log_of(&mut self, server: &Server) -> Result<AccessLog> {
+        if server.process.is_none() {
+            let line = format!("cat /tmp/{}.access", server.host.name());
+            std::fs::write(&server.log, self.guest.run(&line)?)?;
+        }
+        Ok(AccessLog::read(&server.log)?)
+    }
+
+    /// Every request that production saw, the target saw once, unchanged. Those in the guest end then.
     pub fn all_replayed(&mut self, servers: &Servers, expected: u64) -> Result<()> {
-        let (log, _) = &servers.production;
-        let production = AccessLog::read(log)?;
+        let production = self.log_of(&servers.production)?;
         if production.requests() != expected {
             return Err(format!(
                 "production saw {} requests, expected {expected}",
@@ -180,25 +208,32 @@ impl<'a> Scene<'a> {
         }
         let deadline = std::time::Instant::now() + SETTLE_LIMIT;
         loop {
-            let (log, process) = &servers.target;
-            if process.is_none() {
-                std::fs::write(log, self.guest.run("cat /tmp/server.access")?)?;
-            }
-            let faults = production.compare(&AccessLog::read(log)?).faults();
+            let target = self.log_of(&servers.target)?;
+            let faults = production.compare(&target).faults();
             if faults.is_empty() {
-                return Ok(());
+                break;
             }
             if std::time::Instant::now() > deadline {
                 return Err(faults.join("; ").into());
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+        for server in [&servers.production, &servers.target] {
+            if server.process.is_none() {
+                self.guest.stop(server.host.name(), "KILL")?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends requests to production. The pace is one that an emulated machine follows.
-    pub fn load(&mut self, requests: u64) -> Result<()> {
+    pub fn load(&mut self, production: Place, requests: u64) -> Result<()> {
+        let address = match production {
+            Place::Lab => Host::Production.address(),
+            Place::Guest(address) | Place::Far(address) => address.parse()?,
+        };
         let options = LoadOptions {
-            server: (Host::Production.address(), PRODUCTION_PORT),
+            server: (address, PRODUCTION_PORT),
             requests,
             connections: 20,
             rate: 150,
