@@ -143,15 +143,16 @@ impl Guest {
 
     /// The kernel numbers interfaces as drivers come: they get their names by their addresses.
     fn name_interfaces(&mut self, nics: &[Nic]) -> Result<()> {
-        let names: String = nics
+        let names: Vec<String> = nics
             .iter()
             .enumerate()
-            .map(|(number, nic)| format!("{} {}\n", mac(number), nic.name))
+            .map(|(number, nic)| format!("{} {}", mac(number), nic.name))
             .collect();
+        let names = names.join("\n");
         self.run(&format!(
             "while read mac name; do for old in /sys/class/net/*; do
              if grep -q $mac $old/address; then ip link set ${{old##*/}} name $name; ip link set $name up; fi
-             done; done << END\n{names}END"
+             done; done << END\n{names}\nEND"
         ))
         .map(drop)
     }

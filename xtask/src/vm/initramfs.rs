@@ -158,7 +158,7 @@ fn modules(kernel: &Kernel, into: &Path) -> Result<()> {
             continue;
         };
         let place = into.join(format!("{module}.ko"));
-        if path.ends_with(".xz") {
+        if Path::new(path).extension().is_some_and(|e| e == "xz") {
             let output = Command::new("xz")
                 .args(["-dc", path])
                 .stderr(Stdio::inherit())

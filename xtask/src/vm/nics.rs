@@ -51,16 +51,19 @@ impl Nic {
 
     /// As QEMU's `-device` wants it.
     pub fn device(&self) -> String {
-        let mut device = self.model.to_owned();
-        if self.queues > 1 {
-            // Two interrupts a pair, one for the configuration, one for control commands.
-            device.push_str(&format!(",mq=on,vectors={}", 2 * self.queues + 2));
-        }
-        for option in self.options.split(',').filter(|o| !o.is_empty()) {
-            device.push(',');
-            device.push_str(option);
-        }
-        device
+        // Two interrupts a pair, one for the configuration, one for control commands.
+        let vectors = 2 * self.queues + 2;
+        let many = if self.queues > 1 {
+            format!("mq=on,vectors={vectors}")
+        } else {
+            String::new()
+        };
+        let parts = [self.model, &many, &self.options];
+        parts
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join(",")
     }
 }
 
@@ -165,6 +168,7 @@ pub fn rows(newest: bool) -> Vec<Row> {
         reason,
     };
     let with = |options: &str| format!("{ZERO_COPY},{options}");
+    let plain = ZERO_COPY.to_owned();
     let native = Way::new(true, 1, 0);
     let copied = Way::new(true, 0, 1);
     let generic = Way::new(false, 0, 1);
@@ -176,7 +180,7 @@ pub fn rows(newest: bool) -> Vec<Row> {
             copied,
             Some("Invalid argument"),
         ),
-        row("iommu_platform", "opt1", with(""), native, None),
+        row("iommu_platform", "opt1", plain.clone(), native, None),
         row("packed", "opt2", with("packed=on"), native, None),
         row(
             "mrg_rxbuf=off",
@@ -220,7 +224,7 @@ pub fn rows(newest: bool) -> Vec<Row> {
     let mut jumbo = row(
         "MTU 9000",
         "opt8",
-        with(""),
+        plain,
         copied,
         Some("Operation not supported"),
     );

@@ -118,10 +118,9 @@ impl Apt {
         for part in ["lists/partial", "cache/archives/partial", "parts"] {
             fs::create_dir_all(apt.join(part))?;
         }
-        let sources: String = [RELEASE, QEMU_SUITE, NEWEST_SUITE]
-            .iter()
+        let sources = [RELEASE, QEMU_SUITE, NEWEST_SUITE]
             .map(|suite| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"))
-            .collect();
+            .concat();
         fs::write(apt.join("sources.list"), sources)?;
         let place = |name: &str, value: &str| format!("{name}={}", apt.join(value).display());
         let options = vec![

@@ -25,7 +25,7 @@ use super::{
 use crate::{Result, demo};
 
 const READY_LIMIT: Duration = Duration::from_secs(20);
-const LOAD_LIMIT: Duration = Duration::from_secs(60);
+const LOAD_LIMIT: Duration = Duration::from_mins(1);
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Guest and network; the guest goes first.
