@@ -112,13 +112,29 @@ impl Opened {
         Ok(opened)
     }
 
-    /// virtio_net with large unmergeable buffers accepts a program that its receive path does not run; it says so
-    /// when it is asked for zero-copy only (drivers/net/virtio_net.c, virtnet_xsk_pool_enable: ENOENT, receive_big).
+    /// virtio_net with large unmergeable buffers accepts a program that its receive path does not run
+    /// (drivers/net/virtio_net.c, receive_big). It says so only when it is asked for zero-copy (ENOENT, from Linux
+    /// 6.13 on); before, its features tell.
     fn never_runs(&self, interface: &Interface) -> bool {
         let refused = self.refused.as_ref().map(std::io::Error::kind);
-        refused == Some(std::io::ErrorKind::NotFound)
-            && interface.driver().as_deref() == Some("virtio_net")
+        interface.driver().as_deref() == Some("virtio_net")
+            && (refused == Some(std::io::ErrorKind::NotFound)
+                || interface.virtio_features().is_some_and(has_big_buffers))
     }
+}
+
+/// Merging is agreed on, mergeable buffers are not (drivers/net/virtio_net.c, virtnet_check_guest_gso; bits of
+/// linux/virtio_net.h).
+fn has_big_buffers(features: u64) -> bool {
+    const GUEST_TSO4: u64 = 1 << 7;
+    const GUEST_TSO6: u64 = 1 << 8;
+    const GUEST_ECN: u64 = 1 << 9;
+    const GUEST_UFO: u64 = 1 << 10;
+    const MRG_RXBUF: u64 = 1 << 15;
+    const GUEST_USO: u64 = 3 << 54;
+    let merges = features & (GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | GUEST_UFO) != 0
+        || features & GUEST_USO == GUEST_USO;
+    merges && features & MRG_RXBUF == 0
 }
 
 /// How to build one.
@@ -241,5 +257,19 @@ impl QueueCapture {
             std::thread::sleep(ZERO_COPY_SETTLE);
         }
         self.link = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn big_buffers_are_merging_without_mergeable_ones() {
+        assert!(!has_big_buffers(0));
+        assert!(has_big_buffers(1 << 7));
+        assert!(has_big_buffers(3 << 54));
+        assert!(!has_big_buffers(1 << 54), "one of two does not merge");
+        assert!(!has_big_buffers(1 << 7 | 1 << 15));
     }
 }

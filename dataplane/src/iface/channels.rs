@@ -49,6 +49,22 @@ pub(super) fn driver(name: &str, index: u32) -> Option<String> {
     Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
+/// Features that a virtio device and its driver have agreed on, by bit; none for other devices.
+pub(super) fn virtio_features(name: &str, index: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("{}/device/features", folder(name, index)?)).ok()?;
+    feature_bits(text.trim())
+}
+
+/// The kernel writes a character for each of 64 bits, bit 0 first (drivers/virtio/virtio.c, features_show).
+fn feature_bits(text: &str) -> Option<u64> {
+    let bits = text.bytes().take(64).enumerate();
+    bits.into_iter().try_fold(0, |all, (bit, c)| match c {
+        b'0' => Some(all),
+        b'1' => Some(all | 1 << bit),
+        _ => None,
+    })
+}
+
 /// The interface's folder in sysfs, if that shows the calling thread's namespace.
 fn folder(name: &str, index: u32) -> Option<String> {
     let dir = format!("/sys/class/net/{name}");
@@ -99,4 +115,17 @@ fn from_driver(name: &str) -> Option<Queues> {
         rx: (rx > 0).then_some(rx),
         tx: (tx > 0).then_some(tx),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtio_features_are_read_from_the_lowest_bit() {
+        assert_eq!(feature_bits("1101"), Some(0b1011));
+        assert_eq!(feature_bits(&"1".repeat(64)), Some(u64::MAX));
+        assert_eq!(feature_bits("10x"), None);
+        assert_eq!(virtio_features("lo", 1), None);
+    }
 }

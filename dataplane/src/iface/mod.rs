@@ -117,6 +117,12 @@ impl Interface {
         channels::driver(&self.name, self.index)
     }
 
+    /// Features that a virtio device and its driver have agreed on, by bit (linux/virtio_net.h), read now; none for
+    /// other devices.
+    pub fn virtio_features(&self) -> Option<u64> {
+        channels::virtio_features(&self.name, self.index)
+    }
+
     /// The receive queue of each entry of the RSS indirection table, read now; none without such a table.
     pub fn rss_indirection(&self) -> Option<Vec<u32>> {
         ethtool::rss_indirection(&self.name)
