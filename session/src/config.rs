@@ -61,6 +61,10 @@ pub struct EngineConfig {
     /// A hole in the captured stream that is not filled for this long ends the session as capture gap,
     /// once what lies before it is delivered and answered.
     pub gap_timeout: Nanos,
+    /// How long packets of an unknown connection wait for its SYN, which may come behind them where a
+    /// flow's packets come by several queues. Longer than those queues hold; a connection that began before
+    /// the capture is treated so much later. Zero: they do not wait.
+    pub syn_wait: Nanos,
     /// How long an ended session is kept to answer late packets of the target. The default covers a
     /// target's FIN retransmissions on a local network.
     pub linger: Nanos,
@@ -118,6 +122,7 @@ impl Default for EngineConfig {
             response_timeout: Nanos::from_secs(60),
             idle_timeout: Nanos::from_secs(720),
             gap_timeout: Nanos::from_secs(10),
+            syn_wait: Nanos::from_millis(100),
             linger: Nanos::from_secs(3),
             tuple_reuse: Nanos::from_secs(61),
             max_sessions: 1 << 20,

@@ -5,12 +5,14 @@
 //!                             ├──▶ index ──▶ sessions[n]    wheel: n ──▶ when to look again
 //!  response: client, target ──┘                             acks: sessions that owe an acknowledgement
 //!  paths: pairs of online address and target                strangers: connections that are not replayed
+//!  early: packets in front of their SYN
 //! ```
 //! Which connections become sessions is decided in `admission.rs`.
 
 mod admission;
 mod batch;
 
+use crate::early::Early;
 use crate::index::{Hash, Index};
 use crate::paths::Paths;
 use crate::rare::RarePool;
@@ -83,6 +85,7 @@ pub struct Engine {
     /// Sessions without an outcome yet.
     open: usize,
     strangers: Strangers,
+    early: Early,
     tuples: TupleAllocator,
     reserve: Reserve,
     /// When the first packet came: the beginning of a ramp.
@@ -115,6 +118,7 @@ impl Engine {
             },
             sessions: Slab::default(),
             strangers: Strangers::default(),
+            early: Early::default(),
             open: 0,
             tuples: TupleAllocator::default(),
             reserve: Reserve::default(),
@@ -138,6 +142,11 @@ impl Engine {
     /// Sessions that have no outcome yet.
     pub fn open_sessions(&self) -> usize {
         self.open
+    }
+
+    /// Packets wait for the SYN of their connection; [`Engine::advance`] ends their wait.
+    pub fn awaits_syn(&self) -> bool {
+        !self.early.is_empty()
     }
 
     /// What happened so far.
@@ -260,7 +269,7 @@ impl Engine {
         out: &mut O,
     ) {
         match known {
-            Some(id) if !seg.flags.has(TcpFlags::SYN) && !self.ended(id) => {
+            Some(id) if !seg.flags.has(TcpFlags::SYN) && self.goes_on_with(id, seg) => {
                 self.run(id, out, |s, cx| s.captured(cx, seg));
             }
             _ => self.captured_rarely(known, replica, seg, out),
@@ -286,17 +295,7 @@ impl Engine {
             known = None;
         }
         if !seg.flags.has(TcpFlags::SYN) {
-            match known {
-                Some(id) => self.run(id, out, |s, cx| s.captured(cx, seg)),
-                None if self.may_adopt()
-                    && self.strangers.adopt(&mut self.all.totals, &key, seg) =>
-                {
-                    self.open(key, seg, out);
-                }
-                None => self
-                    .strangers
-                    .see(&mut self.all.totals, key, seg, Outcome::SkippedNoSyn),
-            }
+            self.captured_in_front(known, key, seg, out);
             return;
         }
         if seg.flags.has(TcpFlags::ACK.with(TcpFlags::RST)) {
@@ -312,6 +311,9 @@ impl Engine {
                 self.all.totals.segments_duplicate += 1;
                 return;
             }
+        }
+        let early = self.take_early(&mut known, key, seg, out);
+        if let Some(id) = known {
             self.run(id, out, Session::supersede);
             if self.ended(id) {
                 self.remove(id);
@@ -323,10 +325,12 @@ impl Engine {
         }
         if self.strangers.has_data_of(&key, seg.seq) {
             self.all.totals.segments_duplicate += 1;
+            self.let_go(early, key, out);
             return;
         }
         self.strangers.forget(&mut self.all.totals, &key, seg);
         self.open(key, seg, out);
+        self.let_go(early, key, out);
     }
 
     /// The session of a captured packet.
@@ -417,6 +421,9 @@ impl Engine {
     /// Runs due timers and sends the acknowledgements owed since the last call. Once per loop.
     pub fn advance<O: Output>(&mut self, now: Nanos, out: &mut O) {
         self.set_time(now);
+        if !self.early.is_empty() {
+            self.end_waits(now, out);
+        }
         self.reserve.release(now, |pair| self.tuples.freed(pair));
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
@@ -454,7 +461,8 @@ impl Engine {
     /// When [`Engine::advance`] should be called at the latest; `None` without sessions.
     pub fn next_deadline(&self) -> Option<Nanos> {
         if self.acks.is_empty() {
-            self.wheel.next_due()
+            let waits = [self.wheel.next_due(), self.early.next_due()];
+            waits.into_iter().flatten().min()
         } else {
             Some(Nanos(0))
         }
@@ -464,6 +472,7 @@ impl Engine {
     pub fn shutdown<O: Output>(&mut self, now: Nanos, out: &mut O) {
         self.set_time(now);
         self.accepting = false;
+        self.end_waits(Nanos(u64::MAX), out);
         for id in self.sessions.ids() {
             self.run(id, out, |s, cx| s.abort(cx, Outcome::Shutdown));
         }
@@ -488,6 +497,14 @@ impl Engine {
         self.strangers.take_over(key, outcome, s.stream.nxt());
         self.remove(id);
         true
+    }
+
+    /// What the session may still be sent by its client: it has no outcome, and the client has not ended
+    /// its stream before.
+    #[inline]
+    fn goes_on_with(&self, id: u32, seg: &ClientSegment<'_>) -> bool {
+        let session = self.sessions.get(id);
+        session.is_none_or(|s| s.outcome().is_none() && !s.is_over_before(seg.seq))
     }
 
     #[inline]

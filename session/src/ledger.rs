@@ -86,6 +86,8 @@ pub struct Totals {
     pub segments_captured: u64,
     /// Of these, segments that brought nothing new (client retransmissions, duplicated captures).
     pub segments_duplicate: u64,
+    /// Of these, segments of unknown connections that waited for a SYN behind them.
+    pub segments_early: u64,
     /// Segments sent, all kinds.
     pub segments_sent: u64,
     /// Segments sent again.
@@ -135,6 +137,7 @@ impl Totals {
         self.bytes_delivered += other.bytes_delivered;
         self.segments_captured += other.segments_captured;
         self.segments_duplicate += other.segments_duplicate;
+        self.segments_early += other.segments_early;
         self.segments_sent += other.segments_sent;
         self.segments_retransmitted += other.segments_retransmitted;
         self.acks_sent += other.acks_sent;
@@ -152,9 +155,10 @@ impl Totals {
     }
 
     /// What happened beside outcomes and bytes, by its names in reports.
-    pub fn events(&self) -> [(&'static str, u64); 10] {
+    pub fn events(&self) -> [(&'static str, u64); 11] {
         [
             ("segments_duplicate", self.segments_duplicate),
+            ("segments_early", self.segments_early),
             ("responses_stray", self.responses_stray),
             ("response_bytes", self.response_bytes),
             ("turns_expired", self.turns_expired),

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod early;
 mod engine;
 mod gap;
 mod handshake;

@@ -331,6 +331,13 @@ impl Session {
         turn ^ self.stream.nxt().0 ^ self.client_rtt.0 ^ u32::from(self.flags.0)
     }
 
+    /// The client had said all it had to say, and `seq` lies behind that: what is there belongs to a later
+    /// connection on this tuple.
+    pub(crate) fn is_over_before(&self, seq: SeqNumber) -> bool {
+        let done = self.outcome().is_some() && self.has(Flags::CLIENT_DONE);
+        (done || self.stream.finished()) && seq.after(self.stream.nxt())
+    }
+
     /// It has its outcome.
     #[inline]
     pub(crate) fn outcome(&self) -> Option<Outcome> {

@@ -19,6 +19,11 @@ const CLOSED: usize = 4096;
 /// higher numbers (RFC 6528).
 const LATE_BYTES: i32 = 1 << 20;
 
+/// A connection that began with `syn` may have come as far as `seq`.
+pub(crate) fn begins_before(syn: SeqNumber, seq: SeqNumber) -> bool {
+    (1..LATE_BYTES).contains(&seq.since(syn))
+}
+
 #[derive(Clone, Copy)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -153,19 +158,25 @@ impl Strangers {
         }
     }
 
-    /// The SYN began a connection of which data was seen already: it comes late, or twice.
+    /// The SYN began a connection of which data was seen already, and is lost: it comes late, or twice.
     #[inline]
     pub(crate) fn has_data_of(&self, key: &CaptureKey, syn: SeqNumber) -> bool {
         if self.known.is_empty() {
             return false;
         }
         let known = self.known.get(key);
-        known.is_some_and(|s| (1..LATE_BYTES).contains(&s.nxt.since(syn + 1)))
+        known.is_some_and(|s| s.booked && begins_before(syn, s.nxt - 1))
     }
 
     /// The connection has been seen.
     pub(crate) fn knows(&self, key: &CaptureKey) -> bool {
         self.known.contains_key(key)
+    }
+
+    /// The connection has been seen, and a packet at `seq` may be of it and of no later one.
+    pub(crate) fn expects(&self, key: &CaptureKey, seq: SeqNumber) -> bool {
+        let known = self.known.get(key);
+        known.is_some_and(|s| !(s.closed && seq.after(s.nxt + 1)))
     }
 
     /// A SYN: from now on the key is that of a new connection, unless the same SYN was seen before; it

@@ -312,7 +312,8 @@ impl Worker {
         let quiet = !self.capturing
             && self.control.capturing() == 0
             && round.handed_over == 0
-            && self.engine.open_sessions() == 0;
+            && self.engine.open_sessions() == 0
+            && !self.engine.awaits_syn();
         if quiet && self.working {
             self.working = false;
             self.control.work_done();
