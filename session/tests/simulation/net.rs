@@ -17,6 +17,8 @@ use std::collections::BinaryHeap;
 
 /// Room for the largest MTU of the settings.
 const FRAME_BYTES: usize = 16 * 1024;
+/// What comes by another queue overtakes a SYN, but by no more than the engine waits.
+const SYN_LATE_AT_MOST: Nanos = Nanos::from_millis(90);
 
 pub enum Event {
     /// A packet of a script: which, how many bytes of its payload, and a bit to flip.
@@ -92,11 +94,12 @@ impl Net {
 
     /// Puts a packet on the capture's path.
     pub fn capture(&mut self, script: usize, packet: usize, p: &Packet) {
-        let mut faults = self.setting().capture;
-        if p.flags.has(TcpFlags::SYN) && self.setting().class == Class::Gentle {
-            // One queue keeps the order of a flow, so nothing overtakes its SYN.
-            (faults.reorder, faults.delay) = (0, 0);
-        }
+        let faults = self.setting().capture;
+        let most_late = if p.flags.has(TcpFlags::SYN) && self.setting().class == Class::Gentle {
+            SYN_LATE_AT_MOST
+        } else {
+            Nanos(u64::MAX)
+        };
         let at = p.at + self.setting().latency;
         for (late, damage) in fate(&mut self.rng, &faults, Path::Capture, &mut self.injected) {
             let len = p.payload.len();
@@ -109,7 +112,7 @@ impl Net {
                 },
                 flip: (damage == Damage::Corrupt).then(|| self.rng.next()),
             };
-            self.push(at + late, event);
+            self.push(at + late.min(most_late), event);
         }
     }
 

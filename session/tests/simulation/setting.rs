@@ -294,6 +294,7 @@ fn limits(rng: &mut Rng, class: Class, v6: bool, e: &mut EngineConfig) {
     e.response_timeout = Nanos::from_millis(rng.pick(1_000..60_000));
     e.idle_timeout = Nanos::from_millis(rng.pick(2_000..120_000));
     e.gap_timeout = Nanos::from_millis(rng.pick(50..10_000));
+    e.syn_wait = Nanos::from_millis([0, 1, 30, 100, 400][rng.pick(0..5) as usize]);
     e.turn_limit = Nanos::from_millis(rng.pick(100..5_000));
     e.linger = Nanos::from_millis(rng.pick(100..5_000));
     if rng.chance(250) {

@@ -55,6 +55,7 @@ fn what_comes_again_after_the_end_of_a_skipped_connection_is_not_counted_again()
     r.client(1, 0, PSH_ACK, b"abc");
     r.client(4, 0, FIN_ACK, b"def");
     r.client(8, 1, ACK, b"");
+    r.after(SYN_WAIT_MS);
     let t = r.engine.totals();
     assert_eq!((t.sessions, t.bytes_captured), (1, 6));
     assert!(t.balanced());
@@ -87,7 +88,7 @@ fn sessions_without_syn_are_booked_once() {
     r.client(1, 0, PSH_ACK, b"abc");
     r.client(1, 0, PSH_ACK, b"abc");
     r.client(4, 0, PSH_ACK, b"def");
-    assert!(r.after(10).is_empty());
+    assert!(r.after(SYN_WAIT_MS).is_empty());
     assert_eq!(r.outcome(), Some(Outcome::SkippedNoSyn));
     assert_eq!(r.engine.totals().undelivered(Outcome::SkippedNoSyn), 6);
     assert!(r.engine.totals().balanced());
@@ -154,7 +155,7 @@ fn a_session_in_the_middle_is_joined_at_a_request() {
     let mut r = Rig::new();
     r.client(1, 0, PSH_ACK, b"rest of a request");
     r.client(18, 100, ACK, b"");
-    assert!(r.after(1).is_empty());
+    assert!(r.after(SYN_WAIT_MS).is_empty());
     r.client(18, 100, PSH_ACK, b"whole");
     let syn = r.after(0).remove(0);
     assert_eq!((syn.flags, syn.seq), (SYN, ISS + 17));
@@ -183,7 +184,7 @@ fn nothing_partial_begins_an_adopted_session() {
     r.client(10, 50, PSH_ACK, b"ghi"); // a hole in front
     r.client(7, 0, PSH_ACK, b"-"); // comes late: what follows is still the same request
     r.client(13, 50, PSH_ACK, b"jkl");
-    assert!(r.after(10).is_empty());
+    assert!(r.after(SYN_WAIT_MS).is_empty());
     r.client(16, 90, PSH_ACK, b"next");
     assert_eq!(Rig::brief(&r.after(0)), [(SYN, 15, 0)]);
 }

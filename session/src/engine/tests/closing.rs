@@ -309,6 +309,7 @@ fn bytes_behind_a_completed_connection_are_missing_from_the_capture_of_another()
     r.after(0);
     assert_eq!(r.outcome(), Some(Outcome::Completed));
     r.client(100, 0, PSH_ACK, b"other");
+    r.after(SYN_WAIT_MS);
     let t = r.engine.totals();
     assert_eq!((t.bytes_captured, t.bytes_delivered), (8, 3));
     assert_eq!(t.undelivered(Outcome::CaptureGap), 5);

@@ -2,6 +2,7 @@
 
 mod admission;
 mod closing;
+mod early;
 mod gaps;
 mod opening;
 mod sending;
@@ -20,6 +21,9 @@ const ISS: SeqNumber = SeqNumber(u32::MAX - 20);
 /// Production's side of the captured connection, and the target's own.
 const PROD: SeqNumber = SeqNumber(5_000);
 const IRS: SeqNumber = SeqNumber(u32::MAX - 300);
+
+/// The default wait of unknown connections for their SYN.
+const SYN_WAIT_MS: u64 = 100;
 
 const SYN: TcpFlags = TcpFlags::SYN;
 const ACK: TcpFlags = TcpFlags::ACK;

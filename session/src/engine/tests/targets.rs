@@ -228,6 +228,8 @@ fn connections_that_are_not_replayed_are_booked_for_each_target() {
     });
     r.client(1, PSH_ACK, b"abc");
     r.client(1, PSH_ACK, b"abc");
+    r.ms += SYN_WAIT_MS;
+    r.client(1, PSH_ACK, b"abc");
     let t = r.engine.totals();
     assert_eq!((t.sessions, t.bytes_captured), (2, 6));
     for target in LANES {
