@@ -69,6 +69,9 @@ pub enum LabError {
         /// Why it failed.
         source: io::Error,
     },
+    /// Hosts of a lab received packets with wrong checksums, one sentence each.
+    #[error("wrong checksums arrived, expected none: {}", .0.join(", "))]
+    Checksums(Vec<String>),
     /// An argument of a lab tool.
     #[error("lab-tool: {0}")]
     Argument(String),

@@ -60,6 +60,7 @@ impl Servers {
         let report = self.lab.file(&format!("{}.json", copy.name));
         let report = ExitReport::read(&report).unwrap();
         assert_eq!(report.imbalance(), Vec::<String>::new());
+        assert_eq!(self.lab.checksum_faults().unwrap(), Vec::<String>::new());
         eprintln!(
             "{}: {:?} {}",
             copy.name,

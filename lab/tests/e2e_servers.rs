@@ -104,6 +104,7 @@ fn replay_to_nginx(capture: Capture) {
 
     let comparison = produced.compare(&read(Host::Target));
     let report = ExitReport::read(&report).unwrap();
+    assert_eq!(lab.checksum_faults().unwrap(), Vec::<String>::new());
     eprintln!("{}: {comparison:?} {:?}", capture.name(), report.outcomes());
     assert_eq!(comparison.production_requests, ALL_REQUESTS);
     assert_eq!(

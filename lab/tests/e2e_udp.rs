@@ -141,6 +141,7 @@ fn replay(case: &Case) -> Seen {
         assert_eq!(log(Host::Production).requests(), CURL_REQUESTS);
         assert_eq!(log(Host::Target).requests(), web_due);
     }
+    assert_eq!(lab.checksum_faults().unwrap(), Vec::<String>::new());
     let text = std::fs::read_to_string(&intercept_report).unwrap();
     Seen {
         asked,
@@ -442,6 +443,7 @@ fn ipv6_by_tap_without_any_tcp() {
     let report = ExitReport::read(&report).unwrap();
     assert_eq!(report.number("udp/datagrams/sent"), u64::from(QUERIES));
     assert_eq!(report.json["udp"]["balanced"], true);
+    assert_eq!(lab.checksum_faults().unwrap(), Vec::<String>::new());
     // The assistant neither forwarded the answers nor sent anything back for them.
     let counters = run(lab.command(Host::Assistant, "cat").arg("/proc/net/snmp6")).unwrap();
     let text = String::from_utf8_lossy(&counters.stdout).into_owned();

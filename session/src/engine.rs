@@ -499,12 +499,12 @@ impl Engine {
         true
     }
 
-    /// What the session may still be sent by its client: it has no outcome, and the client has not ended
-    /// its stream before.
+    /// The session has no outcome yet, and the packet may be of it.
     #[inline]
     fn goes_on_with(&self, id: u32, seg: &ClientSegment<'_>) -> bool {
         let session = self.sessions.get(id);
-        session.is_none_or(|s| s.outcome().is_none() && !s.is_over_before(seg.seq))
+        let limits = &self.all.limits;
+        session.is_none_or(|s| s.outcome().is_none() && !s.is_over_before(seg.seq, limits))
     }
 
     #[inline]

@@ -331,11 +331,12 @@ impl Session {
         turn ^ self.stream.nxt().0 ^ self.client_rtt.0 ^ u32::from(self.flags.0)
     }
 
-    /// The client had said all it had to say, and `seq` lies behind that: what is there belongs to a later
-    /// connection on this tuple.
-    pub(crate) fn is_over_before(&self, seq: SeqNumber) -> bool {
+    /// What lies at `seq` belongs to a later connection on this tuple: it is behind all that the client had
+    /// to say, or further ahead than a session may buffer.
+    pub(crate) fn is_over_before(&self, seq: SeqNumber, limits: &Limits) -> bool {
+        let ahead = seq.since(self.stream.nxt());
         let done = self.outcome().is_some() && self.has(Flags::CLIENT_DONE);
-        (done || self.stream.finished()) && seq.after(self.stream.nxt())
+        ahead > limits.session_bytes as i32 || (ahead > 0 && (done || self.stream.finished()))
     }
 
     /// It has its outcome.

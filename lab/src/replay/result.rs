@@ -21,12 +21,15 @@ pub struct RunResult {
     pub comparison: Comparison,
     /// What tcpcopy says.
     pub report: ExitReport,
+    /// What hosts received with wrong checksums.
+    pub checksums: Vec<String>,
 }
 
 impl RunResult {
     /// What the demo requires and this run does not show; nothing if all is well.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = self.comparison.faults();
+        faults.extend(self.checksums.iter().cloned());
         if self.load.errors > 0 {
             faults.push(format!(
                 "production failed {} requests: {:?}",
@@ -205,6 +208,7 @@ mod tests {
                 ..Comparison::default()
             },
             report,
+            checksums: Vec::new(),
         }
     }
 
@@ -247,6 +251,8 @@ mod tests {
         assert!(!run.table().contains("refused"));
         run.load.errors = 1;
         assert_eq!(run.faults().len(), 1);
+        run.checksums = vec!["target: TcpInCsumErrors is 1".to_owned()];
+        assert_eq!(run.faults().len(), 2);
         assert!(run.table().contains("FAULT"));
         assert_eq!(run.to_json()["ok"], false);
     }

@@ -126,6 +126,7 @@ fn run_in(
         capture: options.copy.capture,
         load,
         comparison: compare(&logs[0], &logs[1])?,
+        checksums: lab.checksum_faults()?,
         report,
     })
 }

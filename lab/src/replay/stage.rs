@@ -119,11 +119,16 @@ impl Stage {
         Ok(())
     }
 
-    /// Ends the replay: tcpcopy drains and reports, and so do the others. The lab stays.
+    /// Ends the replay: tcpcopy drains and reports, and so do the others. The lab stays. An error if a host
+    /// received a wrong checksum: cables lose and reorder, but never damage.
     pub fn finish(mut self) -> Result<(Lab, Played), LabError> {
         stop(&mut self.tcpcopy)?;
         stop(&mut self.intercept)?;
         drop(self.trace);
+        let checksums = self.lab.checksum_faults()?;
+        if !checksums.is_empty() {
+            return Err(LabError::Checksums(checksums));
+        }
         let played = Played {
             report: ExitReport::read(&self.report)?,
             target: self.target.stop(&self.lab)?,

@@ -5,6 +5,14 @@ use std::collections::BTreeMap;
 use super::namespace::Namespace;
 use crate::LabError;
 
+/// What a receiver counts of wrong checksums. TCP's is for both families.
+const CHECKSUM_ERRORS: [&str; 4] = [
+    "TcpInCsumErrors",
+    "UdpInCsumErrors",
+    "Udp6InCsumErrors",
+    "IpExtInCsumErrors",
+];
+
 /// Counters of the namespace's IP and TCP stack, named as in `nstat`: `TcpRetransSegs`, `TcpExtTCPTimeouts`.
 #[derive(Clone, Debug, Default)]
 pub struct StackCounters(BTreeMap<String, u64>);
@@ -21,6 +29,8 @@ impl StackCounters {
             ] {
                 counters.add(&std::fs::read_to_string(file).map_err(LabError::file(file))?);
             }
+            let file = "/proc/thread-self/net/snmp6";
+            counters.add_list(&std::fs::read_to_string(file).map_err(LabError::file(file))?);
             Ok(counters)
         })?
     }
@@ -38,6 +48,27 @@ impl StackCounters {
                 }
             }
         }
+    }
+
+    /// The IPv6 file has one counter a line, named in full.
+    fn add_list(&mut self, text: &str) {
+        for line in text.lines() {
+            if let Some((name, value)) = line.split_once(char::is_whitespace)
+                && let Ok(value) = value.trim().parse()
+            {
+                self.0.insert(name.to_owned(), value);
+            }
+        }
+    }
+
+    /// Packets that the receiver threw away because of their checksum, one sentence for each protocol that had
+    /// such.
+    pub fn checksum_faults(&self) -> Vec<String> {
+        let counts = CHECKSUM_ERRORS.map(|name| (name, self.get(name)));
+        let wrong = counts.into_iter().filter(|(_, count)| *count > 0);
+        wrong
+            .map(|(name, count)| format!("{name} is {count}"))
+            .collect()
     }
 
     /// One counter; 0 if the kernel does not have it.
@@ -113,6 +144,16 @@ mod tests {
             0,
             "negative values are no counters"
         );
+    }
+
+    #[test]
+    fn wrong_checksums_of_both_families_are_faults() {
+        let mut counters = StackCounters::default();
+        counters.add("Tcp: InCsumErrors\nTcp: 0\nUdp: InCsumErrors\nUdp: 2\n");
+        assert_eq!(counters.checksum_faults(), ["UdpInCsumErrors is 2"]);
+        counters.add_list("Udp6InDatagrams                 5\nUdp6InCsumErrors\t1\n");
+        assert_eq!(counters.get("Udp6InDatagrams"), 5);
+        assert_eq!(counters.checksum_faults().len(), 2);
     }
 
     #[test]

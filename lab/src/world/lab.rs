@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     cleanup::{self, Remains},
+    counters::StackCounters,
     host::{Cable, HOSTS, Host},
     links,
     namespace::{Namespace, dead_runs, run_name},
@@ -127,6 +128,18 @@ impl Lab {
     /// A command that runs on `host`.
     pub fn command(&self, host: Host, program: impl AsRef<std::ffi::OsStr>) -> Command {
         self.host(host).command(program)
+    }
+
+    /// What any host of this lab received with a wrong checksum since it is up. The cables deliver what is sent, so
+    /// each is a fault of a sender.
+    pub fn checksum_faults(&self) -> Result<Vec<String>, LabError> {
+        let mut faults = Vec::new();
+        for host in HOSTS {
+            let counters = StackCounters::of(&self.host(host))?;
+            let of_host = counters.checksum_faults().into_iter();
+            faults.extend(of_host.map(|fault| format!("{}: {fault}", host.name())));
+        }
+        Ok(faults)
     }
 
     /// Folder for logs, reports and configurations of this run.

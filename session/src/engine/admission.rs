@@ -64,7 +64,7 @@ impl Engine {
         out: &mut O,
     ) {
         let early = match known.and_then(|id| self.sessions.get(id)) {
-            Some(session) => session.is_over_before(seg.seq),
+            Some(session) => session.is_over_before(seg.seq, &self.all.limits),
             None => !self.strangers.expects(&key, seg.seq),
         };
         let wait = self.all.config.syn_wait;
