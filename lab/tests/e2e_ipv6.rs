@@ -20,6 +20,8 @@ const SHORT_REQUESTS: u32 = 1000;
 const SETTLE: Duration = Duration::from_secs(20);
 /// Clients' addresses at the target, of the network that it routes to the assistant.
 const POOL: &[&str] = &["-c", "2001:db8:77:2::a000/116"];
+/// Not the default one.
+const CHANNEL_PORT: &str = "36525";
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[test]
@@ -59,9 +61,25 @@ fn replay(capture: Capture, online: IpAddr, more: &[&str]) {
         Nginx::start_named(&lab, host.name(), host, &listen.to_string(), unnamed).unwrap()
     };
     let _servers = [start(Host::Production, online), start(Host::Target, target)];
-    let mut intercept = Intercept::default().start(&lab, &programs).unwrap();
+    // The programs talk to each other over the clients' family, too.
+    let (bind, channel) = match online {
+        SocketAddr::V4(_) => ("0.0.0.0".to_owned(), Host::Assistant.address().to_string()),
+        SocketAddr::V6(_) => {
+            let assistant = address6(Host::Assistant);
+            (assistant.to_string(), format!("[{assistant}]"))
+        }
+    };
+    let mut intercept = Intercept {
+        more: ["-b", &bind, "-p", CHANNEL_PORT]
+            .map(str::to_owned)
+            .to_vec(),
+        ..Intercept::default()
+    }
+    .start(&lab, &programs)
+    .unwrap();
     let report = lab.file("report.json");
     let mut copy = Copy::new(capture);
+    copy.intercept = format!("{channel}:{CHANNEL_PORT}");
     copy.transfer = format!("{online}-{target}");
     copy.more.extend(more.iter().map(|s| (*s).to_owned()));
     let mut tcpcopy = copy.start(&lab, &programs, &report).unwrap();
