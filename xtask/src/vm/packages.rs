@@ -45,8 +45,10 @@ pub struct Packages {
 pub fn fetch() -> Result<Packages> {
     let apt = Apt::new()?;
     let tools = apt.folder.join("root-tools");
-    if !tools.join("usr/bin/qemu-system-x86_64").exists() {
+    if !tools.join("done").exists() {
+        let _ = fs::remove_dir_all(&tools);
         apt.unpack_with_dependencies(&tools)?;
+        fs::write(tools.join("done"), "")?;
     }
     let mut kernels = Vec::new();
     for (suite, meta, newest) in [
@@ -178,6 +180,8 @@ impl Apt {
             "install",
             "--yes",
             "--download-only",
+            // Else nothing is fetched where it is installed.
+            "--reinstall",
             "--no-install-recommends",
             "-t",
             QEMU_SUITE,
