@@ -302,15 +302,10 @@ impl Engine {
             // A SYN-ACK: this "client" is the server of a connection that production opened.
             return;
         }
-        if let Some(id) = known {
-            if self
-                .sessions
-                .get(id)
-                .is_some_and(|s| s.captured_iss == seg.seq)
-            {
-                self.all.totals.segments_duplicate += 1;
-                return;
-            }
+        let again = |s: &Session| s.captured_iss == seg.seq;
+        if known.is_some_and(|id| self.sessions.get(id).is_some_and(again)) {
+            self.all.totals.segments_duplicate += 1;
+            return;
         }
         let early = self.take_early(&mut known, key, seg, out);
         if let Some(id) = known {

@@ -176,7 +176,10 @@ impl Strangers {
     /// The connection has been seen, and a packet at `seq` may be of it and of no later one.
     pub(crate) fn expects(&self, key: &CaptureKey, seq: SeqNumber) -> bool {
         let known = self.known.get(key);
-        known.is_some_and(|s| !(s.closed && seq.after(s.nxt + 1)))
+        known.is_some_and(|s| {
+            let ahead = seq.since(s.nxt);
+            ahead < LATE_BYTES && !(s.closed && ahead > 1)
+        })
     }
 
     /// A SYN: from now on the key is that of a new connection, unless the same SYN was seen before; it

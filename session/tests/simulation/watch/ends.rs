@@ -65,7 +65,8 @@ impl Watch {
         let last = last.max(conn.map_or(Nanos(0), |c| c.active_at));
         // One that took over what another left behind a gap began without a packet.
         let last = last.max(Nanos(now.0 - end.lasted.0));
-        let mut most = e.idle_timeout.max(e.connect_timeout);
+        // They wait before they count.
+        let mut most = e.idle_timeout.max(e.connect_timeout) + e.syn_wait;
         if self.sabotaged(Sabotage::ShortLives) {
             most = Nanos(most.0 / 100);
         }
