@@ -7,10 +7,11 @@
 //!  paths: pairs of online address and target                strangers: connections that are not replayed
 //!  early: packets in front of their SYN
 //! ```
-//! Which connections become sessions is decided in `admission.rs`.
+//! Which connections become sessions is decided in `admission.rs` and, without a SYN, in `without_syn.rs`.
 
 mod admission;
 mod batch;
+mod without_syn;
 
 use crate::early::Early;
 use crate::index::{Hash, Index};
