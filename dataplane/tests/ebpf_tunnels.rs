@@ -38,7 +38,7 @@ fn ends(v6: bool) -> [IpAddr; 2] {
     ENDS[usize::from(v6)].map(|text| text.parse().unwrap())
 }
 
-struct Program {
+struct TestRuns {
     program: Loaded,
     transfers: Vec<Endpoint>,
     config: DecapConfig,
@@ -46,7 +46,7 @@ struct Program {
     _pair: Pair,
 }
 
-impl Program {
+impl TestRuns {
     fn load(config: &DecapConfig, transfers: &[Endpoint]) -> Self {
         let mut program = Loaded::new(&Setup {
             object: "tcpcopy-ebpf",
@@ -337,7 +337,7 @@ fn transfers() -> Vec<Endpoint> {
 #[test]
 fn every_kind_one_in_another() {
     privileged();
-    let mirror = Program::load(&DecapConfig::AUTO, &transfers());
+    let mirror = TestRuns::load(&DecapConfig::AUTO, &transfers());
     let mut taken = 0;
     for hit in hits() {
         for first in layers() {
@@ -370,7 +370,7 @@ fn every_kind_one_in_another() {
 fn with_none_no_tunnel_is_opened_and_with_a_list_nothing_else() {
     privileged();
     let [hit, _] = hits();
-    let none = Program::load(&DecapConfig::NONE, &transfers());
+    let none = TestRuns::load(&DecapConfig::NONE, &transfers());
     let frame = wrap(layers()[0], ends(false), &hit);
     let before = none.program.counters(TAP_COUNTERS);
     assert_eq!(
@@ -400,7 +400,7 @@ fn with_none_no_tunnel_is_opened_and_with_a_list_nothing_else() {
         kind: TunnelKind::Erspan as u8,
         flags: 0,
     };
-    let list = Program::load(&config, &transfers());
+    let list = TestRuns::load(&config, &transfers());
     let vxlan = |vni| wrap(Layer::Vxlan { port: 4789, vni }, ends(false), &hit);
     assert_eq!(list.check("named", &vxlan(100)), Some(true));
     assert_eq!(list.check("another VNI", &vxlan(101)), Some(false));
@@ -431,7 +431,7 @@ fn with_none_no_tunnel_is_opened_and_with_a_list_nothing_else() {
 #[test]
 fn sequence_numbers_tell_what_a_mirror_lost() {
     privileged();
-    let mut mirror = Program::load(&DecapConfig::AUTO, &transfers());
+    let mut mirror = TestRuns::load(&DecapConfig::AUTO, &transfers());
     let [hit, _] = hits();
     let other = tcp(v4(CLIENT, 1), v4(ONLINE, 81), b"not ours");
     for (at, sequence) in [5u32, 6, 9, 8, 10, 10].into_iter().enumerate() {
@@ -510,7 +510,7 @@ fn captures_of_real_tunnels() {
             .collect();
         transfers.sort_unstable();
         transfers.dedup();
-        let mirror = Program::load(&DecapConfig::AUTO, &transfers);
+        let mirror = TestRuns::load(&DecapConfig::AUTO, &transfers);
         let (mut plain, mut tunnelled, mut other, mut refused) = (0, 0, 0, 0);
         let mut ids = std::collections::BTreeSet::new();
         for (at, frame) in frames.iter().enumerate() {
@@ -544,7 +544,7 @@ fn captures_of_real_tunnels() {
 #[test]
 fn changed_frames_as_the_slice_decoder_sees_them() {
     privileged();
-    let mirror = Program::load(&DecapConfig::AUTO, &transfers());
+    let mirror = TestRuns::load(&DecapConfig::AUTO, &transfers());
     let mut seeds = Vec::new();
     for hit in hits() {
         for first in layers() {
@@ -567,7 +567,7 @@ fn changed_frames_as_the_slice_decoder_sees_them() {
 #[test]
 fn what_fuzzing_found() {
     privileged();
-    let mirror = Program::load(&DecapConfig::AUTO, &transfers());
+    let mirror = TestRuns::load(&DecapConfig::AUTO, &transfers());
     let mut run = 0;
     for target in ["decoder", "tunnels"] {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -592,7 +592,7 @@ fn cost() {
     let miss = tcp(v4(CLIENT, 40000), v4(ONLINE, 81), b"");
     let udp = changed(&miss, 23, 17);
     for (name, config) in [("none", DecapConfig::NONE), ("auto", DecapConfig::AUTO)] {
-        let mirror = Program::load(&config, one);
+        let mirror = TestRuns::load(&config, one);
         let ns = |frame: &[u8]| mirror.program.nanoseconds("mirror", frame, 1_000_000);
         println!(
             "--decap {name}: UDP {} ns, no match {} ns, match {} ns",
@@ -601,7 +601,7 @@ fn cost() {
             ns(&hit)
         );
     }
-    let mirror = Program::load(&DecapConfig::AUTO, one);
+    let mirror = TestRuns::load(&DecapConfig::AUTO, one);
     let once = wrap(layers()[0], ends(false), &hit);
     for (name, frame) in [
         ("vxlan", once.clone()),

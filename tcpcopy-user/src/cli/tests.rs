@@ -231,7 +231,7 @@ fn every_error_is_one_line_with_culprit_and_expectation() {
             "pcap",
             &[
                 "invalid value 'pcap' for '--capture <CAPTURE>'",
-                "tap, mirror",
+                "tap, packet, mirror",
             ],
         ),
         ("--force", "", &["--force: given with --capture tap"]),
