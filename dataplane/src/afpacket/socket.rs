@@ -65,8 +65,12 @@ pub(crate) struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// Bound to an interface; takes nothing yet.
-    pub(crate) fn open(interface: &Interface, size: RingSize) -> io::Result<(Self, PacketReader)> {
+    /// Bound to an interface; takes nothing yet. `outgoing`: the program is asked of what this host sends, too.
+    pub(crate) fn open(
+        interface: &Interface,
+        size: RingSize,
+        outgoing: bool,
+    ) -> io::Result<(Self, PacketReader)> {
         // Protocol 0: nothing is received before it is bound.
         let socket = socket_with(
             AddressFamily::PACKET,
@@ -80,7 +84,13 @@ impl PacketSocket {
         // made.
         set(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1)?;
         // Since 4.20. Our program does not take such packets either: this only saves the kernel asking it.
-        let _ = set(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1);
+        let ignore = c_int::from(!outgoing);
+        let _ = set(
+            &socket,
+            libc::SOL_PACKET,
+            libc::PACKET_IGNORE_OUTGOING,
+            &ignore,
+        );
         let request = libc::tpacket_req3 {
             tp_block_size: size.block_bytes as u32,
             tp_block_nr: size.blocks as u32,
@@ -154,8 +164,12 @@ impl PacketSocket {
 }
 
 /// Shares the interface's packets out among `sockets`: `program` says which of them gets one, by its place here.
-/// A single socket gets all anyway.
-pub(crate) fn join(sockets: &[PacketSocket], program: &impl AsFd) -> io::Result<()> {
+/// A single socket gets all anyway. `outgoing` as in [`PacketSocket::open`].
+pub(crate) fn join(
+    sockets: &[PacketSocket],
+    program: &impl AsFd,
+    outgoing: bool,
+) -> io::Result<()> {
     let [first, others @ ..] = sockets else {
         return Ok(());
     };
@@ -163,7 +177,12 @@ pub(crate) fn join(sockets: &[PacketSocket], program: &impl AsFd) -> io::Result<
         return Ok(());
     }
     // Lower half: the group. Of other flags than its own the group takes no socket.
-    let kind = (libc::PACKET_FANOUT_EBPF | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING) << 16;
+    let ignore = if outgoing {
+        0
+    } else {
+        libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING
+    };
+    let kind = (libc::PACKET_FANOUT_EBPF | ignore) << 16;
     let new = kind | libc::PACKET_FANOUT_FLAG_UNIQUEID << 16;
     set(&first.socket, libc::SOL_PACKET, libc::PACKET_FANOUT, &new)?;
     let group = group_of(&first.socket)?;

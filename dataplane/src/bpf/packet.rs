@@ -15,7 +15,7 @@ use super::counters::Counters;
 use super::filter::{Chain, Hook, Parts};
 use super::log::LogThread;
 use super::select::DenyList;
-use super::tap::{Rings, TapConfig, prepare};
+use super::tap::{Direction, Rings, TapConfig, prepare};
 use super::{BpfError, Filter, load, programs};
 use crate::afpacket::{self, PacketReader, PacketSocket, RingSize};
 use crate::iface::Interface;
@@ -78,17 +78,18 @@ impl PacketTap {
             .sessions
             .deny_list(|name| load::take(&mut ebpf, name))?;
 
+        let outgoing = config.direction != Direction::In;
         let size = RingSize::of(config.ring_bytes_total / workers);
         let failed = |action| move |source| failed(config.ifname, action, source);
         let (mut sockets, mut readers) = (Vec::new(), Vec::new());
         for _ in 0..workers {
-            let (socket, reader) = PacketSocket::open(&interface, size)
+            let (socket, reader) = PacketSocket::open(&interface, size, outgoing)
                 .map_err(failed("open a packet socket with a ring"))?;
             sockets.push(socket);
             readers.push(Some(reader));
         }
         let owner = programs::load_program(&mut ebpf, Hook::Socket, OWNER)?;
-        afpacket::join(&sockets, owner)
+        afpacket::join(&sockets, owner, outgoing)
             .map_err(failed("share packets out among the sockets of workers"))?;
         let entry = programs::load_program(&mut ebpf, Hook::Socket, entry)?;
         for socket in &sockets {
