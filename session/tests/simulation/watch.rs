@@ -241,7 +241,7 @@ impl Watch {
         let early = self.rested.get(&s.src).is_some_and(|at| now < *at + rest);
         let live = self.conns.get(&s.src).is_some_and(|c| c.ended_at.is_none());
         let shared = self.sabotaged(Sabotage::ShareTuple) && !self.conns.is_empty();
-        if early || live || shared {
+        if (early && exact) || live || shared {
             self.report(Rule::Tuple, format!("{} taken again, live: {live}", s.src));
         }
         if base == 0

@@ -35,6 +35,7 @@ pub fn config(r: &mut Reader<'_>) -> EngineConfig {
         response_timeout: seconds(timeouts >> 2, [20, 1, 5, 60]),
         idle_timeout: seconds(timeouts >> 4, [10, 2, 30, 300]),
         gap_timeout: seconds(timeouts >> 6, [10, 1, 4, 30]),
+        syn_wait: Nanos::from_millis(100),
         turn_limit: seconds(rtt, [5, 1, 0, 9]),
         linger: seconds(rtt >> 2, [1, 0, 3, 10]),
         rtt: [
