@@ -45,7 +45,8 @@ const MODULES: [&str; 18] = [
 pub const LAB_TOOL: &str = "lab-tool";
 
 /// The shell that is talked to is on the second serial line; the first has the kernel's messages. Its output goes
-/// through a pipe: with a terminal on both sides it would be interactive, and echo what it is told.
+/// through a pipe: with a terminal on both sides it would be interactive, and echo what it is told. `arp_ignore`: several
+/// cards are on the same switch, and only that with the address may answer for it (the kernel's ip-sysctl.rst).
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run
 /bin/busybox mount -t devtmpfs dev /dev
@@ -56,6 +57,7 @@ const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 for module in $(cat /modules/order); do insmod /modules/$module.ko; done
 echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
+echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore
 ip link set lo up
 ulimit -l unlimited
 stty -F /dev/ttyS1 115200 raw -echo clocal
