@@ -15,8 +15,10 @@ use lab::{
 use rustix::process::Signal;
 
 const LIMIT: Duration = Duration::from_mins(1);
-/// Long enough for a stopped reader's rings (64 MiB) to fill several times at the rates of a veth.
+/// The least that a flood takes.
 const FLOOD_TIME: Duration = Duration::from_secs(6);
+/// And the least that it sends: the rings of a stopped reader, 64 MiB, hold half a million of these packets.
+const FLOOD_PACKETS: u64 = 650_000;
 const MEASURE_TIME: Duration = Duration::from_secs(2);
 /// A load that fits into the flood.
 const REQUESTS: u64 = 2000;
@@ -137,7 +139,8 @@ fn passage(lab: &Lab, programs: &Programs, rate: u64, seed: u64) -> Passage {
     };
     let (flood, load) = thread::scope(|scope| {
         let flood = scope.spawn(|| {
-            flood(FLOOD_TIME, Some(rate))
+            let time = FLOOD_TIME.max(Duration::from_secs(FLOOD_PACKETS / rate));
+            flood(time, Some(rate))
                 .run(&lab.host(Host::Client))
                 .unwrap()
         });
