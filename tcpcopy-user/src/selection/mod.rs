@@ -2,7 +2,7 @@
 //! choice, by the same functions of `common::flow`.
 //!
 //! ```text
-//!  tap, mirror      kernel: deny ─▶ shard ─▶ share              worker: nothing
+//!  live capture     kernel: deny ─▶ shard ─▶ share              worker: nothing
 //!  files            reader: deny ─▶ shard ─▶ engine: share
 //! ```
 //! The share is the engine's part, since it also grows it (`-g`).
