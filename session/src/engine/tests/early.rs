@@ -135,9 +135,10 @@ fn what_waits_when_the_run_ends_is_booked() {
 fn more_than_may_wait_is_treated_at_once_and_in_order() {
     let mut r = Rig::new();
     r.client(1, 0, ACK, b"");
+    let bytes = vec![7; 60_000];
     let mut seq = 1;
     while r.engine.awaits_syn() {
-        r.client(seq, 0, ACK, &[7; 60_000]);
+        r.client(seq, 0, ACK, &bytes);
         seq += 60_000;
         assert!(seq < 8 << 20, "a bound");
     }
