@@ -308,7 +308,11 @@ impl Engine {
             self.all.totals.segments_duplicate += 1;
             return;
         }
-        let early = self.take_early(&mut known, key, seg, out);
+        let early = if self.early.is_empty() {
+            Vec::new()
+        } else {
+            self.take_early(&mut known, key, seg, out)
+        };
         if let Some(id) = known {
             self.run(id, out, Session::supersede);
             if self.ended(id) {
@@ -326,7 +330,9 @@ impl Engine {
         }
         self.strangers.forget(&mut self.all.totals, &key, seg);
         self.open(key, seg, out);
-        self.let_go(early, key, out);
+        if !early.is_empty() {
+            self.let_go(early, key, out);
+        }
     }
 
     /// The session of a captured packet.
@@ -457,8 +463,10 @@ impl Engine {
     /// When [`Engine::advance`] should be called at the latest; `None` without sessions.
     pub fn next_deadline(&self) -> Option<Nanos> {
         if self.acks.is_empty() {
-            let waits = [self.wheel.next_due(), self.early.next_due()];
-            waits.into_iter().flatten().min()
+            match (self.wheel.next_due(), self.early.next_due()) {
+                (Some(timer), Some(wait)) => Some(timer.min(wait)),
+                (timer, wait) => timer.or(wait),
+            }
         } else {
             Some(Nanos(0))
         }

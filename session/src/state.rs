@@ -333,10 +333,14 @@ impl Session {
 
     /// What lies at `seq` belongs to a later connection on this tuple: it is behind all that the client had
     /// to say, or further ahead than a session may buffer.
+    #[inline]
     pub(crate) fn is_over_before(&self, seq: SeqNumber, limits: &Limits) -> bool {
         let ahead = seq.since(self.stream.nxt());
+        if ahead <= 0 {
+            return false;
+        }
         let done = self.outcome().is_some() && self.has(Flags::CLIENT_DONE);
-        ahead > limits.session_bytes as i32 || (ahead > 0 && (done || self.stream.finished()))
+        ahead > limits.session_bytes as i32 || done || self.stream.finished()
     }
 
     /// It has its outcome.

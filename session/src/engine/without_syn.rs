@@ -14,6 +14,8 @@ use common::flow::{ClientSegment, Nanos};
 
 impl Engine {
     /// A packet of a connection that may be unknown: it waits for its SYN, or is treated without one.
+    #[cold]
+    #[inline(never)]
     pub(super) fn captured_in_front<O: Output>(
         &mut self,
         known: Option<u32>,
@@ -74,6 +76,8 @@ impl Engine {
     }
 
     /// Treats packets whose wait is over, in the order in which they came.
+    #[cold]
+    #[inline(never)]
     pub(super) fn let_go<O: Output>(
         &mut self,
         packets: Vec<Waiting>,
@@ -88,6 +92,8 @@ impl Engine {
 
     /// Packets that waited for this SYN. Others of its tuple are older, and treated before it, which may
     /// make `known` another session.
+    #[cold]
+    #[inline(never)]
     pub(super) fn take_early<O: Output>(
         &mut self,
         known: &mut Option<u32>,

@@ -143,7 +143,8 @@ impl World {
 
     /// Nothing comes any more: every session ends by itself, the books balance, nothing is left.
     pub fn settle(&mut self) {
-        let idle = self.config.idle_timeout;
+        // What waits for its SYN may begin a session after that.
+        let idle = self.config.idle_timeout + self.config.syn_wait;
         // An idle session ends; it is kept for as long again in case its client goes on.
         self.pass(idle + Nanos::from_millis(2));
         assert_eq!(
@@ -167,7 +168,11 @@ impl World {
 
     fn wakes(&self, time: Nanos) -> u64 {
         let retries = time.0.min(self.config.connect_timeout.0) / RETRY.0;
-        self.open_and_ended() as u64 * (WAKES_PER_SESSION + retries) + time.0 / FAR_SLOT.0 + 2
+        let waits = self.both.engine.totals().segments_early;
+        self.open_and_ended() as u64 * (WAKES_PER_SESSION + retries)
+            + waits
+            + time.0 / FAR_SLOT.0
+            + 2
     }
 
     /// Checks after an input that concerns at most `sessions` sessions.
