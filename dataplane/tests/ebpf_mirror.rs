@@ -5,7 +5,7 @@ mod ebpf_support;
 
 use std::os::fd::AsRawFd;
 
-use common::abi::{TAP_COUNTERS, TapCounter, XdpMeta, config_flags};
+use common::abi::{STAMP_EVERY, STAMPED_PER_TICK, TAP_COUNTERS, TapCounter, XdpMeta, config_flags};
 use common::packet::{Addr, DecodeError, Endpoint, decode_frame};
 use dataplane::afxdp::{AfXdpRx, OpenOptions, open};
 use ebpf_support::cases::{cases, seeds};
@@ -27,9 +27,15 @@ fn transfers() -> Vec<Endpoint> {
 }
 
 fn load(flags: u32) -> Loaded {
+    load_with(flags, true)
+}
+
+/// With or without the IPv4 transfers as constants.
+fn load_with(flags: u32, few: bool) -> Loaded {
     let mut loaded = Loaded::new(&Setup {
         object: "tcpcopy-ebpf",
         flags,
+        few,
         maps: &[
             ("TRANSFERS", &transfers()),
             ("TARGETS", &[v4(TARGET, 8080)]),
@@ -90,7 +96,14 @@ fn expected(frame: &[u8], socket: bool) -> (u32, Option<TapCounter>) {
     (XDP_PASS, counter)
 }
 
-fn check(mirror: &Loaded, name: &str, frame: &[u8], expect: (u32, Option<TapCounter>), meta: bool) {
+/// True if the packet carries the time, which of many in a short time not each does.
+fn check(
+    mirror: &Loaded,
+    name: &str,
+    frame: &[u8],
+    expect: (u32, Option<TapCounter>),
+    meta: bool,
+) -> bool {
     let before = mirror.counters(TAP_COUNTERS);
     let output = mirror
         .run("mirror", frame)
@@ -110,7 +123,8 @@ fn check(mirror: &Loaded, name: &str, frame: &[u8], expect: (u32, Option<TapCoun
         hexdump(frame)
     );
     let mut bytes = output.bytes.as_slice();
-    if verdict == XDP_REDIRECT && meta {
+    let stamped = verdict == XDP_REDIRECT && meta && bytes.len() != frame.len();
+    if stamped {
         let (head, rest) = bytes.split_at(size_of::<XdpMeta>());
         let head: XdpMeta = bytemuck::pod_read_unaligned(head);
         assert_eq!(
@@ -127,6 +141,7 @@ fn check(mirror: &Loaded, name: &str, frame: &[u8], expect: (u32, Option<TapCoun
         hexdump(frame),
         hexdump(bytes)
     );
+    stamped
 }
 
 fn table_frames() -> Vec<(&'static str, Vec<u8>)> {
@@ -179,20 +194,24 @@ fn table_without_a_socket() {
 #[test]
 fn table_with_a_socket() {
     privileged();
-    for flags in [
-        0,
-        config_flags::XDP_META,
-        config_flags::XDP_META | config_flags::LOG_PACKETS,
+    for (flags, few) in [
+        (0, true),
+        (config_flags::XDP_META, true),
+        (config_flags::XDP_META, false),
+        (config_flags::XDP_META | config_flags::LOG_PACKETS, true),
     ] {
-        let mut mirror = load(flags);
+        let mut mirror = load_with(flags, few);
         let _sink = Sink::new(&mut mirror);
         let meta = flags & config_flags::XDP_META != 0;
         let mut captured = 0;
         for (name, frame) in table_frames() {
             let expect = expected(&frame, true);
             captured += u32::from(expect.0 == XDP_REDIRECT);
-            check(&mirror, name, &frame, expect, meta);
+            let stamped = check(&mirror, name, &frame, expect, meta);
+            // So few carry the time, each of them.
+            assert_eq!(stamped, meta && expect.0 == XDP_REDIRECT, "{name}");
         }
+        assert!(captured <= STAMPED_PER_TICK, "{captured}");
         assert!(
             captured > 15,
             "{captured} of the table match, expected most"
@@ -249,7 +268,13 @@ fn every_ethertype() {
 #[test]
 fn random_packets_as_the_slice_decoder_sees_them() {
     privileged();
-    let mut mirror = load(config_flags::XDP_META);
+    for few in [true, false] {
+        random_packets(few);
+    }
+}
+
+fn random_packets(few: bool) {
+    let mut mirror = load_with(config_flags::XDP_META, few);
     let _sink = Sink::new(&mut mirror);
     let client = v4(CLIENT, 40000);
     let mut seeds = seeds(
@@ -258,14 +283,20 @@ fn random_packets_as_the_slice_decoder_sees_them() {
     );
     seeds.push(tcp(client, v4(TARGET, 8080), b"x"));
     let mut rng = Rng(0x0dd0_5eed_1234_0001);
-    let mut captured = 0;
+    let (mut captured, mut stamped) = (0, 0);
     for round in 0..40_000 {
         let frame = mutated(&mut rng, &seeds);
         let expect = expected(&frame, true);
         captured += u32::from(expect.0 == XDP_REDIRECT);
-        check(&mirror, &format!("round {round}"), &frame, expect, true);
+        let name = format!("few {few} round {round}");
+        stamped += u32::from(check(&mirror, &name, &frame, expect, true));
     }
     assert!(captured > 5_000, "{captured} of 40000 matched");
+    // The thread may have changed CPUs: one packet of each begins a row.
+    assert!(
+        stamped >= captured / STAMP_EVERY - 1,
+        "{stamped} of {captured} carry the time"
+    );
 }
 
 #[test]

@@ -34,6 +34,7 @@ impl Choice<'_> {
             flags: config_flags::XDP_META,
             maps: &[("TRANSFERS", &online)],
             ring_bytes: 1 << 20,
+            few: true,
             shard: self.shard,
             share: self.share,
             deny: self.deny,

@@ -3,7 +3,7 @@
 //! The loader writes it before load and the map is frozen, so the verifier knows every field as a
 //! constant and removes the branches that are off.
 
-use common::abi::{ProgramConfig, config_flags};
+use common::abi::{MAX_FEW, ProgramConfig, config_flags};
 use common::flow::{Shard, Share};
 
 /// Overridden by the loader, by this name.
@@ -17,6 +17,9 @@ static CONFIG: ProgramConfig = ProgramConfig {
     shards: 1,
     share: Share::ALL.as_thousandths(),
     ring_blocks: 1,
+    few_count: 0,
+    reserved: 0,
+    few: [0; MAX_FEW],
 };
 
 macro_rules! field {
@@ -76,6 +79,31 @@ pub fn own_shard() -> Shard {
         Some(own) => own,
         None => Shard::WHOLE,
     }
+}
+
+/// True if the few rules that are constants name this IPv4 endpoint, as
+/// [`common::packet::Endpoint::v4_number`] writes it.
+#[inline(always)]
+#[must_use]
+pub fn few_name(endpoint: u64) -> bool {
+    // SAFETY: valid statics of plain integers; volatile as above.
+    let count = unsafe { (&raw const CONFIG.few_count).read_volatile() };
+    // Written out, since the verifier removes what `count` excludes only where it is code of its own.
+    macro_rules! any {
+        ($($at:literal),*) => {
+            // SAFETY: as above.
+            $(($at < count && unsafe { (&raw const CONFIG.few[$at]).read_volatile() } == endpoint))||*
+        };
+    }
+    const { assert!(MAX_FEW == 8) };
+    any!(0, 1, 2, 3, 4, 5, 6, 7)
+}
+
+/// False if every session is taken, whatever its hash.
+#[inline(always)]
+#[must_use]
+pub fn chooses_sessions() -> bool {
+    shards() > 1 || share() < Share::ALL.as_thousandths()
 }
 
 /// The share of sessions that is taken.

@@ -50,6 +50,57 @@ impl Bytes for Linear {
         // which the verifier learns it; any alignment is fine for bytes.
         Some(unsafe { (at as *const [u8; N]).read_unaligned() })
     }
+
+    /// One comparison and one load each, where [`Bytes::read`] becomes a load for every byte: the target
+    /// has no unaligned access in the compiler's eyes. The machines that BPF is compiled for have, and the
+    /// verifier allows it on those (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS).
+    #[cfg(target_arch = "bpf")]
+    #[inline(always)]
+    fn ten_be32s(&self, offset: usize) -> Option<[u32; 10]> {
+        if offset > MAX_OFFSET_BYTES {
+            return None;
+        }
+        let at = opaque(self.data + offset);
+        if at + 40 > self.end {
+            return None;
+        }
+        // SAFETY: all ten lie within the packet, by the comparison above.
+        Some(unsafe {
+            [
+                load_be32::<0>(at),
+                load_be32::<4>(at),
+                load_be32::<8>(at),
+                load_be32::<12>(at),
+                load_be32::<16>(at),
+                load_be32::<20>(at),
+                load_be32::<24>(at),
+                load_be32::<28>(at),
+                load_be32::<32>(at),
+                load_be32::<36>(at),
+            ]
+        })
+    }
+}
+
+/// The big-endian word at `at + OFFSET`, whatever its alignment; nothing if it is not used.
+///
+/// # Safety
+/// It lies within the packet.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+unsafe fn load_be32<const OFFSET: usize>(at: usize) -> u32 {
+    let word: u64;
+    // SAFETY: the caller's promise; it only reads.
+    unsafe {
+        core::arch::asm!(
+            "{0} = *(u32 *)({1} + {2})",
+            out(reg) word,
+            in(reg) at,
+            const OFFSET,
+            options(pure, readonly, nostack)
+        );
+    }
+    u32::from_be(word as u32)
 }
 
 /// Hides from LLVM how a packet pointer was made. It would else rebuild the sum for the access by

@@ -2,7 +2,9 @@
 
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
-use common::packet::{Bytes, DecodeError, TcpPacket, UdpPacket, decode_frame, decode_udp_frame};
+use common::packet::{
+    Bytes, DecodeError, TcpPacket, UdpPacket, decode_any_frame, decode_udp_frame,
+};
 
 use crate::linear::Linear;
 
@@ -28,12 +30,12 @@ impl Bytes for SkbBytes<'_> {
 }
 
 /// Decodes from the linear part, which holds all headers for nearly every driver, and only if they
-/// go beyond it by helper.
+/// go beyond it by helper. For what `decode_usual` did not know.
 #[inline(always)]
 pub fn decode(ctx: &TcContext) -> Result<TcpPacket, DecodeError> {
-    match decode_frame(&Linear::of_skb(ctx)) {
+    match decode_any_frame(&Linear::of_skb(ctx)) {
         Err(DecodeError::Truncated) if ctx.data_end() - ctx.data() < ctx.len() as usize => {
-            decode_frame(&SkbBytes(ctx))
+            decode_any_frame(&SkbBytes(ctx))
         }
         decoded => decoded,
     }

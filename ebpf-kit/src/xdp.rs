@@ -1,11 +1,12 @@
 //! What the XDP programs do to a packet before it is redirected.
 
 use aya_ebpf::EbpfContext;
+use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::helpers::generated::{
-    bpf_ktime_get_ns, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+    bpf_jiffies64, bpf_ktime_get_ns, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
 };
 use aya_ebpf::programs::XdpContext;
-use common::abi::{XdpMeta, config_flags};
+use common::abi::{Stamps, XdpMeta, config_flags};
 
 use crate::config;
 
@@ -27,6 +28,20 @@ pub fn trim(ctx: &XdpContext, frame_len: u64, keep: u64) -> bool {
     let delta = keep as i64 - frame_len as i64;
     // SAFETY: the context of the running program; the helper checks the amount.
     unsafe { bpf_xdp_adjust_tail(ctx.ctx, delta as i32) == 0 }
+}
+
+/// True if this packet is one of those that [`write_meta`] is for, by the state of its CPU.
+#[inline(always)]
+#[must_use]
+pub fn stamp_due(stamps: &PerCpuArray<Stamps, 1>) -> bool {
+    if config::flags() & config_flags::XDP_META == 0 {
+        return false;
+    }
+    let Some(stamps) = stamps.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's value of the map, and a helper without arguments, which the kernel compiles in.
+    unsafe { (*stamps).due(bpf_jiffies64()) }
 }
 
 /// Puts [`XdpMeta`] in front of the packet if that is switched on and the driver has room, else does

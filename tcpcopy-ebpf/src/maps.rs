@@ -7,7 +7,8 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use common::abi::{
     EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_STREAMS, MIRROR_TAILS, PORT_WORDS, PortWord,
-    RING_BLOCK_BYTES, RingHead, StreamKey, StreamState, TAP_COUNTERS, fragment_slots, udp_slots,
+    RING_BLOCK_BYTES, RingHead, Stamps, StreamKey, StreamState, TAP_COUNTERS, fragment_slots,
+    udp_slots,
 };
 use ebpf_kit::filter::Filters;
 
@@ -106,6 +107,10 @@ pub static ADDRESSES: HashMap<
 /// Sockets of the mirror by receive queue.
 #[btf_map]
 pub static XSKS: XskMap<MAX_QUEUES> = XskMap::new();
+
+/// Which packets of the mirror carry the time.
+#[btf_map]
+pub static STAMPS: PerCpuArray<Stamps, 1> = PerCpuArray::new();
 
 /// The mirror's further programs, by `mirror_tail`, those that are in use.
 #[btf_map]

@@ -8,17 +8,16 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use common::abi::{TapCounter, decap_flags, mirror_tail as tail, udp_slots};
-use common::flow::flow_hash;
 use common::packet::{
-    Bytes, Endpoint, Ip, decode_ethernet, decode_frame, decode_ip, decode_udp_frame, ethertype,
-    protocol,
+    Bytes, Endpoint, Ip, TcpFlags, decode_any_frame, decode_ethernet, decode_ip, decode_udp_frame,
+    decode_usual, ethertype, protocol,
 };
 use ebpf_kit::linear::Linear;
 use ebpf_kit::{config, filter, xdp};
 
 use crate::fragments;
-use crate::maps::{FILTERS, TAIL, XSKS};
-use crate::matching::{count, transferred, undecodable};
+use crate::maps::{FILTERS, STAMPS, TAIL, XSKS};
+use crate::matching::{count, transferred, undecodable, usual_transferred};
 use crate::selection::{takes, takes_datagram};
 use crate::tunnel::{self, decap_flags as flags};
 use crate::udp;
@@ -29,19 +28,19 @@ use crate::udp;
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn mirror(ctx: XdpContext) -> u32 {
-    match decode_frame(&Linear::of_xdp(&ctx)) {
+    let bytes = Linear::of_xdp(&ctx);
+    if let Some(p) = decode_usual(&bytes) {
+        if !config::behind_filter() && !usual_transferred(&p) {
+            return XDP_PASS;
+        }
+        return take(&ctx, p.source(), p.flags());
+    }
+    match decode_any_frame(&bytes) {
         Ok(p) => {
             if !config::behind_filter() && !transferred(&p) {
                 return miss(&ctx);
             }
-            if !takes(&p, flow_hash(Endpoint::new(p.ip.src, p.tcp.sport))) {
-                return XDP_PASS;
-            }
-            if config::log_packets() {
-                // SAFETY: does not return if it succeeds; nothing here needs to be dropped.
-                unsafe { TAIL.tail_call(&ctx, tail::LOG) };
-            }
-            redirect(&ctx)
+            take(&ctx, Endpoint::new(p.ip.src, p.tcp.sport), p.tcp.flags)
         }
         Err(error) => {
             fragments::go_on(&ctx, error);
@@ -52,6 +51,19 @@ fn mirror(ctx: XdpContext) -> u32 {
     }
 }
 
+/// Takes a packet of a transfer, if its session is.
+#[inline(always)]
+fn take(ctx: &XdpContext, client: Endpoint, flags: TcpFlags) -> u32 {
+    if !takes(client, flags) {
+        return XDP_PASS;
+    }
+    if config::log_packets() {
+        // SAFETY: does not return if it succeeds; nothing here needs to be dropped.
+        unsafe { TAIL.tail_call(ctx, tail::LOG) };
+    }
+    redirect(ctx)
+}
+
 /// In front of `mirror`, or of `mirror_selected` if there are tunnels, if there is a filter.
 #[xdp(frags)]
 #[expect(
@@ -59,7 +71,16 @@ fn mirror(ctx: XdpContext) -> u32 {
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn mirror_filtered(ctx: XdpContext) -> u32 {
-    match decode_frame(&Linear::of_xdp(&ctx)) {
+    let bytes = Linear::of_xdp(&ctx);
+    if flags() & decap_flags::TUNNELS == 0
+        && let Some(packet) = decode_usual(&bytes)
+    {
+        if usual_transferred(&packet) {
+            filter::ask(&FILTERS, &ctx);
+        }
+        return XDP_PASS;
+    }
+    match decode_any_frame(&bytes) {
         Ok(packet) => {
             if !transferred(&packet) {
                 return miss(&ctx);
@@ -92,7 +113,7 @@ fn mirror_udp(ctx: XdpContext) -> u32 {
         return miss(&ctx);
     }
     if let Ok(p) = &decoded
-        && takes_datagram(p.ip.src, flow_hash(Endpoint::new(p.ip.src, p.udp.sport)))
+        && takes_datagram(Endpoint::new(p.ip.src, p.udp.sport))
     {
         if config::log_packets() {
             log(&ctx, &p.ip, [p.udp.sport, p.udp.dport]);
@@ -179,13 +200,15 @@ fn may_be_tunnel(bytes: &Linear) -> bool {
 #[inline(always)]
 pub fn redirect(ctx: &XdpContext) -> u32 {
     let queue = ctx.rx_queue_index();
-    // Looked up first: without a socket the packet goes to the stack, and what may go there is not
-    // touched.
-    if XSKS.get(queue).is_none() {
-        count(TapCounter::RedirectFailed);
-        return XDP_PASS;
+    if xdp::stamp_due(&STAMPS) {
+        // Looked up first: without a socket the packet goes to the stack, and what may go there is not
+        // touched.
+        if XSKS.get(queue).is_none() {
+            count(TapCounter::RedirectFailed);
+            return XDP_PASS;
+        }
+        xdp::write_meta(ctx, xdp::frame_len(ctx));
     }
-    xdp::write_meta(ctx, xdp::frame_len(ctx));
     if let Ok(action) = XSKS.redirect(queue, u64::from(XDP_PASS)) {
         count(TapCounter::Captured);
         action

@@ -17,7 +17,7 @@ use aya_log_ebpf::debug;
 use common::abi::{TapCounter, config_flags, udp_slots};
 use common::flow::{flow_hash, fragment_hash, owner};
 use common::packet::{
-    Bytes, Endpoint, Fragment, decode_ethernet, decode_frame, decode_ip, decode_udp_frame,
+    Bytes, Endpoint, Fragment, decode_any_frame, decode_ethernet, decode_ip, decode_udp_frame,
 };
 use ebpf_kit::skb::SkbBytes;
 use ebpf_kit::{config, filter};
@@ -45,13 +45,13 @@ fn packet(ctx: SkBuffContext) -> i64 {
         return NOTHING;
     }
     let ctx = TcContext::new(ctx.skb.skb);
-    match decode_frame(&SkbBytes(&ctx)) {
+    match decode_any_frame(&SkbBytes(&ctx)) {
         Ok(p) => {
             if !config::behind_filter() && !transferred(&p) {
                 return NOTHING;
             }
             let client = Endpoint::new(p.ip.src, p.tcp.sport);
-            if !takes(&p, flow_hash(client)) {
+            if !takes(client, p.tcp.flags) {
                 return NOTHING;
             }
             whole(&ctx, client, Endpoint::new(p.ip.dst, p.tcp.dport))
@@ -76,7 +76,7 @@ fn packet_filtered(ctx: SkBuffContext) -> i64 {
         return NOTHING;
     }
     let ctx = TcContext::new(ctx.skb.skb);
-    match decode_frame(&SkbBytes(&ctx)) {
+    match decode_any_frame(&SkbBytes(&ctx)) {
         Ok(p) => {
             if transferred(&p) {
                 filter::ask(&FILTERS, &ctx);
@@ -106,7 +106,7 @@ fn packet_udp(ctx: SkBuffContext) -> i64 {
     match &decoded {
         Ok(p) => {
             let client = Endpoint::new(p.ip.src, p.udp.sport);
-            if !takes_datagram(p.ip.src, flow_hash(client)) {
+            if !takes_datagram(client) {
                 return NOTHING;
             }
             whole(&ctx, client, Endpoint::new(p.ip.dst, p.udp.dport))

@@ -7,12 +7,13 @@ use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use common::abi::udp_slots;
 use common::flow::{flow_hash, owner};
-use common::packet::Endpoint;
+use common::packet::{Endpoint, decode_usual};
+use ebpf_kit::linear::Linear;
 use ebpf_kit::{config, filter, skb};
 
 use crate::fragments;
 use crate::maps::FILTERS;
-use crate::matching::{transferred, undecodable};
+use crate::matching::{transferred, undecodable, usual_transferred};
 use crate::record::copy_packet;
 use crate::selection::{takes, takes_datagram};
 use crate::udp;
@@ -23,15 +24,20 @@ use crate::udp;
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn tap(ctx: TcContext) -> i32 {
+    if let Some(p) = decode_usual(&Linear::of_skb(&ctx)) {
+        if (config::behind_filter() || usual_transferred(&p)) && takes(p.source(), p.flags()) {
+            capture(&ctx, p.source(), p.destination());
+        }
+        return TCX_NEXT;
+    }
     // Each case apart: with one condition over both, the compiler copies registers that an error has
     // not filled, which the verifier refuses.
     match skb::decode(&ctx) {
         Ok(p) => {
             if config::behind_filter() || transferred(&p) {
                 let client = Endpoint::new(p.ip.src, p.tcp.sport);
-                let hash = flow_hash(client);
-                if takes(&p, hash) {
-                    capture(&ctx, client, Endpoint::new(p.ip.dst, p.tcp.dport), hash);
+                if takes(client, p.tcp.flags) {
+                    capture(&ctx, client, Endpoint::new(p.ip.dst, p.tcp.dport));
                 }
             }
         }
@@ -51,6 +57,12 @@ fn tap(ctx: TcContext) -> i32 {
     reason = "the attribute's entry point makes the context and hands it over"
 )]
 fn tap_filtered(ctx: TcContext) -> i32 {
+    if let Some(packet) = decode_usual(&Linear::of_skb(&ctx)) {
+        if usual_transferred(&packet) {
+            filter::ask(&FILTERS, &ctx);
+        }
+        return TCX_NEXT;
+    }
     match skb::decode(&ctx) {
         Ok(packet) => {
             if transferred(&packet) {
@@ -78,9 +90,8 @@ fn tap_udp(ctx: TcContext) -> i32 {
         && let Ok(p) = &decoded
     {
         let client = Endpoint::new(p.ip.src, p.udp.sport);
-        let hash = flow_hash(client);
-        if takes_datagram(p.ip.src, hash) {
-            capture(&ctx, client, Endpoint::new(p.ip.dst, p.udp.dport), hash);
+        if takes_datagram(client) {
+            capture(&ctx, client, Endpoint::new(p.ip.dst, p.udp.dport));
         }
     }
     TCX_NEXT
@@ -100,8 +111,11 @@ fn tap_udp_filtered(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn capture(ctx: &TcContext, client: Endpoint, online: Endpoint, hash: u32) {
-    let worker = owner(hash, config::workers());
+fn capture(ctx: &TcContext, client: Endpoint, online: Endpoint) {
+    let worker = match config::workers() {
+        1 => 0,
+        several => owner(flow_hash(client), several),
+    };
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
     if config::log_packets() {

@@ -20,7 +20,6 @@ use common::abi::{
     DecapConfig, StreamKey, StreamState, TapCounter, config_flags, filter_slots,
     mirror_tail as tail, udp_slots,
 };
-use common::flow::flow_hash;
 use common::packet::{
     DecodeError, Endpoint, Header, MAX_LAYERS, Peeled, Position, TcpPacket, Tunnel, datagram_at,
     peel,
@@ -241,8 +240,8 @@ fn mirror_selected(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn take(ctx: &XdpContext, packet: &TcpPacket) -> u32 {
     if !takes(
-        packet,
-        flow_hash(Endpoint::new(packet.ip.src, packet.tcp.sport)),
+        Endpoint::new(packet.ip.src, packet.tcp.sport),
+        packet.tcp.flags,
     ) {
         return XDP_PASS;
     }

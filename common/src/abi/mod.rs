@@ -8,6 +8,7 @@ mod decap;
 mod record;
 mod ring;
 mod rules;
+mod stamp;
 
 pub use counters::{INTERCEPT_COUNTERS, InterceptCounter, TAP_COUNTERS, TapCounter};
 pub use decap::{
@@ -20,6 +21,7 @@ pub use ring::{
     RING_BLOCK_BYTES, RING_WARM_BLOCKS, RingChain, RingHead, record_bytes, record_start,
 };
 pub use rules::{
-    DenyKey, EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, PORT_WORDS, PortWord,
-    ProgramConfig, config_flags, filter_slots, fragment_slots, udp_slots,
+    DenyKey, EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_FEW, MAX_LOCAL_ADDRESSES, PORT_WORDS,
+    PortWord, ProgramConfig, config_flags, filter_slots, fragment_slots, udp_slots,
 };
+pub use stamp::{STAMP_EVERY, STAMPED_PER_TICK, Stamps};

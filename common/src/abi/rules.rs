@@ -11,6 +11,10 @@ pub const MAX_ENDPOINTS: u32 = 65_536;
 /// Capacity of the map `LOCAL`: addresses of one host.
 pub const MAX_LOCAL_ADDRESSES: u32 = 4096;
 
+/// IPv4 rules that are constants of the programs. Comparing costs a nanosecond each, a look into a hash map
+/// 30 to 45.
+pub const MAX_FEW: usize = 8;
+
 /// Words of the map `PORTS`, each for 64 ports.
 pub const PORT_WORDS: u32 = 1024;
 
@@ -142,6 +146,8 @@ pub mod config_flags {
     /// The program runs behind a filter (see [`super::filter_slots`]): what it gets is to be taken, without
     /// a look at the rules.
     pub const BEHIND_FILTER: u32 = 256;
+    /// `TRANSFERS` has no IPv4 key of TCP that [`super::ProgramConfig::few`] lacks.
+    pub const FEW_RULES: u32 = 1 << 13;
     /// `TRANSFERS` has keys of UDP; without it what is not TCP is not looked at again.
     pub const UDP_RULES: u32 = 1 << 12;
     /// Of packet sockets, which see both ways: what is received is left alone.
@@ -209,11 +215,38 @@ pub struct ProgramConfig {
     pub share: u32,
     /// Blocks of each ring, a power of two.
     pub ring_blocks: u32,
+    /// Entries of `few` that are used, with [`config_flags::FEW_RULES`].
+    pub few_count: u32,
+    /// 0.
+    pub reserved: u32,
+    /// The IPv4 endpoints of the rules, as [`Endpoint::v4_number`] writes them.
+    pub few: [u64; MAX_FEW],
 }
 
-const _: () = assert!(size_of::<ProgramConfig>() == 32);
+const _: () = assert!(size_of::<ProgramConfig>() == 40 + 8 * MAX_FEW);
 
 impl ProgramConfig {
+    /// With these TCP rules, of which a few are compared with, not looked up: as many as take no longer
+    /// than the look. What stands for any address is not among them.
+    #[must_use]
+    pub fn with_rules(mut self, rules: &[Endpoint]) -> Self {
+        self.flags &= !config_flags::FEW_RULES;
+        self.few_count = 0;
+        for number in rules.iter().filter_map(Endpoint::v4_number) {
+            let used = self.few_count as usize;
+            if self.few[..used].contains(&number) {
+                continue;
+            }
+            let Some(free) = self.few.get_mut(used) else {
+                return self;
+            };
+            *free = number;
+            self.few_count += 1;
+        }
+        self.flags |= config_flags::FEW_RULES;
+        self
+    }
+
     /// Takes only sessions of `shard`, and of these `share`.
     #[must_use]
     pub const fn selecting(self, shard: Shard, share: Share) -> Self {
@@ -223,5 +256,35 @@ impl ProgramConfig {
             share: share.as_thousandths(),
             ..self
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    fn few(rules: &[Endpoint]) -> Option<(u32, [u64; MAX_FEW])> {
+        let config = ProgramConfig::zeroed().with_rules(rules);
+        (config.flags & config_flags::FEW_RULES != 0).then_some((config.few_count, config.few))
+    }
+
+    #[test]
+    fn a_few_ipv4_rules_become_constants() {
+        let at = |host, port| Endpoint::new(Addr::v4([10, 0, 0, host]), port);
+        let number = |host: u64, port| (0x0a00_0000 | host) << 16 | port;
+        assert_eq!(few(&[]), Some((0, [0; MAX_FEW])));
+        let mut v6 = at(1, 80);
+        v6.addr.0[0] = 0x20;
+        let rules = [at(1, 80), v6, Endpoint::new(Addr::ANY, 81), at(1, 80)];
+        let mut expected = [0; MAX_FEW];
+        expected[0] = number(1, 80);
+        assert_eq!(few(&rules), Some((1, expected)));
+
+        let mut many: Vec<_> = (0..MAX_FEW as u8).map(|host| at(host, 65_535)).collect();
+        let expected = core::array::from_fn(|host| number(host as u64, 65_535));
+        assert_eq!(few(&many), Some((MAX_FEW as u32, expected)));
+        many.push(at(3, 1));
+        assert_eq!(few(&many), None);
     }
 }

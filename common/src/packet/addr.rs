@@ -128,6 +128,14 @@ impl Endpoint {
         Self { addr, port }
     }
 
+    /// An IPv4 endpoint as one number: address above port.
+    pub const fn v4_number(&self) -> Option<u64> {
+        match self.addr.as_v4() {
+            Some(b) => Some((u32::from_be_bytes(b) as u64) << 16 | self.port as u64),
+            None => None,
+        }
+    }
+
     /// The standard library's form.
     pub const fn to_socket(self) -> SocketAddr {
         SocketAddr::new(self.addr.to_ip(), self.port)

@@ -26,11 +26,29 @@ pub trait Bytes {
     fn be32(&self, offset: usize) -> Option<u32> {
         self.read::<4>(offset).map(u32::from_be_bytes)
     }
+
+    /// Ten big-endian 32-bit fields in a row: all that is looked at of two headers of the usual length.
+    #[inline(always)]
+    fn ten_be32s(&self, offset: usize) -> Option<[u32; 10]> {
+        let mut fields = [0; 10];
+        let mut at = offset;
+        for field in &mut fields {
+            *field = self.be32(at)?;
+            at += 4;
+        }
+        Some(fields)
+    }
 }
 
 impl Bytes for [u8] {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.get(offset..)?.first_chunk::<N>().copied()
+    }
+
+    #[inline(always)]
+    fn ten_be32s(&self, offset: usize) -> Option<[u32; 10]> {
+        let (words, _) = self.get(offset..)?.as_chunks::<4>();
+        Some(words.first_chunk::<10>()?.map(u32::from_be_bytes))
     }
 }

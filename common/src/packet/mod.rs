@@ -3,6 +3,7 @@
 //! ```text
 //!  Bytes (trait)      [u8] slice here · (ptr, end) and skb readers in `ebpf-kit`
 //!    │
+//!    ├─▶ decode_usual ──▶ the whole packet        usual.rs   untagged IPv4 TCP: nearly all
 //!    ▼
 //!  decode_ethernet ─▶ l3 offset, VLAN tags      ether.rs
 //!    ▼
@@ -29,6 +30,7 @@ mod options;
 mod seq;
 mod tcp;
 mod udp;
+mod usual;
 
 pub use addr::{Addr, Endpoint};
 pub use build::{
@@ -46,6 +48,7 @@ pub use options::{MAX_SACK_BLOCKS, SackBlock, SackBlocks, TcpOptions, Timestamps
 pub use seq::SeqNumber;
 pub use tcp::{Tcp, TcpFlags, decode_tcp};
 pub use udp::{UDP_HEADER_BYTES, Udp, UdpPacket, decode_udp, decode_udp_frame, decode_udp_from_ip};
+pub use usual::{Usual, decode_usual};
 
 /// Why bytes are not a usable packet. Kernel counters are indexed by these (see [`crate::abi`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +98,16 @@ pub struct TcpPacket {
 /// Decodes an Ethernet frame down to TCP.
 #[inline(always)]
 pub fn decode_frame<B: Bytes + ?Sized>(bytes: &B) -> Result<TcpPacket, DecodeError> {
+    match decode_usual(bytes) {
+        Some(usual) => Ok(usual.packet()),
+        None => decode_any_frame(bytes),
+    }
+}
+
+/// The same from layer to layer: for BPF programs that have dealt with what [`decode_usual`] knows in a
+/// branch of its own.
+#[inline(always)]
+pub fn decode_any_frame<B: Bytes + ?Sized>(bytes: &B) -> Result<TcpPacket, DecodeError> {
     let ether = decode_ethernet(bytes)?;
     // What follows another ethertype (ARP, MPLS, PPPoE, a third tag) may look like an IP header.
     if !ether.is_ip() {

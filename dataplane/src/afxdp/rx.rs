@@ -18,7 +18,10 @@ pub(super) struct RxPort<R: RxRings> {
     joined: Joined,
     frames: u64,
     bytes: u64,
+    /// Frames of batches in which none carried the time.
     without_meta: u64,
+    /// Of the frame before.
+    latest: Nanos,
 }
 
 impl<R: RxRings> RxPort<R> {
@@ -33,6 +36,7 @@ impl<R: RxRings> RxPort<R> {
             frames: 0,
             bytes: 0,
             without_meta: 0,
+            latest: Nanos(0),
         };
         port.rings.refill(&mut port.returning);
         port.rings.wake_driver();
@@ -55,29 +59,31 @@ impl<R: RxRings> RxPort<R> {
             bytes: &[],
             meta: CaptureMeta::default(),
         }; BATCH];
-        let mut now = None;
         let mut several = self.joined.is_open();
-        for (captured, frame) in batch.iter_mut().zip(&self.received) {
+        let mut time = None;
+        let mut times = [None; BATCH];
+        for (at, frame) in self.received.iter().enumerate() {
             several |= self.rings.continues(frame);
             let meta = self
                 .cookie
                 .and_then(|cookie| self.rings.take_meta(frame, cookie));
-            captured.meta = if let Some(meta) = meta {
-                CaptureMeta {
-                    at: Nanos(meta.captured_ns),
-                    frame_len: meta.frame_len,
-                    ..CaptureMeta::default()
-                }
-            } else {
-                self.without_meta += 1;
-                let at = *now.get_or_insert_with(clock::now);
-                CaptureMeta {
-                    at,
-                    ..CaptureMeta::default()
-                }
-            };
+            if let Some(meta) = meta {
+                time = Some(Nanos(meta.captured_ns));
+                batch[at].meta.frame_len = meta.frame_len;
+            }
+            times[at] = time;
         }
-        for (captured, frame) in batch.iter_mut().zip(&self.received) {
+        // In a flood few frames carry the time (`common::abi::Stamps`): the others came soon after the one
+        // before them that does, or before the first.
+        let first = times.iter().flatten().next().copied();
+        let first = first.unwrap_or_else(|| {
+            self.without_meta += n as u64;
+            clock::now()
+        });
+        for ((captured, frame), time) in batch.iter_mut().zip(&self.received).zip(times) {
+            // Order is kept also behind a batch whose time was a guess.
+            self.latest = self.latest.max(time.unwrap_or(first));
+            captured.meta.at = self.latest;
             captured.bytes = self.rings.bytes(frame);
             // A frame is never shorter on the wire than in memory, whatever the metadata says.
             captured.meta.frame_len = captured.meta.frame_len.max(captured.bytes.len() as u32);

@@ -151,6 +151,36 @@ fn metadata_gives_time_and_length_once() {
 }
 
 #[test]
+fn in_a_flood_the_time_of_one_frame_is_that_of_its_neighbours() {
+    let mut port = port(16, Some(COOKIE));
+    let mut times = Vec::new();
+    let mut batch = |port: &mut RxPort<FakeKernel>, stamps: &[u64]| {
+        for at in stamps {
+            let meta = (*at != 0).then(|| meta(*at, 60, COOKIE));
+            assert!(port.rings.deliver(&[0; 60], meta));
+        }
+        times.clear();
+        port.recv(&mut |batch| times.extend(batch.iter().map(|c| c.meta.at)));
+        times.clone()
+    };
+    let first = batch(&mut port, &[0, 0, 5, 0, 0, 8, 0]);
+    assert_eq!(first, [5, 5, 5, 5, 5, 8, 8].map(Nanos));
+    let before = clock::now();
+    let guessed = batch(&mut port, &[0, 0]);
+    assert!(guessed[0] >= before && guessed[0] == guessed[1]);
+    // What the kernel stamped while that batch was read does not go back in time.
+    let late = batch(&mut port, &[guessed[0].0 - 1, guessed[0].0 + 1]);
+    assert_eq!(late, [guessed[0], Nanos(guessed[0].0 + 1)]);
+    let mut without = 0;
+    port.counters(&mut |name, value| {
+        if name == "rx_without_meta" {
+            without = value;
+        }
+    });
+    assert_eq!(without, 2);
+}
+
+#[test]
 fn metadata_is_not_believed_to_shorten_a_frame() {
     let mut port = port(1, Some(COOKIE));
     assert!(port.rings.deliver(&[0; 60], Some(meta(7, 10, COOKIE))));

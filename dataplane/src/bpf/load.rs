@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::{Ebpf, EbpfLoader};
 use common::abi::{
-    DecapConfig, EndpointKey, MAX_ENDPOINTS, ProgramConfig, config_flags, fragment_slots,
+    DecapConfig, EndpointKey, MAX_ENDPOINTS, MAX_FEW, ProgramConfig, config_flags, fragment_slots,
 };
 use common::flow::Share;
 use common::packet::{Endpoint, protocol};
@@ -114,7 +114,11 @@ pub(super) fn config(
         shards: 1,
         share: Share::ALL.as_thousandths(),
         ring_blocks: 1,
+        few_count: 0,
+        reserved: 0,
+        few: [0; MAX_FEW],
     }
+    .with_rules(rules)
 }
 
 /// Something that goes to a target matches a rule. An address that is any meets all others.

@@ -7,8 +7,8 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, XskMap};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use common::abi::{
-    DecapConfig, DenyKey, EndpointKey, PortWord, ProgramConfig, RING_BLOCK_BYTES, RecordHeader,
-    config_flags, mirror_tail,
+    DecapConfig, DenyKey, EndpointKey, MAX_FEW, PortWord, ProgramConfig, RING_BLOCK_BYTES,
+    RecordHeader, config_flags, mirror_tail,
 };
 use common::flow::{Block, Shard, Share};
 use common::packet::Endpoint;
@@ -45,6 +45,8 @@ pub struct Setup<'a> {
     pub maps: &'a [(&'static str, &'a [Endpoint])],
     /// Of the one ring that all CPUs share.
     pub ring_bytes: u32,
+    /// IPv4 transfers are constants, if there are few.
+    pub few: bool,
     /// Which sessions are taken.
     pub shard: Shard,
     pub share: Share,
@@ -61,6 +63,7 @@ impl Default for Setup<'_> {
             flags: config_flags::XDP_META,
             maps: &[],
             ring_bytes: 1 << 20,
+            few: true,
             shard: Shard::WHOLE,
             share: Share::ALL,
             deny: None,
@@ -116,6 +119,16 @@ impl Loaded {
             shards: setup.shard.count(),
             share: setup.share.as_thousandths(),
             ring_blocks,
+            few_count: 0,
+            reserved: 0,
+            few: [0; MAX_FEW],
+        };
+        let transfers = setup.maps.iter().filter(|(name, _)| *name == "TRANSFERS");
+        let transfers: Vec<Endpoint> = transfers.flat_map(|(_, list)| *list).copied().collect();
+        let config = if setup.few {
+            config.with_rules(&transfers)
+        } else {
+            config
         };
         let config: [u8; size_of::<ProgramConfig>()] = bytemuck::cast(config);
         let tap = setup.object == "tcpcopy-ebpf";
