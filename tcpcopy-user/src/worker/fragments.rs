@@ -240,11 +240,11 @@ impl Worker {
             }
             (Err(Rejected::Undecodable(DecodeError::NotTcp)), Some(datagrams)) => {
                 match datagrams.decode(frame, *workers) {
-                    Ok((owner, datagram)) => {
-                        if fragments.takes(frame, datagram.client, Share::ALL)
+                    Ok((owner, taken)) => {
+                        if fragments.takes(frame, taken.datagram.client, Share::ALL)
                             && !give(owner, intake)
                         {
-                            datagrams.replay(now, &datagram, sender);
+                            datagrams.replay(now, &taken.datagram, sender);
                         }
                         return;
                     }
