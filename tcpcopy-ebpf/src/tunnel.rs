@@ -178,7 +178,7 @@ fn mirror_inner_udp(ctx: XdpContext) -> u32 {
     }
     match &decoded {
         Ok(p) => {
-            if !takes_datagram(p.ip.src, flow_hash(Endpoint::new(p.ip.src, p.udp.sport))) {
+            if !takes_datagram(Endpoint::new(p.ip.src, p.udp.sport)) {
                 return XDP_PASS;
             }
             if config::log_packets() {

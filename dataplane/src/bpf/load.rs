@@ -66,9 +66,8 @@ pub(super) fn load_with(
             maximum: None,
         },
     );
-    let config: [u8; size_of::<ProgramConfig>()] = bytemuck::cast(config);
     let mut loader = EbpfLoader::new();
-    loader.override_global("CONFIG", &config, true);
+    loader.override_global("CONFIG", bytemuck::bytes_of(&config), true);
     // Of tcpcopy's object only.
     loader.override_global("DECAP", bytemuck::bytes_of(decap), false);
     for (map, entries) in sizes {

@@ -130,10 +130,9 @@ impl Loaded {
         } else {
             config
         };
-        let config: [u8; size_of::<ProgramConfig>()] = bytemuck::cast(config);
         let tap = setup.object == "tcpcopy-ebpf";
         let mut loader = EbpfLoader::new();
-        loader.override_global("CONFIG", &config, true);
+        loader.override_global("CONFIG", bytemuck::bytes_of(&config), true);
         loader.override_global("DECAP", bytemuck::bytes_of(&setup.decap), false);
         if tap {
             loader.map_max_entries("CPU_RINGS", cpus);
