@@ -16,7 +16,7 @@
 //! A packet larger than a frame's room (2048 - 256 bytes) comes in several frames (`XDP_USE_SG`, Linux 6.6)
 //! and is put together by joined.rs. Not with zero-copy on an interface whose MTU fits a frame: no such
 //! packet comes from its wire, and most drivers can do either only. Drivers that tell their card the size of
-//! buffers in whole KiB get larger frames with zero-copy ([`zero_copy_frames`]). Where several frames cannot be
+//! buffers in whole KiB get larger frames with zero-copy (`zero_copy_frames`). Where several frames cannot be
 //! received the kernel drops such a packet and counts it as `rx_dropped`.
 
 mod frame;
