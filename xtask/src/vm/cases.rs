@@ -107,7 +107,7 @@ pub fn run(
     tally.case(kernel, "guest as target", || replays::target(scene));
     if kernel.newest {
         tally.case(kernel, "guest as production, tap", || {
-            replays::tap(scene, "tap attached to tcx ingress")
+            replays::tap(scene, "tap attached to tcx")
         });
         tally.case(kernel, "egress by a VLAN interface", || {
             replays::vlan(scene)

@@ -64,8 +64,13 @@ stty -F /dev/ttyS1 115200 raw -echo clocal
 sh < /dev/ttyS1 2>&1 | cat > /dev/ttyS1
 ";
 
-/// Builds the image for a kernel.
-pub fn build(packages: &Packages, kernel: &Kernel, programs: &Programs) -> Result<PathBuf> {
+/// Builds the image for a kernel; `own` is this program.
+pub fn build(
+    packages: &Packages,
+    kernel: &Kernel,
+    programs: &Programs,
+    own: &Path,
+) -> Result<PathBuf> {
     let folder = paths::target().join("vm");
     let tree = folder.join("tree");
     let _ = fs::remove_dir_all(&tree);
@@ -83,14 +88,14 @@ pub fn build(packages: &Packages, kernel: &Kernel, programs: &Programs) -> Resul
 
     let mut libraries = BTreeSet::new();
     // Busybox's ip knows no bonds, and it has no ethtool.
-    let own = [
+    let executables = [
         programs.tcpcopy.clone(),
         programs.intercept.clone(),
-        std::env::current_exe()?,
+        own.to_owned(),
         which("ethtool")?,
         which("ip")?,
     ];
-    for program in own {
+    for program in executables {
         let name = program.file_name().ok_or("a program without a name")?;
         // Busybox's --install takes /bin/ip. Of this program the lab's server is called.
         let name = match name.to_str() {

@@ -23,7 +23,7 @@ use clap::Args;
 use lab::{replay::Programs, tool::Tool};
 
 use crate::{
-    Result, build, demo,
+    Result, build, demo, paths,
     progress::{Progress, succeed},
 };
 
@@ -59,16 +59,18 @@ impl VmTest {
 pub fn step(progress: &Progress, only: &str) -> Result<()> {
     progress.say("vm: fetching QEMU and kernels");
     let packages = packages::fetch()?;
-    let own =
-        std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+    // Of what runs, not of its path: the tests have built this program again meanwhile.
+    let own = paths::target().join("vm/xtask");
+    std::fs::copy("/proc/self/exe", &own)
+        .map_err(|error| format!("cannot copy this program to {}: {error}", own.display()))?;
     let programs = Programs::in_folder(
         &build::programs_folder(),
-        Tool::new(own, &[demo::TOOL_COMMAND]),
+        Tool::new(own.clone(), &[demo::TOOL_COMMAND]),
     );
     let mut tally = cases::Tally::new(only);
     for kernel in &packages.kernels {
         progress.say(&format!("vm: kernel {}", kernel.release));
-        let image = initramfs::build(&packages, kernel, &programs)?;
+        let image = initramfs::build(&packages, kernel, &programs, &own)?;
         cases::run(&packages, kernel, &image, &programs, &mut tally);
     }
     tally.verdict()
