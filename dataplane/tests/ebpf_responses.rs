@@ -3,15 +3,12 @@
 
 mod ebpf_support;
 
-use std::os::fd::AsRawFd;
-
 use common::abi::{INTERCEPT_COUNTERS, InterceptCounter, XdpMeta, config_flags};
 use common::packet::{Addr, DecodeError, Endpoint, decode_ethernet, decode_frame, decode_ip};
-use dataplane::afxdp::{AfXdpRx, OpenOptions, open};
 use ebpf_support::cases::{cases, seeds};
 use ebpf_support::frames::*;
-use ebpf_support::netns::Pair;
 use ebpf_support::programs::*;
+use ebpf_support::sink::sink;
 use ebpf_support::{Rng, hexdump, privileged};
 
 const TARGET: [u8; 4] = [10, 77, 0, 30];
@@ -34,30 +31,6 @@ fn load(rules: &[Endpoint], flags: u32) -> Loaded {
     });
     loaded.xdp("responses");
     loaded
-}
-
-/// A socket for queue 0, on a veth of its own. Fields drop in order.
-struct Sink {
-    _rx: AfXdpRx,
-    _pair: Pair,
-}
-
-impl Sink {
-    fn new(program: &mut Loaded) -> Self {
-        let pair = Pair::new(1);
-        pair.enter_near();
-        let socket = open(&OpenOptions {
-            rx: true,
-            ..OpenOptions::new("vb", 0)
-        })
-        .unwrap();
-        let rx = socket.rx.unwrap();
-        program.put_socket(0, rx.as_raw_fd());
-        Self {
-            _rx: rx,
-            _pair: pair,
-        }
-    }
 }
 
 struct Expect {
@@ -194,7 +167,7 @@ fn table() {
                 meta,
             );
         }
-        let _sink = Sink::new(&mut program);
+        let _sink = sink(&mut program);
         let mut taken = 0;
         for (name, frame) in table_frames() {
             let expect = expected(&rules, &frame, true);
@@ -266,7 +239,7 @@ fn random_packets_as_the_slice_decoder_sees_them() {
     privileged();
     let rules = rules();
     let mut program = load(&rules, config_flags::XDP_META);
-    let _sink = Sink::new(&mut program);
+    let _sink = sink(&mut program);
     let client = v4(CLIENT, 40000);
     let mut seeds = seeds(
         &tcp(v4(TARGET, 8080), client, b"HTTP/1.1 200 OK\r\n\r"),
@@ -288,7 +261,7 @@ fn random_packets_as_the_slice_decoder_sees_them() {
 fn cost() {
     privileged();
     let mut program = load(&rules(), config_flags::XDP_META);
-    let _sink = Sink::new(&mut program);
+    let _sink = sink(&mut program);
     let miss = tcp(v4(TARGET, 81), v4(CLIENT, 40000), b"");
     let bare = tcp(v4(TARGET, 8080), v4(CLIENT, 40000), b"");
     println!(

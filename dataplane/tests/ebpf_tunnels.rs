@@ -5,7 +5,6 @@ mod ebpf_support;
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,11 +14,11 @@ use common::abi::{
 use common::packet::{
     Addr, DecapError, DecodeError, Endpoint, MAX_LAYERS, TunnelKind, decapsulate, decode_frame,
 };
-use dataplane::afxdp::{AfXdpRx, OpenOptions, open};
 use dataplane::bpf::{Filter, Mirror, MirrorConfig, Sessions, UdpRules};
 use ebpf_support::frames::*;
 use ebpf_support::netns::Pair;
 use ebpf_support::programs::*;
+use ebpf_support::sink::{Sink, sink};
 use ebpf_support::wire::Wire;
 use ebpf_support::{Rng, hexdump, privileged};
 use wrapping::{Layer, wrap};
@@ -42,8 +41,7 @@ struct TestRuns {
     program: Loaded,
     transfers: Vec<Endpoint>,
     config: DecapConfig,
-    _rx: AfXdpRx,
-    _pair: Pair,
+    _sink: Sink,
 }
 
 impl TestRuns {
@@ -56,21 +54,12 @@ impl TestRuns {
         });
         program.xdp("mirror");
         program.tails();
-        let pair = Pair::new(1);
-        pair.enter_near();
-        let socket = open(&OpenOptions {
-            rx: true,
-            ..OpenOptions::new("vb", 0)
-        })
-        .unwrap();
-        let rx = socket.rx.unwrap();
-        program.put_socket(0, rx.as_raw_fd());
+        let sink = sink(&mut program);
         Self {
             program,
             transfers: transfers.to_vec(),
             config: *config,
-            _rx: rx,
-            _pair: pair,
+            _sink: sink,
         }
     }
 
