@@ -243,7 +243,12 @@ fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
 }
 
 /// setsockopt(2) with a value that holds no reference that the kernel keeps.
-fn set<T: Copy>(socket: &OwnedFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
+pub(crate) fn set<T: Copy>(
+    socket: &OwnedFd,
+    level: c_int,
+    name: c_int,
+    value: &T,
+) -> io::Result<()> {
     // SAFETY: the value is of the size given, and lives, with what it points to, until the call returns: the
     // kernel copies both.
     let result = unsafe {

@@ -4,9 +4,10 @@
 //! counts it, and takes it back when the socket goes with a process that was killed.
 
 use super::Interface;
+use crate::afpacket::set;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 /// The interface takes frames for every address.
 #[derive(Debug)]
@@ -31,20 +32,12 @@ impl Promiscuous {
             mr_alen: 0,
             mr_address: [0; 8],
         };
-        // SAFETY: the option takes a `packet_mreq`, of which pointer and size are passed; the kernel
-        // copies it.
-        let result = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_ADD_MEMBERSHIP,
-                (&raw const request).cast(),
-                size_of_val(&request) as libc::socklen_t,
-            )
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        set(
+            &socket,
+            libc::SOL_PACKET,
+            libc::PACKET_ADD_MEMBERSHIP,
+            &request,
+        )?;
         tracing::info!(
             interface = interface.name,
             "promiscuous mode on, as long as this program runs"
