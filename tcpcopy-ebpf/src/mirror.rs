@@ -207,7 +207,9 @@ pub fn redirect(ctx: &XdpContext) -> u32 {
             count(TapCounter::RedirectFailed);
             return XDP_PASS;
         }
-        xdp::write_meta(ctx, xdp::frame_len(ctx));
+        // Nothing is trimmed here. With zero-copy a frame that the socket had no room for goes back to the driver with
+        // its metadata, and the next packet in it may come without its own: a length would be believed then.
+        xdp::write_meta(ctx, 0);
     }
     if let Ok(action) = XSKS.redirect(queue, u64::from(XDP_PASS)) {
         count(TapCounter::Captured);

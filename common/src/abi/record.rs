@@ -42,7 +42,7 @@ pub mod record_flags {
 pub struct XdpMeta {
     /// `bpf_ktime_get_ns` in the program.
     pub captured_ns: u64,
-    /// Length of the frame before trimming, in bytes.
+    /// Length of the frame before trimming, in bytes; 0 if it was not trimmed.
     pub frame_len: u32,
     /// [`super::ProgramConfig::cookie`]; anything else means that the driver gave no metadata room and
     /// the bytes are left over from an earlier use of the frame.
