@@ -124,21 +124,30 @@ impl Guest {
             commands: 0,
             silent: false,
         };
-        // What is written before the line is open is lost: ask until the shell answers.
-        loop {
-            if guest.ask("true", Duration::from_secs(2)).is_ok() {
-                guest.name_interfaces(nics)?;
-                return Ok(guest);
-            }
-            if Instant::now() > deadline || guest.qemu.ended()?.is_some() {
-                return Err(format!(
-                    "no shell came up: {} {}",
-                    guest.qemu.stderr(),
-                    guest.last_words()
-                )
-                .into());
+        guest.wait_until_ready(deadline)?;
+        guest.name_interfaces(nics)?;
+        Ok(guest)
+    }
+
+    /// Until the guest has its line open: of what is written before, the shell may get a part.
+    fn wait_until_ready(&mut self, deadline: Instant) -> Result<()> {
+        let mut bytes = Vec::new();
+        while Instant::now() < deadline {
+            match self.shell.read_until(b'\n', &mut bytes) {
+                Ok(0) => break,
+                Ok(_) if bytes.trim_ascii().ends_with(b"ready") => return Ok(()),
+                Ok(_) => bytes.clear(),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) => return Err(error.into()),
             }
         }
+        Err(format!(
+            "no shell came up: {} {}",
+            self.qemu.stderr(),
+            self.last_words()
+        )
+        .into())
     }
 
     /// The kernel numbers interfaces as drivers come: they get their names by their addresses.

@@ -46,8 +46,8 @@ pub const LAB_TOOL: &str = "lab-tool";
 
 /// The shell that is talked to is on the second serial line; the first has the kernel's messages. Its output goes
 /// through a pipe: with a terminal on both sides it would be interactive, and echo what it is told. `arp_ignore`: several
-/// cards are on the same switch, and only that with the address may answer for it (the kernel's ip-sysctl.rst). A shell that
-/// the line has ended is followed by another: the end of this script would be a kernel panic.
+/// cards are on the same switch, and only that with the address may answer for it (the kernel's ip-sysctl.rst). The
+/// line is held open from "ready" on: half a command, of which the rest came before that, is a syntax error, which ends a shell.
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run
 /bin/busybox mount -t devtmpfs dev /dev
@@ -62,7 +62,9 @@ echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore
 ip link set lo up
 ulimit -l unlimited
 stty -F /dev/ttyS1 115200 raw -echo clocal
-while true; do sh < /dev/ttyS1 2>&1 | cat > /dev/ttyS1; done
+exec 3<>/dev/ttyS1
+echo ready >&3
+sh <&3 2>&1 | cat >&3
 ";
 
 /// Builds the image for a kernel; `own` is this program.
