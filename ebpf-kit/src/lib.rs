@@ -4,6 +4,7 @@
 //!  program ─▶ linear::Linear / skb::SkbBytes ─▶ common::packet::decode_*
 //!     │                                              │
 //!     ├─▶ config (.rodata), filter (tail calls)      ▼
+//!     ├─▶ ring (packets or headers to a worker)
 //!     └─▶ counters::Counters ◀── counter of a DecodeError
 //! ```
 #![no_std]
@@ -23,6 +24,8 @@ pub mod counters;
 #[cfg(target_arch = "bpf")]
 pub mod filter;
 pub mod linear;
+#[cfg(target_arch = "bpf")]
+pub mod ring;
 pub mod skb;
 pub mod xdp;
 

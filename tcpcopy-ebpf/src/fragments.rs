@@ -26,7 +26,7 @@ use ebpf_kit::{config, skb};
 use crate::maps::{ADDRESSES, FRAGMENTS};
 use crate::matching::count;
 use crate::mirror::redirect;
-use crate::record::copy_packet;
+use crate::record::record;
 use crate::selection::denied;
 use crate::tunnel;
 
@@ -50,7 +50,7 @@ fn tap_fragments(ctx: TcContext) -> i32 {
     if let Some(hash) = taken(&skb::SkbBytes(&ctx)) {
         // SAFETY: a helper without arguments.
         let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
-        copy_packet(&ctx, cpu, owner(hash, config::workers()));
+        record(&ctx, cpu, owner(hash, config::workers()));
     }
     TCX_NEXT
 }

@@ -12,7 +12,6 @@
 #![no_std]
 #![no_main]
 
-mod chain;
 mod fragments;
 mod maps;
 mod matching;

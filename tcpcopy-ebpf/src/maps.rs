@@ -1,23 +1,16 @@
-//! Maps; user space finds them by name.
+//! Maps but those of the rings (`ebpf_kit::ring`); user space finds them by name.
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{
-    Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf, XskMap,
-};
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, XskMap};
 use aya_ebpf::macros::btf_map;
 use common::abi::{
     EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_STREAMS, MIRROR_TAILS, PORT_WORDS, PortWord,
-    RING_BLOCK_BYTES, RingHead, Stamps, StreamKey, StreamState, TAP_COUNTERS, fragment_slots,
-    udp_slots,
+    Stamps, StreamKey, StreamState, TAP_COUNTERS, fragment_slots, udp_slots,
 };
 use ebpf_kit::filter::Filters;
 
 use crate::tunnel::Inner;
 
-/// Sizes that the loader replaces: CPUs, rings, blocks, workers.
-const SET_BY_LOADER: usize = 1;
-/// For the template of the inner maps only (one page of any size up to 64 KiB).
-const TEMPLATE_RING_BYTES: usize = 65_536;
 /// Receive queues that can have a socket; no NIC has more. An unused entry costs 8 bytes.
 const MAX_QUEUES: usize = 4096;
 
@@ -47,37 +40,6 @@ pub static TARGETS: HashMap<
     { MAX_ENDPOINTS as usize },
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
-
-/// First ring of each CPU; its workers' follow. CPUs that came up later share those of others.
-#[btf_map]
-pub static CPU_RINGS: Array<u32, SET_BY_LOADER> = Array::new();
-
-/// State of the rings. Mapped by user space.
-#[btf_map]
-pub static HEADS: Array<RingHead, SET_BY_LOADER, { BPF_F_MMAPABLE as usize }> = Array::new();
-
-/// Memory of the rings, `config::ring_blocks` blocks each. Mapped by user space.
-#[btf_map]
-pub static BLOCKS: Array<Block, SET_BY_LOADER, { BPF_F_MMAPABLE as usize }> = Array::new();
-
-/// One of them.
-pub type Block = [u8; RING_BLOCK_BYTES as usize];
-
-/// Set by a worker before it sleeps, taken by the program that wakes it. A cache line each, so that
-/// the producers of one worker do not slow those of another. Mapped by user space.
-#[btf_map]
-pub static SLEEP: Array<[u64; 8], SET_BY_LOADER, { BPF_F_MMAPABLE as usize }> = Array::new();
-
-/// By ring and block: the block that follows. Mapped by user space.
-#[btf_map]
-pub static NEXT: Array<u64, SET_BY_LOADER, { BPF_F_MMAPABLE as usize }> = Array::new();
-
-/// By worker: where it waits. Nothing goes through them but wake-ups.
-#[btf_map]
-pub static WAKE: ArrayOfMaps<WakeRing, SET_BY_LOADER> = ArrayOfMaps::new();
-
-/// One of them.
-pub type WakeRing = RingBuf<u8, TEMPLATE_RING_BYTES>;
 
 /// By `TapCounter`.
 #[btf_map]

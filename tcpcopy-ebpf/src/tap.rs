@@ -14,7 +14,7 @@ use ebpf_kit::{config, filter, skb};
 use crate::fragments;
 use crate::maps::FILTERS;
 use crate::matching::{transferred, undecodable, usual_transferred};
-use crate::record::copy_packet;
+use crate::record::record;
 use crate::selection::{takes, takes_datagram};
 use crate::udp;
 
@@ -129,5 +129,5 @@ fn capture(ctx: &TcContext, client: Endpoint, online: Endpoint) {
             worker
         );
     }
-    copy_packet(ctx, cpu, worker);
+    record(ctx, cpu, worker);
 }

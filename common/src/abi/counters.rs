@@ -77,7 +77,7 @@ counters! {
 }
 
 counters! {
-    /// Counters of intercept's `responses` program.
+    /// Counters of intercept's programs.
     InterceptCounter, INTERCEPT_COUNTERS {
         /// Responses handed over.
         Captured => "captured",
@@ -99,5 +99,9 @@ counters! {
         Filtered => "filtered",
         /// UDP answers of targets, which nobody needs: dropped, so that they reach no real client.
         UdpDropped => "udp_dropped",
+        /// Responses dropped because the ring of their CPU and worker was full, or another was writing to it.
+        RingFull => "ring_full",
+        /// Responses dropped because the kernel could not copy their headers.
+        LoadFailed => "load_failed",
     }
 }

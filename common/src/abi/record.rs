@@ -34,6 +34,8 @@ const _: () = assert!(size_of::<RecordHeader>() == 32);
 pub mod record_flags {
     /// [`super::RecordHeader::vlan_tci`] is valid.
     pub const VLAN: u32 = 1;
+    /// The record ends in front of the payload, and is all that there is of the packet.
+    pub const TRIMMED: u32 = 2;
 }
 
 /// Written into the XDP metadata area, directly in front of the frame's bytes, of redirected frames.

@@ -6,7 +6,8 @@
 //!        Tap ── tcx link ────────┤ rings by [cpu][worker] ──▶ TapReader   (one per worker)
 //!        PacketTap ── sockets ───┤ a ring by worker ────────▶ PacketReader
 //!        Mirror ── XDP link ─────┤ XSKS by queue ───────────▶ QueuePort   (queue % workers)
-//!        Responses ── XDP link ──┘
+//!        Responses ── XDP link ──┤
+//!        ResponseRecords ── tcx ─┘ rings, as Tap
 //! ```
 //! Links are never pinned: a killed process detaches by itself, and production traffic goes on. What a
 //! value here owns it undoes when dropped; for XDP the sockets must be gone first, see
@@ -22,13 +23,16 @@ mod programs;
 mod queues;
 mod reader;
 mod ring;
+mod rings;
 mod select;
 mod sleep;
+mod tcx;
 mod wake;
 mod xdp;
 
 pub mod mirror;
 pub mod packet;
+pub mod records;
 pub mod responses;
 pub mod tap;
 
@@ -40,6 +44,7 @@ pub use mirror::{Mirror, MirrorConfig};
 pub use packet::PacketTap;
 pub use queues::QueuePort;
 pub use reader::TapReader;
+pub use records::ResponseRecords;
 pub use responses::{Responses, ResponsesConfig};
 pub use select::{DenyList, Sessions};
 pub use tap::{Direction, Tap, TapConfig};

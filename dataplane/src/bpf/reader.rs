@@ -240,7 +240,7 @@ impl Capture for TapReader {
                     self.heads.push(Reverse((header.captured_ns, index)));
                     break;
                 };
-                if header.frame_len > header.len {
+                if header.frame_len > header.len && header.flags & record_flags::TRIMMED == 0 {
                     large = Some(index);
                     break 'batch;
                 }

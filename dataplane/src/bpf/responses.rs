@@ -4,7 +4,7 @@
 //! their queue they are dropped. When the process dies the program goes with it.
 
 use aya::maps::{HashMap, MapData};
-use common::abi::{EndpointKey, InterceptCounter, config_flags};
+use common::abi::{EndpointKey, InterceptCounter, ProgramConfig, config_flags};
 use common::packet::Endpoint;
 
 use super::error::chain;
@@ -37,6 +37,24 @@ pub struct ResponsesConfig<'a> {
     pub log_packets: bool,
 }
 
+impl<'a> ResponsesConfig<'a> {
+    /// For the loader, and the filter if there is one.
+    pub(super) fn program(&self) -> (ProgramConfig, Option<&'a Filter>) {
+        let mut program = load::config(self.workers, 1, self.log_packets, &[], &[]);
+        let filter = match self.sources {
+            Sources::Filtered(filter) => {
+                program.flags |= config_flags::BEHIND_FILTER;
+                Some(filter)
+            }
+            Sources::Learned => {
+                program.flags |= config_flags::LEARNED_RULES;
+                None
+            }
+        };
+        (program, filter)
+    }
+}
+
 /// What is attached instead if there is a filter.
 const FILTERED: Parts = Parts {
     hook: Hook::Xdp,
@@ -59,6 +77,16 @@ pub struct RuleWriter {
 }
 
 impl RuleWriter {
+    /// For the maps of a loaded program.
+    pub(super) fn new(
+        rules: HashMap<MapData, RawKey, u32>,
+        local: HashMap<MapData, [u8; 16], u32>,
+    ) -> Result<Self, BpfError> {
+        let mut writer = Self { rules, local };
+        writer.protect_own()?;
+        Ok(writer)
+    }
+
     /// From now on packets of `source` are taken. Also takes over changes of this host's addresses.
     pub fn add(&mut self, source: Endpoint) -> Result<(), BpfError> {
         self.protect_own()?;
@@ -112,17 +140,7 @@ impl Responses {
     /// one AF_XDP socket per receive queue that exists then.
     pub fn attach(object: &[u8], config: &ResponsesConfig<'_>) -> Result<Self, BpfError> {
         let interface = Interface::by_name(config.ifname)?;
-        let mut program = load::config(config.workers, 1, config.log_packets, &[], &[]);
-        let filter = match config.sources {
-            Sources::Filtered(filter) => {
-                program.flags |= config_flags::BEHIND_FILTER;
-                Some(filter)
-            }
-            Sources::Learned => {
-                program.flags |= config_flags::LEARNED_RULES;
-                None
-            }
-        };
+        let (program, filter) = config.program();
         let ebpf = load::load(
             object,
             program,
@@ -139,11 +157,7 @@ impl Responses {
             filter: filter.map(|filter| (FILTERED, filter)),
         };
         let mut queues = QueueCapture::start(ebpf, &setup)?;
-        let mut rules = RuleWriter {
-            rules: queues.take_map("RESPONSES")?,
-            local: queues.take_map("LOCAL")?,
-        };
-        rules.protect_own()?;
+        let rules = RuleWriter::new(queues.take_map("RESPONSES")?, queues.take_map("LOCAL")?)?;
         Ok(Self {
             queues,
             rules: Some(rules),

@@ -6,10 +6,9 @@
 //!   else                                   ─▶ a spare one ─▶ one never used ─▶ the oldest, if it is read ─▶ full
 //! ```
 
+use super::maps::NEXT;
+use crate::config;
 use common::abi::{RING_BLOCK_BYTES, RING_WARM_BLOCKS, RingChain, RingHead};
-use ebpf_kit::config;
-
-use crate::maps::NEXT;
 
 /// The block that records go to.
 #[inline(always)]
