@@ -8,17 +8,17 @@
 //! Sockets are closed before the program is detached: the other order oopsed a kernel (design 3.7).
 
 use crate::channel::{Announced, ControlOptions, ListenError, TargetSink, listen};
-use crate::cli::Args;
+use crate::cli::{Args, CaptureKind};
 use crate::report::{Report, Setting};
 use crate::service::{Service, ServiceError, ServiceOptions};
-use crate::startup::{ChannelTaken, check_filter, forwarding_settings};
+use crate::startup::{ChannelTaken, Taking, check_filter, forwarding_settings};
 use crate::worker::Limits;
 use common::flow::Nanos;
-use dataplane::bpf::responses::{Responses, ResponsesConfig, RuleWriter, Sources};
+use dataplane::bpf::responses::{ResponsesConfig, RuleWriter, Sources};
 use dataplane::bpf::{BpfError, Filter};
 use dataplane::cores::CoreError;
 use dataplane::iface::{IfaceError, Interface};
-use dataplane::{Capture, clock, placement};
+use dataplane::{clock, placement};
 use operator::log::LogLevel;
 use operator::privileges::{MissingCapability, check_privileges};
 use operator::signals::{Hangup, Signals};
@@ -79,21 +79,11 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     };
     let mut signals = Signals::install(hangup).map_err(RunError::Signals)?;
 
-    // Without --cores one worker serves all queues; with it one per queue, as many as there are cores.
     let cores = args
         .cores
         .as_ref()
         .map_or(&[] as &[usize], |list| list.cores());
-    let queues = (interface.rx_queues as usize).max(1);
-    let workers = cores.len().min(queues).max(1);
-    if cores.len() > workers {
-        tracing::info!(
-            cores = cores.len(),
-            queues,
-            "{} has no use for more workers than queues",
-            args.iface
-        );
-    }
+    let workers = workers(args, &interface, cores.len());
     let config = ResponsesConfig {
         ifname: &args.iface,
         workers: workers as u32,
@@ -103,16 +93,11 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
             .map_or(Sources::Learned, Sources::Filtered),
         log_packets: args.level() >= LogLevel::Debug,
     };
-    let mut responses = Responses::attach(object, &config)?;
+    let mut responses = Taking::attach(object, &config, args.capture)?;
     let used = &cores[..workers.min(cores.len())];
     placement::log(&args.iface, workers, used, responses.sockets());
     let captures = (0..workers as u32)
-        .map(|worker| {
-            let ports = responses.take_ports(worker).into_iter();
-            ports
-                .map(|port| Box::new(port.rx) as Box<dyn Capture>)
-                .collect()
-        })
+        .map(|worker| responses.take_captures(worker))
         .collect();
     let options = ServiceOptions {
         limits: Limits {
@@ -129,7 +114,7 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     let service = Service::start(listener, captures, &options, targets)?;
     let started = clock::now();
     tracing::info!(
-        iface = args.iface, workers, native = responses.native(),
+        iface = args.iface, workers, mode = responses.mode(),
         filter = args.selection.as_ref().map_or("learned from tcpcopy", Filter::expression),
         address = %SocketAddr::new(args.bind, args.port),
         "ready: taking responses, listening for tcpcopy",
@@ -158,7 +143,7 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     }
     let setting = Setting {
         iface: args.iface.clone(),
-        native: responses.native(),
+        mode: responses.mode(),
         workers,
         duration,
         clock_resolution: clock::resolution(),
@@ -168,6 +153,24 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
         .into_iter()
         .map(|(c, value)| (c.name(), value));
     Ok(Report::new(setting, outcome, kernel))
+}
+
+/// Without --cores one worker serves everything; with it one for each core, by XDP as many as there are queues.
+fn workers(args: &Args, interface: &Interface, cores: usize) -> usize {
+    if args.capture == CaptureKind::Tcx {
+        return cores.max(1);
+    }
+    let queues = (interface.rx_queues as usize).max(1);
+    let workers = cores.min(queues).max(1);
+    if cores > workers {
+        tracing::info!(
+            cores,
+            queues,
+            "{} has no use for more workers than queues",
+            args.iface
+        );
+    }
+    workers
 }
 
 /// Lets the program take the responses of each target that a tcpcopy announces, those of TCP only if no
@@ -191,7 +194,7 @@ fn learn(mut rules: RuleWriter, tcp: bool) -> TargetSink {
 }
 
 /// A bad new filter leaves the old one in force.
-fn reload_filter(path: &Path, responses: &Responses, interface: &Interface, port: u16) {
+fn reload_filter(path: &Path, responses: &Taking, interface: &Interface, port: u16) {
     let replace = || -> Result<Filter, RunError> {
         let filter = Filter::from_file(path).map_err(BpfError::from)?;
         check_filter(&filter, interface, port)?;

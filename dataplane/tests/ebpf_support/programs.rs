@@ -85,7 +85,7 @@ fn covered(setup: &Setup<'_>) -> bool {
 pub struct Loaded {
     pub ebpf: Ebpf,
     counters: PerCpuArray<MapData, u64>,
-    ring: Option<Ring>,
+    ring: Ring,
 }
 
 impl Loaded {
@@ -134,11 +134,9 @@ impl Loaded {
         let mut loader = EbpfLoader::new();
         loader.override_global("CONFIG", bytemuck::bytes_of(&config), true);
         loader.override_global("DECAP", bytemuck::bytes_of(&setup.decap), false);
-        if tap {
-            loader.map_max_entries("CPU_RINGS", cpus);
-            loader.map_max_entries("BLOCKS", ring_blocks);
-            loader.map_max_entries("NEXT", ring_blocks);
-        }
+        loader.map_max_entries("CPU_RINGS", cpus);
+        loader.map_max_entries("BLOCKS", ring_blocks);
+        loader.map_max_entries("NEXT", ring_blocks);
         let mut ebpf = loader.load(&object(setup.object)).unwrap();
         for (name, endpoints) in setup.maps {
             let map = ebpf.map_mut(name).unwrap();
@@ -179,7 +177,7 @@ impl Loaded {
             map.insert(&Key::new(bits, addr.0), 0, 0).unwrap();
         }
         let counters = PerCpuArray::try_from(ebpf.take_map("COUNTERS").unwrap()).unwrap();
-        let ring = tap.then(|| Ring::new(&ebpf, ring_blocks));
+        let ring = Ring::new(&ebpf, ring_blocks);
         Self {
             ebpf,
             counters,
@@ -314,14 +312,14 @@ impl Loaded {
         xsks.set(queue, fd, 0).unwrap();
     }
 
-    /// Takes all records out of the tap's ring.
+    /// Takes all records out of the ring.
     pub fn records(&mut self) -> Vec<(RecordHeader, Vec<u8>)> {
-        self.ring.as_mut().unwrap().take()
+        self.ring.take()
     }
 
     /// The same without taking them: what a reader who does not keep up has in front of it.
     pub fn ring(&mut self) -> &mut Ring {
-        self.ring.as_mut().unwrap()
+        &mut self.ring
     }
 
     /// Sets worker 0's wish to be woken, or tells whether it is still set.

@@ -1,6 +1,6 @@
 //! The command line. C users find their letters; every letter has a long name.
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, ValueEnum};
 use common::wire::compat::DEFAULT_PORT;
 use dataplane::bpf::Filter;
 use dataplane::cores::CoreList;
@@ -22,7 +22,11 @@ pub struct Args {
     #[arg(short = 'i', long = "iface", value_name = "NAME")]
     pub iface: String,
 
-    /// Cores for the workers, such as 0 or 0-3,5; one worker per receive queue, at most one per core.
+    /// How responses are taken
+    #[arg(long, value_enum, default_value_t = CaptureKind::Auto)]
+    pub capture: CaptureKind,
+
+    /// Cores for the workers, such as 0 or 0-3,5; one worker per core, by XDP at most one per receive queue.
     /// Without it: one worker, not pinned
     #[arg(long, value_name = "LIST")]
     pub cores: Option<CoreList>,
@@ -82,6 +86,17 @@ pub struct Args {
     /// Write the exit report to this file as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+}
+
+/// Ways to take responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CaptureKind {
+    /// By XDP; by tcx where another XDP program is on the interface, or AF_XDP cannot bind to it
+    Auto,
+    /// By XDP, into AF_XDP sockets
+    Xdp,
+    /// By tcx ingress, behind the host's XDP program: costs more for each response
+    Tcx,
 }
 
 impl Args {

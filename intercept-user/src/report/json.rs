@@ -147,7 +147,7 @@ pub fn to_json(report: &Report) -> serde_json::Result<String> {
         program: env!("CARGO_PKG_NAME"),
         program_version: env!("CARGO_PKG_VERSION"),
         iface: &setting.iface,
-        mode: if setting.native { "native" } else { "generic" },
+        mode: setting.mode,
         workers: setting.workers,
         duration_s: setting.duration.0 as f64 / 1e9,
         packets: Packets {

@@ -22,8 +22,8 @@ use std::net::SocketAddr;
 pub struct Setting {
     /// Interface.
     pub iface: String,
-    /// Driver runs the program; false: generic mode.
-    pub native: bool,
+    /// Where the program runs: native or generic XDP, or tcx.
+    pub mode: &'static str,
     /// Workers.
     pub workers: usize,
     /// From ready to stop.

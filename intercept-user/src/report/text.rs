@@ -28,11 +28,14 @@ fn render(report: &Report, out: &mut String) -> std::fmt::Result {
     } = report;
     writeln!(
         out,
-        "intercept-user: {} for {:.1} s, {} worker(s), {} XDP",
+        "intercept-user: {} for {:.1} s, {} worker(s), {}",
         setting.iface,
         setting.duration.0 as f64 / 1e9,
         setting.workers,
-        if setting.native { "native" } else { "generic" },
+        match setting.mode {
+            "tcx" => "tcx".to_owned(),
+            mode => format!("{mode} XDP"),
+        },
     )?;
     writeln!(
         out,

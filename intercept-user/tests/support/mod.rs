@@ -139,7 +139,7 @@ impl World {
         let outcome = self.service.stop().expect("stop");
         let setting = Setting {
             iface: "memory".to_owned(),
-            native: true,
+            mode: "native",
             workers: self.workers,
             duration: common::flow::Nanos::from_secs(1),
             clock_resolution: clock::resolution(),
