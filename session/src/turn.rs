@@ -14,6 +14,11 @@
 //! A full-duplex session is not held back, but its close is: until all the answers came that the client had read when
 //! it closed, or by rules 3 and 4. A server that reads the end before it has answered what lies in front of it closes
 //! too, and never looks at the rest.
+//!
+//! Rule 2 may be wrong: a target that waited for a processor was silent in the middle of an answer, the rest of which then
+//! passes for the answer to the next turn. Data that comes early waits in the target's socket; a close would cut off the
+//! request before it. So if the last turn did not begin with exactly the answers that the client had read then, its close
+//! waits for exactly those that the client had read at its end, or for a longer silence ([`CLOSE_QUIET`]).
 
 use crate::time::{Brief, Clock, Span, Tick};
 use common::flow::Nanos;
@@ -21,6 +26,9 @@ use common::packet::SeqNumber;
 
 /// Shortest silence that ends an answer. Below it, scheduling of a loaded target looks like silence.
 const QUIET_MIN: Span = Span::of(Nanos::from_millis(2));
+/// Silence before a close where it is not certain which turn the target answers. Longer than a loaded target is kept from
+/// its processor, or takes to send a lost segment twice more (after 200 and 400 ms, `TCP_RTO_MIN` of Linux).
+const CLOSE_QUIET: Span = Span::of(Nanos::from_secs(1));
 /// Pieces of evidence before a session counts as full-duplex: one may be a capture that ran late.
 const DUPLEX_EVIDENCE: u8 = 3;
 /// Shortest round trip that can give evidence. It is measured once, and on a near client mostly shows how late the
@@ -264,16 +272,32 @@ impl Turns {
         target_rtt: Span,
         limit_ticks: u32,
     ) -> (Gate, TurnEvents) {
-        // More than 2 GiB of answers do not fit into the difference: such a session closes as captured.
-        let need = ack.since(self.first);
-        let waits = self.is(KNOWN) && self.full_duplex() && !answered.fin;
-        if waits && answered.bytes < need.max(0) as u32 {
+        if self.is(KNOWN) && !answered.fin && !self.all_answered(ack, answered) {
             let expires = self.waiting.get_or_insert(now.from).plus(limit_ticks);
-            if !expires.due(now.tick) {
-                return (Gate::Wait(expires), TurnEvents::default());
+            let silence = answered.at.map_or(Span(0), |at| now.brief.since(at));
+            let until = if self.full_duplex() {
+                expires
+            } else {
+                let over = now.at + Span(CLOSE_QUIET.0.saturating_sub(silence.0)).nanos();
+                Tick::after(over).min(expires)
+            };
+            if !until.due(now.tick) {
+                return (Gate::Wait(until), TurnEvents::default());
             }
         }
         self.gate(now, ack, answered, target_rtt, limit_ticks)
+    }
+
+    /// No answer is missing of those that the client had read when it sent `ack`: surely, or as far as the turns tell,
+    /// if these are in step.
+    fn all_answered(&self, ack: SeqNumber, answered: &Answered) -> bool {
+        let need = ack.since(self.first);
+        if self.full_duplex() {
+            // More than 2 GiB of answers do not fit into the difference: such a session closes as captured.
+            return answered.bytes >= need.max(0) as u32;
+        }
+        let in_step = self.baseline == self.ack.since(self.first) as u32;
+        self.is(UNLIMITED) || !self.is(PRECEDED) || in_step || answered.bytes == need as u32
     }
 
     /// May data that the client sent with acknowledgement number `ack` go now?
@@ -467,6 +491,38 @@ mod tests {
         let mut as_captured = turns(true);
         let (gate, _) = as_captured.gate_close(ms(1), PROD + 3000, &late, RTT, LIMIT);
         assert_eq!(gate, Gate::Go);
+    }
+
+    #[test]
+    fn a_close_waits_for_the_answers_of_a_target_that_is_a_turn_behind() {
+        // In the middle of the first answer, of 1000 bytes, the target is silent: the second request goes.
+        let behind = || {
+            let mut t = turns(false);
+            t.goes_on();
+            let half = answered(600, 10, true);
+            assert_eq!(verdict(&mut t, 12, PROD + 1000, &half), Gate::Go);
+            t.begun(SeqNumber(1));
+            t
+        };
+        let close = |t: &mut Turns, now: u64, a: &Answered| {
+            t.gate_close(ms(now), PROD + 1300, a, RTT, LIMIT).0
+        };
+        // The rest of it is more than the second answer, of 300.
+        let mut t = behind();
+        let first = answered(1000, 20, true);
+        assert_eq!(close(&mut t, 20, &first), wait(1020));
+        assert_eq!(close(&mut t, 30, &answered(1300, 30, true)), Gate::Go);
+        // A target whose answers are shorter says nothing more.
+        let mut t = behind();
+        assert_eq!(close(&mut t, 20, &first), wait(1020));
+        assert_eq!(close(&mut t, 1020, &first), Gate::Go);
+        // Or nothing but pieces: the turn's limit.
+        let mut t = behind();
+        for now in 20..5020 {
+            let piece = answered(1000, now, true);
+            assert_eq!(close(&mut t, now, &piece), wait((now + 1000).min(5020)));
+        }
+        assert_eq!(close(&mut t, 5020, &answered(1001, 5020, true)), Gate::Go);
     }
 
     #[test]

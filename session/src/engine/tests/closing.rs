@@ -30,6 +30,26 @@ fn a_fin_waits_for_the_answer_that_the_client_had_read() {
 }
 
 #[test]
+fn a_fin_does_not_overtake_a_request_that_the_target_has_not_read() {
+    let mut r = Rig::open();
+    r.client(1, 0, PSH_ACK, b"first");
+    r.after(0);
+    r.client(6, 1000, PSH_ACK, b"second");
+    r.client(12, 1300, FIN_ACK, b"");
+    // The target is kept from its processor in the middle of its first answer.
+    r.target(1, 6, PSH_ACK, 600);
+    assert_eq!(Rig::brief(&r.after(3)), [(ACK, 6, 0), (PSH_ACK, 6, 6)]);
+    r.target(601, 12, PSH_ACK, 400);
+    assert_eq!(Rig::brief(&r.after(500)), [(ACK, 12, 0)]);
+    r.target(1001, 12, PSH_ACK, 300);
+    assert_eq!(Rig::brief(&r.after(0)), [(FIN_ACK, 12, 0)]);
+    r.target(1301, 13, FIN_ACK, 0);
+    r.after(0);
+    assert_eq!(r.outcome(), Some(Outcome::Completed));
+    r.settle();
+}
+
+#[test]
 fn a_client_that_is_cut_off_cuts_the_target_off_after_the_data() {
     let mut r = Rig::open();
     r.client(1, 0, PSH_ACK, b"request");
