@@ -12,8 +12,10 @@ use lab::{
     testing::require_root,
     world::{CLIENT_SOURCE, CLIENT_SOURCE6, address6, enable_ipv6, run},
 };
+use rustix::process::Signal;
 use std::{
     collections::BTreeMap,
+    fs,
     io::ErrorKind,
     net::{IpAddr, SocketAddr, UdpSocket},
     thread,
@@ -214,4 +216,79 @@ fn fragments_by_mirror() {
 #[test]
 fn fragments_by_packet_sockets() {
     replay(Capture::Packet);
+}
+
+/// Ports that filters tell apart; of a datagram's fragments, only the first has them.
+const SOURCES: [u16; 2] = [4001, 4002];
+/// From each source, under each filter.
+const OF_EACH: usize = 20;
+
+/// SIGHUP changes the filter while datagrams come in fragments.
+fn a_new_filter_judges_fragments(capture: Capture) {
+    require_root();
+    let lab = narrow();
+    let file = lab.file("filter");
+    let passes = |port: u16| fs::write(&file, format!("tcp or udp src port {port}")).unwrap();
+    passes(SOURCES[0]);
+    // One worker: what it judged came in the order in which it was sent.
+    let mut copy = Copy::new(capture);
+    copy.transfer = format!(
+        "{},udp:{UDP_PORT}-{}:{TARGET_UDP_PORT}",
+        copy.transfer,
+        Host::Target.address()
+    );
+    let argument = file.display().to_string();
+    copy.more.extend(["--filter-file".to_owned(), argument]);
+    let mut production = Sink::new(&lab, Host::Production, false, UDP_PORT);
+    let mut target = Sink::new(&lab, Host::Target, false, TARGET_UDP_PORT);
+    let web = (Host::Production.address(), PRODUCTION_PORT);
+    let mut scene = Scene::set(lab, &copy, Host::Production, web);
+    let clients = SOURCES.map(|port| {
+        let at = SocketAddr::new(IpAddr::V4(CLIENT_SOURCE), port);
+        socket(&scene.lab, Host::Client, at)
+    });
+    let to = production.socket.local_addr().unwrap();
+    let content = |part: usize, source: usize, n: usize| {
+        format!("{part} {source} {n:03} ").repeat(400).into_bytes()
+    };
+    for part in 0..2 {
+        if part == 1 {
+            passes(SOURCES[1]);
+            scene.tcpcopy.signal(Signal::HUP).unwrap();
+            scene
+                .tcpcopy
+                .wait_for_line("filter replaced", LIMIT)
+                .unwrap();
+        }
+        let deadline = Instant::now() + LIMIT;
+        for n in 0..OF_EACH {
+            // First the one that must not arrive.
+            for source in [1 - part, part] {
+                clients[source]
+                    .send_to(&content(part, source, n), to)
+                    .unwrap();
+            }
+            let sent = 2 * (part * OF_EACH + n + 1);
+            while production.read() < sent || target.read() < sent / 2 {
+                assert!(Instant::now() < deadline, "part {part}, datagram {n}");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    scene.load(web);
+    let report = scene.finish();
+    target.read();
+    let expected: BTreeMap<_, _> = (0..2)
+        .flat_map(|part| (0..OF_EACH).map(move |n| (content(part, part, n), 1)))
+        .collect();
+    assert!(target.datagrams == expected, "{}", report.json["counters"]);
+    let filtered = report.number("counters/fragments/filtered");
+    assert_eq!(filtered, 2 * OF_EACH as u64);
+}
+
+#[test]
+fn a_new_filter_judges_fragments_of_tap_and_mirror() {
+    for capture in [Capture::Tap, Capture::Mirror] {
+        a_new_filter_judges_fragments(capture);
+    }
 }

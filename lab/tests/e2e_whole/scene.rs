@@ -34,7 +34,7 @@ pub fn sysctl(lab: &Lab, host: Host, settings: &[&str]) {
 
 /// Programs and servers that run.
 pub struct Scene {
-    tcpcopy: Process,
+    pub tcpcopy: Process,
     intercept: Process,
     servers: Vec<Process>,
     programs: Programs,

@@ -295,10 +295,11 @@ impl Run {
             .and_then(|filter| self.attached.replace_filter(&filter).map(|()| filter));
         match replaced {
             Ok(filter) => {
-                tracing::info!(filter = filter.expression(), "filter replaced");
+                let filter = Arc::new(filter);
                 if let Some(shared) = &self.filter {
-                    shared.store(Arc::new(filter));
+                    shared.store(Arc::clone(&filter));
                 }
+                tracing::info!(filter = filter.expression(), "filter replaced");
             }
             Err(error) => {
                 tracing::error!("filter not replaced, the old one stays in force: {error}");
