@@ -9,11 +9,13 @@ use std::{
 
 use lab::{
     Host, Lab, LabOptions, Process,
+    faults::{Action, Class, Direction, FaultyCable, Rule},
     nginx::Nginx,
     replay::{Capture, Copy, ExitReport, Intercept, PRODUCTION_PORT, TARGET_PORT, stop},
     testing::{programs, require_root},
-    world::{CLIENT_SOURCE, CLIENT_SOURCE6, address6, enable_ipv6, run},
+    world::{CLIENT_SOURCE, CLIENT_SOURCE6, Cable, address6, enable_ipv6, run},
 };
+use rustix::process::Signal;
 
 const KEPT_REQUESTS: u32 = 4000;
 const SHORT_REQUESTS: u32 = 1000;
@@ -159,6 +161,34 @@ fn requests_with_a_routing_header() {
     });
 }
 
+/// Hop-by-hop and destination options, fragment headers of whole packets, alone and chained: each packet of the client
+/// has others.
+#[test]
+fn requests_with_extension_headers() {
+    for capture in [Capture::Tap, Capture::Packet, Capture::Mirror] {
+        replay(&Case {
+            capture,
+            extended: true,
+            ..Case::default()
+        });
+    }
+}
+
+/// tcpdump of what comes to the target with an extension header, ICMP of its neighbours excepted.
+fn watch_for_headers(lab: &Lab) -> Process {
+    let target = address6(Host::Target);
+    let filter = format!("dst host {target} and ip6[6] != 6 and ip6[6] != 58");
+    let mut dump = Process::start(
+        "headers",
+        lab.command(Host::Target, "tcpdump")
+            .args(["-i", "eth0", "-nn", "-Q", "in", &filter]),
+        lab.folder(),
+    )
+    .unwrap();
+    dump.wait_for_line("listening on", SETTLE).unwrap();
+    dump
+}
+
 /// The proof that packets to production have one.
 fn assert_routing_header(lab: &Lab, production: Ipv6Addr) {
     let filter = "ip6[6] = 43 and ip6[40] = 6";
@@ -192,6 +222,8 @@ struct Case<'a> {
     online: IpAddr,
     /// The transfer names production's port alone.
     any_address: bool,
+    /// The client's packets get extension headers.
+    extended: bool,
     /// Where the target's server runs, and its address.
     target: (Host, Ipv6Addr),
     /// More options of tcpcopy.
@@ -212,6 +244,7 @@ impl Default for Case<'_> {
             capture: Capture::Tap,
             online: IpAddr::V6(address6(Host::Production)),
             any_address: false,
+            extended: false,
             target: (Host::Target, address6(Host::Target)),
             more: &[],
             before: &|_| (),
@@ -225,8 +258,21 @@ impl Default for Case<'_> {
 fn replay(case: &Case<'_>) {
     require_root();
     let programs = programs(env!("CARGO_BIN_EXE_lab-tool"));
-    let lab = Lab::up(&LabOptions::default()).unwrap();
+    let cable = Cable::Of(Host::Client);
+    let lab = Lab::up(&LabOptions {
+        spliced: case.extended.then_some(cable).into_iter().collect(),
+        ..LabOptions::default()
+    })
+    .unwrap();
     enable_ipv6(&lab).unwrap();
+    let extender = case.extended.then(|| {
+        // What comes to the client crosses its cable, too, where unfinished checksums stay so.
+        let whole = ["-K", "eth0", "tx", "off", "tso", "off", "gso", "off"];
+        run(lab.command(Host::Production, "ethtool").args(whole)).unwrap();
+        let rule = Rule::share(Direction::Out, Class::Any, 1_000_000, Action::Headers);
+        let cable = FaultyCable::start(&lab, &programs.tool, cable, 1, &[rule]).unwrap();
+        (cable, watch_for_headers(&lab))
+    });
     (case.before)(&lab);
     let online = SocketAddr::new(case.online, PRODUCTION_PORT);
     let (server, target) = case.target;
@@ -258,6 +304,10 @@ fn replay(case: &Case<'_>) {
     let report = lab.file("report.json");
     let mut copy = Copy::new(case.capture);
     copy.intercept = format!("{channel}:{CHANNEL_PORT}");
+    if case.extended {
+        // Fragments are put together by the worker of their addresses, and handed over.
+        "0,1".clone_into(&mut copy.cores);
+    }
     copy.transfer = if case.any_address {
         format!("{PRODUCTION_PORT}-{target}")
     } else {
@@ -298,6 +348,14 @@ fn replay(case: &Case<'_>) {
         Some(&u64::from(SHORT_REQUESTS + 1)),
         "{outcomes:?}"
     );
+    if let Some((cable, mut watch)) = extender {
+        let did = cable.stop(&lab).unwrap();
+        assert!(did.outward.rules[0].1 > all, "{did:?}");
+        watch.signal(Signal::INT).unwrap();
+        watch.wait_success(SETTLE).unwrap();
+        let said = watch.stderr();
+        assert!(said.contains("\n0 packets captured"), "{said}");
+    }
     (case.after)(&report);
     assert_eq!(lab.checksum_faults().unwrap(), [] as [&str; 0]);
 }

@@ -6,7 +6,8 @@
 //!                                            in: towards the host      out: from the host
 //!
 //!  frame ──▶ packet::read ──▶ rules, the first that matches and selects ──▶ sent, sent twice, dropped, or held
-//!                                                                          until others have passed or a time
+//!                                                                          until others have passed or a time;
+//!                                                                          or sent with IPv6 extension headers
 //! ```
 //!
 //! Only TCP is touched; ARP and the rest always pass. Which packets a rule takes follows from the seed and from the
@@ -16,6 +17,7 @@
 
 mod cable;
 mod forwarder;
+mod headers;
 mod packet;
 mod path;
 mod report;

@@ -1,11 +1,17 @@
 //! What a rule sees of a frame.
 
-use std::{fmt, net::SocketAddrV4, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use super::rule::BadWord;
 
-const ETHERNET_BYTES: usize = 14;
+pub(super) const ETHERNET_BYTES: usize = 14;
 const IPV4: [u8; 2] = [0x08, 0x00];
+pub(super) const IPV6: [u8; 2] = [0x86, 0xdd];
+const IPV6_BYTES: usize = 40;
 const TCP: u8 = 6;
 /// Flags of the TCP header (RFC 9293, 3.1).
 const FIN: u8 = 0x01;
@@ -16,8 +22,8 @@ const ACK: u8 = 0x10;
 /// One direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Flow {
-    pub from: SocketAddrV4,
-    pub to: SocketAddrV4,
+    pub from: SocketAddr,
+    pub to: SocketAddr,
 }
 
 /// A TCP packet.
@@ -29,28 +35,39 @@ pub(super) struct Packet {
     pub payload_bytes: usize,
 }
 
-/// Reads a frame; `None` if it is not TCP over IPv4, or not its first fragment.
+/// Reads a frame; `None` if it is not TCP, not its first fragment, or behind IPv6 extension headers.
 pub(super) fn read(frame: &[u8]) -> Option<Packet> {
     let (ethernet, ip) = frame.split_at_checked(ETHERNET_BYTES)?;
-    if ethernet[12..14] != IPV4 {
-        return None;
-    }
     let word = |at: usize| Some(u16::from_be_bytes([*ip.get(at)?, *ip.get(at + 1)?]));
-    let header_bytes = usize::from(*ip.first()? & 0x0f) * 4;
-    if ip.first()? >> 4 != 4 || *ip.get(9)? != TCP || word(6)? & 0x1fff != 0 {
-        return None;
-    }
-    let address = |at: usize| <[u8; 4]>::try_from(ip.get(at..at + 4)?).ok();
+    let (ends, header_bytes, bytes): ([IpAddr; 2], _, _) = match [ethernet[12], ethernet[13]] {
+        IPV4 => {
+            if ip.first()? >> 4 != 4 || *ip.get(9)? != TCP || word(6)? & 0x1fff != 0 {
+                return None;
+            }
+            let header_bytes = usize::from(*ip.first()? & 0x0f) * 4;
+            let end = |at: usize| ip.get(at..)?.first_chunk::<4>().map(|end| (*end).into());
+            ([end(12)?, end(16)?], header_bytes, usize::from(word(2)?))
+        }
+        IPV6 => {
+            if *ip.get(6)? != TCP {
+                return None;
+            }
+            let end = |at: usize| ip.get(at..)?.first_chunk::<16>().map(|end| (*end).into());
+            let bytes = IPV6_BYTES + usize::from(word(4)?);
+            ([end(8)?, end(24)?], IPV6_BYTES, bytes)
+        }
+        _ => return None,
+    };
     let port = |at: usize| word(header_bytes + at);
     let all_headers = header_bytes + usize::from(*ip.get(header_bytes + 12)? >> 4) * 4;
     Some(Packet {
         flow: Flow {
-            from: SocketAddrV4::new(address(12)?.into(), port(0)?),
-            to: SocketAddrV4::new(address(16)?.into(), port(2)?),
+            from: SocketAddr::new(ends[0], port(0)?),
+            to: SocketAddr::new(ends[1], port(2)?),
         },
         flags: *ip.get(header_bytes + 13)?,
         window: word(header_bytes + 14)?,
-        payload_bytes: usize::from(word(2)?).saturating_sub(all_headers),
+        payload_bytes: bytes.saturating_sub(all_headers),
     })
 }
 
@@ -167,6 +184,24 @@ pub(super) mod tests {
         assert_eq!(packet.flow.from, "10.0.0.1:4000".parse().unwrap());
         assert_eq!(packet.flow.to, "10.0.0.2:80".parse().unwrap());
         assert_eq!((packet.window, packet.payload_bytes), (77, 5));
+    }
+
+    #[test]
+    fn so_is_one_of_ipv6() {
+        let v4 = frame(4000, FIN | ACK, 77, 5);
+        let mut v6 = vec![0; ETHERNET_BYTES + IPV6_BYTES];
+        v6[12..14].copy_from_slice(&IPV6);
+        v6[19] = 25;
+        v6[20] = TCP;
+        v6[37] = 1;
+        v6.extend(&v4[34..]);
+        let packet = read(&v6).unwrap();
+        assert_eq!(packet.flow.from, "[::1]:4000".parse().unwrap());
+        assert_eq!(packet.flow.to, "[::]:80".parse().unwrap());
+        assert_eq!((packet.flags, packet.payload_bytes), (FIN | ACK, 5));
+        // Behind a destination options header.
+        v6[20] = 60;
+        assert_eq!(read(&v6), None);
     }
 
     #[test]

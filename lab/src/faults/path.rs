@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    headers::with_headers,
     packet::{self, Class, Flow, Packet},
     report::PathReport,
     rule::{Action, MILLION, Rule, Select},
@@ -22,6 +23,8 @@ pub(super) struct Path {
     random: Random,
     flows: HashMap<Flow, FlowState>,
     held: Vec<Held>,
+    /// Packets that got IPv6 extension headers.
+    headers: u64,
     report: PathReport,
 }
 
@@ -49,6 +52,7 @@ impl Path {
             random: Random(seed),
             flows: HashMap::new(),
             held: Vec::new(),
+            headers: 0,
         }
     }
 
@@ -71,6 +75,10 @@ impl Path {
             Some(Action::Delay(time)) => return self.held.push(hold(None, time)),
             Some(Action::After(others)) => {
                 return self.held.push(hold(Some(others.get()), OVERTAKE_WAIT));
+            }
+            Some(Action::Headers) => {
+                out.push(with_headers(frame, self.headers));
+                self.headers += 1;
             }
             Some(Action::Twice) => out.extend([frame.to_vec(), frame.to_vec()]),
             None => out.push(frame.to_vec()),

@@ -1,4 +1,4 @@
-//! What is done to which packets: `in/data/nth=2/drop`, `out/any/share=10000/after=3`.
+//! What is done to which packets: `in/data/nth=2-2/drop`, `out/any/share=10000/after=3`.
 
 use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
@@ -49,6 +49,8 @@ pub enum Action {
     After(NonZeroU32),
     /// It arrives that much later.
     Delay(Duration),
+    /// It gets IPv6 extension headers, each time others.
+    Headers,
 }
 
 /// A word of a rule that is none.
@@ -110,6 +112,7 @@ impl fmt::Display for Rule {
             Action::Drop => formatter.write_str("drop"),
             Action::Twice => formatter.write_str("twice"),
             Action::After(others) => write!(formatter, "after={others}"),
+            Action::Headers => formatter.write_str("headers"),
             Action::Delay(time) => write!(formatter, "delay={}", time.as_millis()),
         }
     }
@@ -170,12 +173,13 @@ impl FromStr for Action {
         let bad = || {
             BadWord::new(
                 word,
-                "`drop`, `twice`, `after=OTHERS` or `delay=MILLISECONDS`",
+                "`drop`, `twice`, `headers`, `after=OTHERS` or `delay=MILLISECONDS`",
             )
         };
         match word.split_once('=') {
             None if word == "drop" => Ok(Self::Drop),
             None if word == "twice" => Ok(Self::Twice),
+            None if word == "headers" => Ok(Self::Headers),
             Some(("after", others)) => others.parse().map(Self::After).map_err(|_| bad()),
             Some(("delay", millis)) => millis
                 .parse()
@@ -195,6 +199,7 @@ mod tests {
         for text in [
             "in/any/share=10000/drop",
             "out/data/nth=2-2/twice",
+            "out/any/share=1000000/headers",
             "out/syn-ack/nth=1-3/delay=3500",
             "in/window-opened/nth=1-1/after=4",
         ] {
