@@ -80,7 +80,7 @@ impl Test {
         bench::Engine::gate()?;
         if !self.quick && !self.without_vm {
             progress.say("tests: real drivers and other kernels, in virtual machines");
-            vm::step(&progress, "")?;
+            vm::VmTest::all(&progress)?;
         }
         progress.say("tests: all passed");
         Ok(())

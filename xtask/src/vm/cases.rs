@@ -15,6 +15,7 @@ use crate::Result;
 /// Results so far.
 pub struct Tally {
     only: String,
+    repeat: u32,
     passed: u32,
     /// Of those passed: not at the first try.
     again: u32,
@@ -23,9 +24,11 @@ pub struct Tally {
 
 impl Tally {
     /// Only cases whose name contains `only`; guests are booted for them as well.
-    pub fn new(only: &str) -> Self {
+    /// With `repeat` above one each case is run as often, and never once more.
+    pub fn new(only: &str, repeat: u32) -> Self {
         Self {
             only: only.to_owned(),
+            repeat,
             passed: 0,
             again: 0,
             failed: 0,
@@ -36,6 +39,12 @@ impl Tally {
     /// card has. Both outcomes are told.
     fn case(&mut self, kernel: &Kernel, name: &str, mut work: impl FnMut() -> Result<()>) {
         if !full_name(kernel, name).contains(&self.only) {
+            return;
+        }
+        if self.repeat != 1 {
+            for _ in 0..self.repeat {
+                self.always(kernel, name, &mut work);
+            }
             return;
         }
         let mut again = 0;

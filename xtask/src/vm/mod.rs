@@ -37,12 +37,18 @@ pub const HOST_PACKAGES: [&str; 6] = [
     "xz-utils",
 ];
 
-/// Which guests.
+/// Which cases.
 #[derive(Args)]
 pub struct VmTest {
     /// Only cases whose name contains this
     #[arg(long, default_value = "")]
     only: String,
+    /// Only kernels whose release begins with this
+    #[arg(long, default_value = "")]
+    kernel: String,
+    /// Run each case this many times, each a case of its own: how often does it fail?
+    #[arg(long, default_value_t = 1)]
+    repeat: u32,
 }
 
 impl VmTest {
@@ -51,29 +57,41 @@ impl VmTest {
         let progress = Progress::start();
         build::prepare(&progress, &HOST_PACKAGES)?;
         build::programs(&progress)?;
-        step(&progress, &self.only)
+        self.step(&progress)
     }
-}
 
-/// The cases as a step of `cargo xtask test`, when all is built.
-pub fn step(progress: &Progress, only: &str) -> Result<()> {
-    progress.say("vm: fetching QEMU and kernels");
-    let packages = packages::fetch()?;
-    // Of what runs, not of its path: the tests have built this program again meanwhile.
-    let own = paths::target().join("vm/xtask");
-    std::fs::copy("/proc/self/exe", &own)
-        .map_err(|error| format!("cannot copy this program to {}: {error}", own.display()))?;
-    let programs = Programs::in_folder(
-        &build::programs_folder(),
-        Tool::new(own.clone(), &[demo::TOOL_COMMAND]),
-    );
-    let mut tally = cases::Tally::new(only);
-    for kernel in &packages.kernels {
-        progress.say(&format!("vm: kernel {}", kernel.release));
-        let image = initramfs::build(&packages, kernel, &programs, &own)?;
-        cases::run(&packages, kernel, &image, &programs, &mut tally);
+    /// All cases as a step of `cargo xtask test`, when all is built.
+    pub fn all(progress: &Progress) -> Result<()> {
+        let all = Self {
+            only: String::new(),
+            kernel: String::new(),
+            repeat: 1,
+        };
+        all.step(progress)
     }
-    tally.verdict()
+
+    fn step(&self, progress: &Progress) -> Result<()> {
+        progress.say("vm: fetching QEMU and kernels");
+        let packages = packages::fetch()?;
+        // Of what runs, not of its path: the tests have built this program again meanwhile.
+        let own = paths::target().join("vm/xtask");
+        std::fs::copy("/proc/self/exe", &own)
+            .map_err(|error| format!("cannot copy this program to {}: {error}", own.display()))?;
+        let programs = Programs::in_folder(
+            &build::programs_folder(),
+            Tool::new(own.clone(), &[demo::TOOL_COMMAND]),
+        );
+        let mut tally = cases::Tally::new(&self.only, self.repeat);
+        for kernel in &packages.kernels {
+            if !kernel.release.starts_with(&self.kernel) {
+                continue;
+            }
+            progress.say(&format!("vm: kernel {}", kernel.release));
+            let image = initramfs::build(&packages, kernel, &programs, &own)?;
+            cases::run(&packages, kernel, &image, &programs, &mut tally);
+        }
+        tally.verdict()
+    }
 }
 
 /// Runs a command quietly to a successful end.
