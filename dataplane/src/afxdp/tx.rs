@@ -26,6 +26,8 @@ const IDLE_KICKS_MAX: usize = 3;
 
 pub(super) struct TxPort<R: TxRings> {
     rings: R,
+    /// Frames of this half.
+    total: usize,
     free: Vec<FreeFrame<R::Desc>>,
     reserved: Option<FreeFrame<R::Desc>>,
     pending: Vec<FilledFrame<R::Desc>>,
@@ -45,6 +47,7 @@ impl<R: TxRings> TxPort<R> {
     pub(super) fn new(rings: R, free: Vec<FreeFrame<R::Desc>>, port: String) -> Self {
         Self {
             rings,
+            total: free.len(),
             free,
             reserved: None,
             pending: Vec::with_capacity(FLUSH_LEVEL_FRAMES),
@@ -115,7 +118,7 @@ impl<R: TxRings> TxPort<R> {
         }
     }
 
-    #[cfg(test)]
+    /// Frames that are not in the kernel's rings.
     fn held(&self) -> usize {
         self.free.len() + usize::from(self.reserved.is_some()) + self.pending.len()
     }
@@ -170,6 +173,12 @@ impl<R: TxRings> Transmit for TxPort<R> {
         sink("tx_frames", self.frames);
         sink("tx_kicks", self.kicks);
         sink("tx_no_frame", self.no_frame);
+        // What a device took and did not give back was perhaps never sent: two different faults.
+        self.rings.reap(&mut self.free);
+        let unsent = self.rings.unsent();
+        sink("tx_in_ring", unsent as u64);
+        let given = self.total.saturating_sub(self.held());
+        sink("tx_in_device", given.saturating_sub(unsent) as u64);
         sink("tx_bad_length", self.bad_length);
         sink("tx_invalid_descs", self.rings.invalid());
         self.errors.report(sink);

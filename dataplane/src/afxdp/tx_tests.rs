@@ -242,6 +242,25 @@ fn zero_copy_needs_one_call() {
 }
 
 #[test]
+fn what_did_not_come_back_is_told() {
+    let mut port = port(64);
+    port.rings.copy_mode = false;
+    (0..5).for_each(|n| assert!(send(&mut port, n)));
+    port.flush();
+    port.rings.take(3);
+    port.rings.complete(1);
+    // Committed only: with us.
+    assert!(send(&mut port, 5));
+    assert_eq!(counter(&mut port, "tx_in_ring"), 2);
+    assert_eq!(counter(&mut port, "tx_in_device"), 2);
+    port.flush();
+    port.rings.take(64);
+    port.rings.complete(64);
+    assert_eq!(counter(&mut port, "tx_in_ring"), 0);
+    assert_eq!(counter(&mut port, "tx_in_device"), 0);
+}
+
+#[test]
 fn no_frame_left_is_counted_and_recovers() {
     let mut port = port(64);
     port.rings.copy_mode = false;

@@ -5,7 +5,7 @@ use std::{path::Path, time::Instant};
 use lab::{Host, replay::Programs};
 
 use super::{
-    options,
+    conntrack, options,
     packages::{Kernel, Packages},
     replays::{self, expect_way, intercept_line},
     scene::Scene,
@@ -14,7 +14,8 @@ use crate::Result;
 
 /// Results so far.
 pub struct Tally {
-    only: String,
+    only: Vec<String>,
+    /// Rounds.
     repeat: u32,
     passed: u32,
     /// Of those passed: not at the first try.
@@ -23,11 +24,11 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Only cases whose name contains `only`; guests are booted for them as well.
-    /// With `repeat` above one each case is run as often, and never once more.
-    pub fn new(only: &str, repeat: u32) -> Self {
+    /// Only cases whose name contains one of `only`, or all; guests are booted for them as well.
+    /// With `repeat` above one as many rounds of them, and none is run once more.
+    pub fn new(only: Vec<String>, repeat: u32) -> Self {
         Self {
-            only: only.to_owned(),
+            only,
             repeat,
             passed: 0,
             again: 0,
@@ -38,19 +39,18 @@ impl Tally {
     /// Runs one if it is chosen. One that fails is run once more: what is emulated has the host's timing, which no real
     /// card has. Both outcomes are told.
     fn case(&mut self, kernel: &Kernel, name: &str, mut work: impl FnMut() -> Result<()>) {
-        if !full_name(kernel, name).contains(&self.only) {
+        let full = full_name(kernel, name);
+        if !self.only.is_empty() && !self.only.iter().any(|only| full.contains(only)) {
             return;
         }
-        if self.repeat != 1 {
-            for _ in 0..self.repeat {
-                self.always(kernel, name, &mut work);
-            }
+        if self.repeat > 1 {
+            self.always(kernel, name, work);
             return;
         }
         let mut again = 0;
         self.always(kernel, name, || {
             work().or_else(|error| {
-                println!("FAIL {}, once more: {error}", full_name(kernel, name));
+                println!("FAIL {full}, once more: {error}");
                 work().inspect(|()| again = 1)
             })
         });
@@ -104,43 +104,8 @@ pub fn run(
     });
     let Some(mut scene) = scene else { return };
     let failed = tally.failed;
-    let scene = &mut scene;
-    for pair in 0..scene.pairs.len() {
-        let name = scene.pairs[pair].name;
-        tally.case(kernel, &format!("mirror and transmit, {name}"), || {
-            replays::mirror(scene, pair)
-        });
-        tally.case(
-            kernel,
-            &format!("mirror and transmit by one card, {name}"),
-            || replays::one_card(scene, pair),
-        );
-        tally.case(kernel, &format!("intercept, {name}"), || {
-            replays::intercept(scene, pair)
-        });
-        for (how, signal) in [("SIGKILL", "KILL"), ("normal exit", "INT")] {
-            tally.case(kernel, &format!("attach again after {how}, {name}"), || {
-                again(scene, pair, signal)
-            });
-        }
-    }
-    for row in 0..scene.rows.len() {
-        let name = format!("option {}", scene.rows[row].name);
-        tally.case(kernel, &name, || options::row(scene, row));
-    }
-    tally.case(kernel, "guest as target", || replays::target(scene));
-    if kernel.newest {
-        tally.case(kernel, "guest as production, tap", || {
-            replays::tap(scene, "tap attached to tcx")
-        });
-        tally.case(kernel, "egress by a VLAN interface", || {
-            replays::vlan(scene)
-        });
-        tally.case(kernel, "egress by a bond", || replays::bond(scene));
-    } else {
-        tally.case(kernel, "guest as production, tap without tcx", || {
-            replays::tap(scene, "capturing by packet sockets (AF_PACKET)")
-        });
+    for _ in 0..tally.repeat {
+        round(&mut scene, kernel, tally);
     }
     tally.always(kernel, "no kernel warnings", || {
         let warnings = scene.guest.warnings()?;
@@ -156,15 +121,61 @@ pub fn run(
     }
 }
 
-/// Ends a program with its sockets in a way, twice: the kernel must let the next one attach, and the guest's own
+/// Each case once.
+fn round(scene: &mut Scene, kernel: &Kernel, tally: &mut Tally) {
+    for pair in 0..scene.pairs.len() {
+        let name = scene.pairs[pair].name;
+        tally.case(kernel, &format!("mirror and transmit, {name}"), || {
+            replays::mirror(scene, pair)
+        });
+        tally.case(
+            kernel,
+            &format!("mirror and transmit by one card, {name}"),
+            || replays::one_card(scene, pair),
+        );
+        tally.case(kernel, &format!("intercept, {name}"), || {
+            replays::intercept(scene, pair)
+        });
+        tally.case(
+            kernel,
+            &format!("attach again after normal exit, {name}"),
+            || again(scene, pair),
+        );
+    }
+    for row in 0..scene.rows.len() {
+        let name = format!("option {}", scene.rows[row].name);
+        tally.case(kernel, &name, || options::row(scene, row));
+    }
+    tally.case(kernel, "guest as target", || replays::target(scene));
+    if kernel.newest {
+        tally.case(kernel, "guest as production, tap", || {
+            replays::tap(scene, "tap attached to tcx")
+        });
+        tally.case(kernel, "egress by a VLAN interface", || {
+            replays::vlan(scene)
+        });
+        tally.case(kernel, "egress by a bond", || replays::bond(scene));
+        tally.case(
+            kernel,
+            "raw sockets, NAT and a full conntrack table",
+            || conntrack::raw_sockets(scene),
+        );
+    } else {
+        tally.case(kernel, "guest as production, tap without tcx", || {
+            replays::tap(scene, "capturing by packet sockets (AF_PACKET)")
+        });
+    }
+}
+
+/// Ends a program with its sockets, twice: the kernel must let the next one attach, and the guest's own
 /// stack must be reachable by the card.
-fn again(scene: &mut Scene, pair: usize, signal: &str) -> Result<()> {
+fn again(scene: &mut Scene, pair: usize) -> Result<()> {
     let pair = &scene.pairs[pair];
     let (name, address, way) = (pair.switched.name, pair.address, pair.way);
     scene.connect(name, address)?;
     for _ in 0..2 {
         scene.guest.start("again", &intercept_line(name))?;
-        let log = scene.guest.stop("again", signal)?;
+        let log = scene.guest.stop("again", "INT")?;
         expect_way(&log, name, way)?;
     }
     scene.guest.wait_for_link(name)?;

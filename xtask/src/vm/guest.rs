@@ -242,6 +242,15 @@ impl Guest {
         .map(drop)
     }
 
+    /// Waits for a text in the log of a program.
+    pub fn wait_for_log(&mut self, name: &str, text: &str) -> Result<()> {
+        self.run(&format!(
+            "for i in $(seq 100); do grep -q '{text}' /tmp/{name}.log && break; sleep 0.1; done
+             grep -q '{text}' /tmp/{name}.log || {{ echo 'no line with: {text}'; false; }}"
+        ))
+        .map(drop)
+    }
+
     /// Sends a signal and waits for the end; the log.
     pub fn stop(&mut self, name: &str, signal: &str) -> Result<String> {
         self.run(&format!(

@@ -20,7 +20,7 @@ use super::{
 use crate::{Result, paths};
 
 /// Drivers in the order of their needs. Those that a kernel has built in, or not at all, are left out.
-const MODULES: [&str; 18] = [
+const MODULES: [&str; 28] = [
     "virtio",
     "virtio_ring",
     "virtio_pci_legacy_dev",
@@ -39,6 +39,16 @@ const MODULES: [&str; 18] = [
     "8021q",
     "tls",
     "bonding",
+    "nfnetlink",
+    "nf_defrag_ipv4",
+    "nf_defrag_ipv6",
+    "nf_conntrack",
+    "nf_conntrack_netlink",
+    "nf_nat",
+    "nf_tables",
+    "nft_ct",
+    "nft_chain_nat",
+    "nft_nat",
 ];
 
 /// The lab's tool in the guest: this very program.
@@ -90,13 +100,14 @@ pub fn build(
     fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
 
     let mut libraries = BTreeSet::new();
-    // Busybox's ip knows no bonds, and it has no ethtool.
+    // Busybox's ip knows no bonds, and it has neither ethtool nor nft.
     let executables = [
         programs.tcpcopy.clone(),
         programs.intercept.clone(),
         own.to_owned(),
         which("ethtool")?,
         which("ip")?,
+        which("nft")?,
     ];
     for program in executables {
         let name = program.file_name().ok_or("a program without a name")?;

@@ -11,6 +11,7 @@
 //! It tests function, never speed: each guest instruction is emulated.
 
 mod cases;
+mod conntrack;
 mod guest;
 mod initramfs;
 mod nics;
@@ -28,11 +29,12 @@ use crate::{
 };
 
 /// What initramfs and guests call on this machine.
-pub const HOST_PACKAGES: [&str; 6] = [
+pub const HOST_PACKAGES: [&str; 7] = [
     "binutils",
     "cpio",
     "ethtool",
     "iproute2",
+    "nftables",
     "util-linux",
     "xz-utils",
 ];
@@ -40,13 +42,13 @@ pub const HOST_PACKAGES: [&str; 6] = [
 /// Which cases.
 #[derive(Args)]
 pub struct VmTest {
-    /// Only cases whose name contains this
-    #[arg(long, default_value = "")]
-    only: String,
+    /// Only cases whose name contains this, or one of these
+    #[arg(long)]
+    only: Vec<String>,
     /// Only kernels whose release begins with this
     #[arg(long, default_value = "")]
     kernel: String,
-    /// Run each case this many times, each a case of its own: how often does it fail?
+    /// Run the cases this many times in turn, none a second time if it fails: how often does that happen?
     #[arg(long, default_value_t = 1)]
     repeat: u32,
 }
@@ -63,7 +65,7 @@ impl VmTest {
     /// All cases as a step of `cargo xtask test`, when all is built.
     pub fn all(progress: &Progress) -> Result<()> {
         let all = Self {
-            only: String::new(),
+            only: Vec::new(),
             kernel: String::new(),
             repeat: 1,
         };
@@ -81,7 +83,7 @@ impl VmTest {
             &build::programs_folder(),
             Tool::new(own.clone(), &[demo::TOOL_COMMAND]),
         );
-        let mut tally = cases::Tally::new(&self.only, self.repeat);
+        let mut tally = cases::Tally::new(self.only.clone(), self.repeat);
         for kernel in &packages.kernels {
             if !kernel.release.starts_with(&self.kernel) {
                 continue;

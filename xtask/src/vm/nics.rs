@@ -143,7 +143,7 @@ pub fn pairs(newest: bool) -> Vec<Pair> {
         ));
         // Native XDP takes a queue more for each of the four CPUs, of which the card has enough.
         pairs.push(pair(
-            "virtio, 4 queues and 4 that attaching adds",
+            "virtio, 4 + 4 queues that attaching adds",
             "10.77.0.63",
             Way::new(true, 4, 4),
             &|n| Nic::virtio(["more0", "more1"][n], 8, ZERO_COPY),

@@ -10,14 +10,17 @@ use lab::{
 use super::{
     cases::{expect, with_log},
     nics::Way,
-    scene::{FAR, Place, Scene},
+    scene::{FAR, Place, Scene, Servers},
 };
 use crate::Result;
 
 /// Requests of one replay: two seconds at the pace of [`Scene::load`].
 const REQUESTS: u64 = 300;
+/// Of these a program that will be killed has replayed so many: traffic is under way in both directions.
+const REQUESTS_BEFORE_KILL: u64 = 30;
 
 /// The guest at the mirror port: it receives by one card of a pair and sends by the other. The assistant is the lab's.
+/// Killed amid a replay, then a whole one.
 pub fn mirror(scene: &mut Scene, pair: usize) -> Result<()> {
     let pair = &scene.pairs[pair];
     let (mirrored, switched, address, way) = (
@@ -27,17 +30,20 @@ pub fn mirror(scene: &mut Scene, pair: usize) -> Result<()> {
         pair.way,
     );
     scene.connect(switched, address)?;
+    killed_mirror(scene, mirrored, &[switched])?;
     let log = replay_from(scene, mirrored, &[switched], Place::Lab)?;
     expect_way(&log, mirrored, way)?;
     // An interface that is not the mirror's may be in use: its driver's rings are left alone.
     expect(&log, "sending by AF_XDP", &[switched, "zero_copy=false"])
 }
 
-/// One card for all: what the mirror brings, the channel, and what is sent, by the sockets that receive.
+/// One card for all: what the mirror brings, the channel, and what is sent, by the sockets that receive. Killed amid a
+/// replay, then a whole one.
 pub fn one_card(scene: &mut Scene, pair: usize) -> Result<()> {
     let pair = &scene.pairs[pair];
     let (name, address, way) = (pair.switched.name, pair.address, pair.way);
     scene.connect(name, address)?;
+    killed_mirror(scene, name, &[])?;
     let log = replay_from(scene, name, &[], Place::Lab)?;
     expect_way(&log, name, way)?;
     for worker in ["worker=0", "worker=1"] {
@@ -46,30 +52,34 @@ pub fn one_card(scene: &mut Scene, pair: usize) -> Result<()> {
     Ok(())
 }
 
-/// The guest as assistant host; tcpcopy taps production in the lab.
+/// The guest as assistant host; tcpcopy taps production in the lab. Killed amid a replay, then a whole one.
 pub fn intercept(scene: &mut Scene, pair: usize) -> Result<()> {
     let pair = &scene.pairs[pair];
     let (name, address, way) = (pair.switched.name, pair.address, pair.way);
     scene.connect(name, address)?;
-    let servers = scene.servers(Place::Lab, Place::Lab)?;
-    scene.guest.start("intercept", &intercept_line(name))?;
-    scene.guest.wait_for_link(name)?;
     route_answers(scene, address)?;
     let mut copy = Copy::new(Capture::Tap);
     address.clone_into(&mut copy.intercept);
-    let replayed = (|| {
-        let mut tcpcopy = copy.start(&scene.lab, scene.programs, &scene.lab.file("tap.json"))?;
+    let report = scene.lab.file("tap.json");
+    let replay = |scene: &mut Scene, signal: &str| -> Result<String> {
+        let servers = scene.servers(Place::Lab, Place::Lab)?;
+        scene.guest.start("intercept", &intercept_line(name))?;
+        scene.guest.wait_for_link(name)?;
+        let mut tcpcopy = copy.start(&scene.lab, scene.programs, &report)?;
+        if signal == "KILL" {
+            // tcpcopy would wait for the sessions that are left without answers: it goes at once, too.
+            return kill_amid(scene, &servers, "intercept");
+        }
         let load = scene.load(Place::Lab, REQUESTS);
         stop(&mut tcpcopy)?;
-        load
-    })();
+        let log = scene.guest.stop("intercept", signal)?;
+        load.and_then(|()| scene.all_replayed(&servers, REQUESTS))
+            .map_err(|error| with_log(&error.to_string(), &log))?;
+        Ok(log)
+    };
+    let log = replay(scene, "KILL").and_then(|_| replay(scene, "INT"));
     route_answers(scene, &Host::Assistant.address().to_string())?;
-    let log = scene.guest.stop("intercept", "INT")?;
-    replayed.map_err(|error| with_log(&error.to_string(), &log))?;
-    expect_way(&log, name, way)?;
-    scene
-        .all_replayed(&servers, REQUESTS)
-        .map_err(|error| with_log(&error.to_string(), &log).into())
+    expect_way(&log?, name, way)
 }
 
 /// The guest as target host; both programs run in the lab.
@@ -169,9 +179,46 @@ fn send_by(scene: &mut Scene, mirrored: &str, interface: &str, target: &'static 
 
 /// A whole replay by tcpcopy in the guest; its log.
 fn replay_from(scene: &mut Scene, mirrored: &str, links: &[&str], target: Place) -> Result<String> {
+    let (servers, mut assistant) = start_mirror(scene, mirrored, links, target)?;
+    let load = scene.load(Place::Lab, REQUESTS);
+    let log = scene.guest.stop("mirror", "INT")?;
+    stop(&mut assistant)?;
+    load.and_then(|()| scene.all_replayed(&servers, REQUESTS))
+        .map_err(|error| {
+            let text = with_log(&error.to_string(), &log);
+            format!("{text}; and the assistant's: {}", assistant.stdout())
+        })?;
+    Ok(log)
+}
+
+/// A replay by tcpcopy in the guest in which it is killed.
+fn killed_mirror(scene: &mut Scene, mirrored: &str, links: &[&str]) -> Result<()> {
+    let (servers, mut assistant) = start_mirror(scene, mirrored, links, Place::Lab)?;
+    let killed = kill_amid(scene, &servers, "mirror");
+    stop(&mut assistant)?;
+    killed.map(drop)
+}
+
+/// Kills a program of the guest while requests come and are replayed; its log until then.
+fn kill_amid(scene: &mut Scene, servers: &Servers, name: &str) -> Result<String> {
+    let mut load = scene.start_load(Place::Lab, REQUESTS)?;
+    let replayed = scene.wait_replayed(servers, REQUESTS_BEFORE_KILL);
+    let log = scene.guest.stop(name, "KILL")?;
+    scene.end_load(&mut load)?;
+    replayed.map_err(|error| with_log(&format!("before SIGKILL: {error}"), &log))?;
+    Ok(log)
+}
+
+/// Starts servers, assistant, and tcpcopy in the guest.
+fn start_mirror(
+    scene: &mut Scene,
+    mirrored: &str,
+    links: &[&str],
+    target: Place,
+) -> Result<(Servers, Process)> {
     scene.mirror_to(mirrored)?;
     let servers = scene.servers(Place::Lab, target)?;
-    let mut assistant: Process = Intercept::default().start(&scene.lab, scene.programs)?;
+    let assistant = Intercept::default().start(&scene.lab, scene.programs)?;
     let address = match target {
         Place::Lab => Host::Target.address(),
         Place::Guest(address) | Place::Far(address) => address.parse()?,
@@ -185,14 +232,7 @@ fn replay_from(scene: &mut Scene, mirrored: &str, links: &[&str], target: Place)
     for link in links.iter().chain([&mirrored]) {
         scene.guest.wait_for_link(link)?;
     }
-    let load = scene.load(Place::Lab, REQUESTS);
-    let log = scene.guest.stop("mirror", "INT")?;
-    stop(&mut assistant)?;
-    load?;
-    scene
-        .all_replayed(&servers, REQUESTS)
-        .map_err(|error| with_log(&error.to_string(), &log))?;
-    Ok(log)
+    Ok((servers, assistant))
 }
 
 fn tcpcopy_line(interface: &str, how: &str, target: Ipv4Addr) -> String {

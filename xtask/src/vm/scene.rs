@@ -7,7 +7,10 @@
 //!      rows: taps on no bridge, 10.99.<n>.1 at our end
 //! ```
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use lab::{
     Host, Lab, LabOptions, Process,
@@ -206,14 +209,14 @@ impl<'a> Scene<'a> {
             )
             .into());
         }
-        let deadline = std::time::Instant::now() + SETTLE_LIMIT;
+        let deadline = Instant::now() + SETTLE_LIMIT;
         loop {
             let target = self.log_of(&servers.target)?;
             let faults = production.compare(&target).faults();
             if faults.is_empty() {
                 break;
             }
-            if std::time::Instant::now() > deadline {
+            if Instant::now() > deadline {
                 return Err(faults.join("; ").into());
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -226,8 +229,33 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
+    /// The target has seen this many requests, in the lab.
+    pub fn wait_replayed(&self, servers: &Servers, requests: u64) -> Result<()> {
+        let deadline = Instant::now() + SETTLE_LIMIT;
+        loop {
+            // Lines, since the last one may be half written.
+            let log = std::fs::read(&servers.target.log).unwrap_or_default();
+            let seen = log.iter().filter(|byte| **byte == b'\n').count() as u64;
+            if seen >= requests {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(
+                    format!("{seen} requests reached the target, expected {requests}").into(),
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Sends requests to production. The pace is one that an emulated machine follows.
     pub fn load(&mut self, production: Place, requests: u64) -> Result<()> {
+        let mut process = self.start_load(production, requests)?;
+        self.end_load(&mut process)
+    }
+
+    /// Begins to send them.
+    pub fn start_load(&self, production: Place, requests: u64) -> Result<Process> {
         let address = match production {
             Place::Lab => Host::Production.address(),
             Place::Guest(address) | Place::Far(address) => address.parse()?,
@@ -240,7 +268,11 @@ impl<'a> Scene<'a> {
             seed: 1,
         };
         let mut command = self.programs.tool.load(&self.lab, &options);
-        let mut process = Process::start("load", &mut command, self.lab.folder())?;
+        Ok(Process::start("load", &mut command, self.lab.folder())?)
+    }
+
+    /// Waits until all are answered.
+    pub fn end_load(&self, process: &mut Process) -> Result<()> {
         Ok(process.wait_success(LOAD_LIMIT)?)
     }
 
