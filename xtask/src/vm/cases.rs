@@ -146,6 +146,15 @@ fn round(scene: &mut Scene, kernel: &Kernel, tally: &mut Tally) {
         let name = format!("option {}", scene.rows[row].name);
         tally.case(kernel, &name, || options::row(scene, row));
     }
+    let plain = scene
+        .rows
+        .iter()
+        .position(|row| row.name == "iommu_platform");
+    if let Some(row) = plain {
+        tally.case(kernel, "a zero-copy socket that only transmits", || {
+            options::transmit_only(scene, row)
+        });
+    }
     tally.case(kernel, "guest as target", || replays::target(scene));
     if kernel.newest {
         tally.case(kernel, "guest as production, tap", || {

@@ -77,12 +77,12 @@ echo ready >&3
 sh <&3 2>&1 | cat >&3
 ";
 
-/// Builds the image for a kernel; `own` is this program.
+/// Builds the image for a kernel; `tools` are more programs for the guest.
 pub fn build(
     packages: &Packages,
     kernel: &Kernel,
     programs: &Programs,
-    own: &Path,
+    tools: &[PathBuf],
 ) -> Result<PathBuf> {
     let folder = paths::target().join("vm");
     let tree = folder.join("tree");
@@ -104,12 +104,11 @@ pub fn build(
     let executables = [
         programs.tcpcopy.clone(),
         programs.intercept.clone(),
-        own.to_owned(),
         which("ethtool")?,
         which("ip")?,
         which("nft")?,
     ];
-    for program in executables {
+    for program in executables.iter().chain(tools) {
         let name = program.file_name().ok_or("a program without a name")?;
         // Busybox's --install takes /bin/ip. Of this program the lab's server is called.
         let name = match name.to_str() {
@@ -122,9 +121,9 @@ pub fn build(
             Command::new("strip")
                 .arg("-o")
                 .arg(tree.join("bin").join(name))
-                .arg(&program),
+                .arg(program),
         )?;
-        libraries.extend(needed(&program)?);
+        libraries.extend(needed(program)?);
     }
     for library in libraries {
         let place = tree.join(library.strip_prefix("/")?);

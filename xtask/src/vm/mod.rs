@@ -25,7 +25,7 @@ use lab::{replay::Programs, tool::Tool};
 
 use crate::{
     Result, build, demo, paths,
-    progress::{Progress, succeed},
+    progress::{Progress, cargo, succeed},
 };
 
 /// What initramfs and guests call on this machine.
@@ -38,6 +38,9 @@ pub const HOST_PACKAGES: [&str; 7] = [
     "util-linux",
     "xz-utils",
 ];
+
+/// dataplane's example that only transmits.
+const TRANSMIT: &str = "transmit";
 
 /// Which cases.
 #[derive(Args)]
@@ -83,13 +86,22 @@ impl VmTest {
             &build::programs_folder(),
             Tool::new(own.clone(), &[demo::TOOL_COMMAND]),
         );
+        progress.say("vm: building what only guests run");
+        succeed(&mut cargo(&[
+            "build",
+            "-p",
+            "dataplane",
+            "--example",
+            TRANSMIT,
+        ]))?;
+        let tools = [own, paths::target().join("debug/examples").join(TRANSMIT)];
         let mut tally = cases::Tally::new(self.only.clone(), self.repeat);
         for kernel in &packages.kernels {
             if !kernel.release.starts_with(&self.kernel) {
                 continue;
             }
             progress.say(&format!("vm: kernel {}", kernel.release));
-            let image = initramfs::build(&packages, kernel, &programs, &own)?;
+            let image = initramfs::build(&packages, kernel, &programs, &tools)?;
             cases::run(&packages, kernel, &image, &programs, &mut tally);
         }
         tally.verdict()

@@ -193,6 +193,7 @@ pub fn rows(newest: bool) -> Vec<Row> {
             native,
             None,
         ),
+        // A kernel takes a zero-copy bind behind a generic program, too; whether frames arrive then was not tried. It is not asked for.
         row(
             "ctrl_guest_offloads=off",
             "opt5",

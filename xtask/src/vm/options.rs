@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use lab::traffic::Flood;
 
 use super::{
+    TRANSMIT,
     cases::{expect, with_log},
     guest::mac,
     replays::expect_way,
@@ -14,6 +15,9 @@ use crate::Result;
 
 /// Nobody listens there: resets to it are what intercept is told to take.
 const PORT: u16 = 9;
+
+/// More than the card's queue holds (256), and than the socket's frames (8192).
+const FRAMES_ALONE: u64 = 10_000;
 
 /// Attaches intercept to the row's card, sends resets there and counts.
 pub fn row(scene: &mut Scene, row: usize) -> Result<()> {
@@ -61,4 +65,26 @@ pub fn row(scene: &mut Scene, row: usize) -> Result<()> {
         return Err(with_log(&text, &log).into());
     }
     Ok(())
+}
+
+/// A socket that only transmits on the row's card, which does zero-copy: without a program, each frame reaches the tap.
+pub fn transmit_only(scene: &mut Scene, row: usize) -> Result<()> {
+    let name = scene.rows[row].nic.name;
+    scene.guest.clear(&[])?;
+    scene.guest.wait_for_link(name)?;
+    let before = scene.received_by_tap(name)?;
+    let answer = scene
+        .guest
+        .run(&format!("{TRANSMIT} {name} 0 {FRAMES_ALONE}"))?;
+    let received = scene.received_by_tap(name)? - before;
+    let told: serde_json::Value = serde_json::from_str(&answer)?;
+    // The guest itself may say something on the link meanwhile.
+    let all = (FRAMES_ALONE..FRAMES_ALONE + 10).contains(&received);
+    if told["zero_copy"] == true && told["counters"]["tx_in_device"] == 0 && all {
+        return Ok(());
+    }
+    Err(format!(
+        "{name}: expected {FRAMES_ALONE} frames by zero-copy, none left, the tap received {received}: {answer}"
+    )
+    .into())
 }

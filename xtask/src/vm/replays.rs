@@ -10,14 +10,14 @@ use lab::{
 use super::{
     cases::{expect, with_log},
     nics::Way,
-    scene::{FAR, Place, Scene, Servers},
+    scene::{FAR, LOAD_LIMIT, Place, Scene, Servers},
 };
 use crate::Result;
 
 /// Requests of one replay: two seconds at the pace of [`Scene::load`].
 const REQUESTS: u64 = 300;
 /// Of these a program that will be killed has replayed so many: traffic is under way in both directions.
-const REQUESTS_BEFORE_KILL: u64 = 30;
+const REQUESTS_BEFORE_KILL: usize = 30;
 
 /// The guest at the mirror port: it receives by one card of a pair and sends by the other. The assistant is the lab's.
 /// Killed amid a replay, then a whole one.
@@ -202,9 +202,9 @@ fn killed_mirror(scene: &mut Scene, mirrored: &str, links: &[&str]) -> Result<()
 /// Kills a program of the guest while requests come and are replayed; its log until then.
 fn kill_amid(scene: &mut Scene, servers: &Servers, name: &str) -> Result<String> {
     let mut load = scene.start_load(Place::Lab, REQUESTS)?;
-    let replayed = scene.wait_replayed(servers, REQUESTS_BEFORE_KILL);
+    let replayed = servers.wait_replayed(REQUESTS_BEFORE_KILL);
     let log = scene.guest.stop(name, "KILL")?;
-    scene.end_load(&mut load)?;
+    load.wait_success(LOAD_LIMIT)?;
     replayed.map_err(|error| with_log(&format!("before SIGKILL: {error}"), &log))?;
     Ok(log)
 }

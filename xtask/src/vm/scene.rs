@@ -28,7 +28,8 @@ use super::{
 use crate::{Result, demo};
 
 const READY_LIMIT: Duration = Duration::from_secs(20);
-const LOAD_LIMIT: Duration = Duration::from_mins(1);
+/// For all requests of one load.
+pub const LOAD_LIMIT: Duration = Duration::from_mins(1);
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Guest and network; the guest goes first.
@@ -65,6 +66,28 @@ struct Server {
 pub struct Servers {
     production: Server,
     target: Server,
+}
+
+impl Servers {
+    /// Waits until the target has seen this many requests; it is in the lab.
+    pub fn wait_replayed(&self, requests: usize) -> Result<()> {
+        let deadline = Instant::now() + SETTLE_LIMIT;
+        loop {
+            let seen = std::fs::read_to_string(&self.target.log)
+                .unwrap_or_default()
+                .lines()
+                .count();
+            if seen >= requests {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(
+                    format!("{seen} requests reached the target, expected {requests}").into(),
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 impl<'a> Scene<'a> {
@@ -229,29 +252,11 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    /// The target has seen this many requests, in the lab.
-    pub fn wait_replayed(&self, servers: &Servers, requests: u64) -> Result<()> {
-        let deadline = Instant::now() + SETTLE_LIMIT;
-        loop {
-            // Lines, since the last one may be half written.
-            let log = std::fs::read(&servers.target.log).unwrap_or_default();
-            let seen = log.iter().filter(|byte| **byte == b'\n').count() as u64;
-            if seen >= requests {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err(
-                    format!("{seen} requests reached the target, expected {requests}").into(),
-                );
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
     /// Sends requests to production. The pace is one that an emulated machine follows.
     pub fn load(&mut self, production: Place, requests: u64) -> Result<()> {
-        let mut process = self.start_load(production, requests)?;
-        self.end_load(&mut process)
+        Ok(self
+            .start_load(production, requests)?
+            .wait_success(LOAD_LIMIT)?)
     }
 
     /// Begins to send them.
@@ -271,9 +276,14 @@ impl<'a> Scene<'a> {
         Ok(Process::start("load", &mut command, self.lab.folder())?)
     }
 
-    /// Waits until all are answered.
-    pub fn end_load(&self, process: &mut Process) -> Result<()> {
-        Ok(process.wait_success(LOAD_LIMIT)?)
+    /// Frames that a card of the guest has sent.
+    pub fn received_by_tap(&self, name: &str) -> Result<u64> {
+        let path = format!("/sys/class/net/{name}/statistics/rx_packets");
+        let output = self.lab.switch().command("cat").arg(&path).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.trim()
+            .parse()
+            .map_err(|_| format!("{path} is {text:?}, expected a number").into())
     }
 
     /// On the host's side of the lab.
