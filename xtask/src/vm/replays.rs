@@ -16,7 +16,9 @@ use crate::Result;
 
 /// Requests of one replay: two seconds at the pace of [`Scene::load`].
 const REQUESTS: u64 = 300;
-/// Of these a program that will be killed has replayed so many: traffic is under way in both directions.
+/// Requests in the middle of which a program is killed.
+const REQUESTS_AMID_KILL: u64 = 150;
+/// It has replayed so many of them then: traffic is under way in both directions.
 const REQUESTS_BEFORE_KILL: usize = 30;
 
 /// The guest at the mirror port: it receives by one card of a pair and sends by the other. The assistant is the lab's.
@@ -201,7 +203,7 @@ fn killed_mirror(scene: &mut Scene, mirrored: &str, links: &[&str]) -> Result<()
 
 /// Kills a program of the guest while requests come and are replayed; its log until then.
 fn kill_amid(scene: &mut Scene, servers: &Servers, name: &str) -> Result<String> {
-    let mut load = scene.start_load(Place::Lab, REQUESTS)?;
+    let mut load = scene.start_load(Place::Lab, REQUESTS_AMID_KILL)?;
     let replayed = servers.wait_replayed(REQUESTS_BEFORE_KILL);
     let log = scene.guest.stop(name, "KILL")?;
     load.wait_success(LOAD_LIMIT)?;
