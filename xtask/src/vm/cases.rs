@@ -81,6 +81,12 @@ impl Tally {
             "vm-test: {} passed, {} of them not at the first try, {} failed",
             self.passed, self.again, self.failed
         );
+        if self.passed + self.failed == 0 {
+            return Err(
+                "no kernel was booted, expected one whose release begins with what --kernel says"
+                    .into(),
+            );
+        }
         if self.failed > 0 {
             return Err(format!("{} cases in virtual machines failed", self.failed).into());
         }
