@@ -5,7 +5,10 @@
 //! [`MAX_RECORDS`] and as many records of [`RECORD_BYTES`], each the IPv4 header (20 bytes), the TCP
 //! header (20 bytes) and the first 24 bytes of TCP options of one response.
 
-use super::partial::Partial;
+mod frames;
+
+pub use frames::{BadCount, FrameDecoder, MAX_PAYLOAD_RECORDS, PAYLOAD_RECORD_BYTES, Variant};
+
 use crate::flow::ResponseHeader;
 use crate::packet::{Addr, Endpoint, SackBlocks, SeqNumber, TcpFlags, TcpOptions, protocol};
 
@@ -204,58 +207,6 @@ pub fn decode_record(r: &[u8; RECORD_BYTES]) -> Option<ResponseHeader> {
         options,
         sack,
     })
-}
-
-/// A frame announced more records than the format allows: the stream is out of step and the
-/// connection must be closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadCount(pub u16);
-
-impl core::fmt::Display for BadCount {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(
-            f,
-            "response frame announces {} records, expected 0 to {MAX_RECORDS}; \
-             is intercept a build with another format (--disable-combined, --with-resp-payload)?",
-            self.0
-        )
-    }
-}
-
-impl core::error::Error for BadCount {}
-
-/// Cuts a byte stream, arriving in pieces of any size, into records.
-#[derive(Clone, Debug, Default)]
-pub struct FrameDecoder {
-    partial: Partial<RECORD_BYTES>,
-    /// Records still to come in this frame; 0 means that a count is due.
-    due: u16,
-}
-
-impl FrameDecoder {
-    /// Feeds bytes and calls `record` for each complete record.
-    pub fn feed(
-        &mut self,
-        mut bytes: &[u8],
-        mut record: impl FnMut(&[u8; RECORD_BYTES]),
-    ) -> Result<(), BadCount> {
-        loop {
-            let want = if self.due == 0 { 2 } else { RECORD_BYTES };
-            let Some(unit) = self.partial.take(want, &mut bytes) else {
-                return Ok(());
-            };
-            if self.due == 0 {
-                let count = u16::from_be_bytes([unit[0], unit[1]]);
-                if usize::from(count) > MAX_RECORDS {
-                    return Err(BadCount(count));
-                }
-                self.due = count;
-            } else {
-                record(unit);
-                self.due -= 1;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -269,6 +269,14 @@ impl ServerStream {
         matches!(&self.0, Mode::Native(d) if d.acknowledged)
     }
 
+    /// What a C intercept was built to send, once it has shown.
+    pub fn compat_variant(&self) -> Option<compat::Variant> {
+        match &self.0 {
+            Mode::Compat(d) => d.variant(),
+            _ => None,
+        }
+    }
+
     /// Feeds bytes and calls `header` for each record: `None` for one that is no TCP header.
     pub fn feed(
         &mut self,

@@ -285,6 +285,7 @@ impl Link {
                 // Bytes prove that the peer works; a peer that accepts and closes keeps its back-off.
                 self.backoff = BACKOFF_MIN;
                 let counters = &mut self.counters;
+                let known = decoder.compat_variant();
                 let fed = decoder.feed(buffer.get(..n).unwrap_or_default(), |header| {
                     if let Some(header) = header {
                         counters.responses += 1;
@@ -293,6 +294,9 @@ impl Link {
                         counters.responses_bad += 1;
                     }
                 });
+                if let (None, Some(build)) = (known, decoder.compat_variant()) {
+                    tracing::info!(intercept = %self.peer, "intercept speaks the C tools' format, {build}");
+                }
                 match fed {
                     Ok(()) if decoder.is_native() && self.queue.switch() => return Change::Up,
                     Ok(()) => return Change::None,

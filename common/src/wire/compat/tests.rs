@@ -97,6 +97,121 @@ fn payload_length_survives_options_that_do_not_fit() {
     assert!(r[32] >> 4 <= 11);
 }
 
+/// Bytes as an intercept sends them that was built that way: the first record, then those of `more`.
+fn stream(counted: bool, record_bytes: usize, frames: &[&[[u8; 2]]]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for frame in frames {
+        if counted {
+            bytes.extend((frame.len() as u16).to_be_bytes());
+        }
+        for [number, payload] in *frame {
+            let mut record = [0; PAYLOAD_RECORD_BYTES];
+            record[..64].copy_from_slice(&LIVE[2..]);
+            record[3] = 60 + payload;
+            record[24] = *number;
+            // Behind 40 bytes of TCP header; a text that looks like headers.
+            record[60..60 + usize::from(*payload)].fill(b'E');
+            bytes.extend(&record[..record_bytes]);
+        }
+    }
+    bytes
+}
+
+#[test]
+fn the_build_shows_in_the_first_bytes_wherever_they_are_cut() {
+    for (counted, record_bytes) in [(true, 64), (true, 192), (false, 64), (false, 192)] {
+        let most: &[[u8; 2]] = if record_bytes == 64 {
+            &[[3, 0]; 16]
+        } else {
+            &[[3, 0]; 6]
+        };
+        // One record is the usual first frame; several, with and without payload; the largest.
+        let firsts: [&[[u8; 2]]; 5] = [&[[1, 0]], &[[1, 9]], &[[1, 100]], &[[1, 0], [2, 0]], most];
+        for first in firsts {
+            let bytes = stream(
+                counted,
+                record_bytes,
+                &[first, &[[4, 0]], &[[5, 0], [6, 0]]],
+            );
+            let total = first.len() + 3;
+            let numbers = |cut: usize| {
+                let mut decoder = FrameDecoder::default();
+                let mut got = Vec::new();
+                for piece in [&bytes[..cut], &bytes[cut..]] {
+                    decoder.feed(piece, |r| got.push(r[24])).unwrap();
+                }
+                let variant = decoder.variant();
+                assert_eq!(
+                    variant,
+                    Some(Variant {
+                        counted,
+                        record_bytes
+                    }),
+                    "{first:?} at {cut}"
+                );
+                got
+            };
+            let want: Vec<u8> = first.iter().map(|r| r[0]).chain([4, 5, 6]).collect();
+            for cut in 0..bytes.len() {
+                assert_eq!(
+                    numbers(cut),
+                    want,
+                    "{counted} {record_bytes} {first:?} at {cut}"
+                );
+            }
+            let (mut decoder, mut got) = (FrameDecoder::default(), 0);
+            for byte in &bytes {
+                decoder
+                    .feed(core::slice::from_ref(byte), |_| got += 1)
+                    .unwrap();
+            }
+            assert_eq!(got, total);
+        }
+    }
+}
+
+#[test]
+fn the_first_record_waits_for_nothing_behind_it() {
+    for (counted, record_bytes) in [(true, 64), (true, 192), (false, 64), (false, 192)] {
+        let bytes = stream(counted, record_bytes, &[&[[1, 0]]]);
+        let (mut decoder, mut got) = (FrameDecoder::default(), 0);
+        decoder.feed(&bytes, |_| got += 1).unwrap();
+        assert_eq!(got, 1, "{counted} {record_bytes}");
+        decoder.feed(&bytes, |_| got += 1).unwrap();
+        assert_eq!(got, 2, "{counted} {record_bytes}");
+    }
+}
+
+#[test]
+fn a_stream_out_of_step_ends_in_every_build() {
+    for (counted, record_bytes, bad) in [
+        (true, 64, [0, 17]),
+        (true, 192, [0, 7]),
+        (false, 64, [0, 1]),
+        (false, 192, [0x60, 0]),
+    ] {
+        for good in 1..4 {
+            let mut bytes = stream(counted, record_bytes, &[&[[1, 0]]]);
+            for _ in 1..good {
+                bytes.extend(stream(counted, record_bytes, &[&[[1, 0]]]));
+            }
+            bytes.extend(bad);
+            bytes.extend([0xff; 64]);
+            let (mut decoder, mut got) = (FrameDecoder::default(), 0);
+            let result = decoder.feed(&bytes, |_| got += 1);
+            assert!(
+                result.is_err() && got == good,
+                "{counted} {record_bytes} {good}: {result:?} {got}"
+            );
+        }
+    }
+    let text = std::format!("{}", BadCount(17));
+    assert!(
+        text.contains("0x0011") && text.contains("0 to 16"),
+        "{text}"
+    );
+}
+
 #[test]
 fn a_count_beyond_the_format_is_an_error_and_zero_is_not() {
     let mut d = FrameDecoder::default();
@@ -117,7 +232,7 @@ proptest! {
             stream.extend(n.to_be_bytes());
             for j in 0..*n {
                 let mut r = [i as u8; RECORD_BYTES];
-                r[1] = j as u8;
+                (r[0], r[1], r[9], r[32]) = (0x45, j as u8, 6, 0x50);
                 stream.extend(r);
                 sent.push(r);
             }
@@ -132,6 +247,29 @@ proptest! {
             }
         }
         prop_assert_eq!(got, sent);
+    }
+
+    /// What an attacker may send: the same records and the same end whatever the pieces.
+    #[test]
+    fn any_bytes_in_pieces_are_the_same_bytes(
+        words in prop::collection::vec(prop::sample::select(std::vec![0u8, 1, 2, 6, 16, 17, 0x45, 0x50, 0xff]), 0..700),
+        cuts in prop::collection::vec(1usize..90, 1..40),
+    ) {
+        let read = |cuts: &[usize]| {
+            let (mut d, mut got, mut rest) = (FrameDecoder::default(), Vec::new(), &words[..]);
+            for cut in cuts.iter().cycle() {
+                let (piece, behind) = rest.split_at((*cut).min(rest.len()));
+                if let Err(bad) = d.feed(piece, |r| got.push(*r)) {
+                    return (got, Some(bad));
+                }
+                rest = behind;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            (got, None)
+        };
+        prop_assert_eq!(read(&[1000]), read(&cuts));
     }
 
     #[test]
