@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What the tests use beside what the build needs: real servers and clients, and tools to look with.
-const TEST_PACKAGES: [&str; 17] = [
+const TEST_PACKAGES: [&str; 18] = [
     "apache2-utils",
     "bpftool",
     "clang",
@@ -22,6 +22,7 @@ const TEST_PACKAGES: [&str; 17] = [
     "nftables",
     "nginx-light",
     "procps",
+    "python3",
     "redis-server",
     "redis-tools",
     "tcpdump",
