@@ -10,11 +10,12 @@
 //! ```
 //! * [`cli`]: command line and filter; [`startup`]: what is checked first; [`run`]: the whole run.
 //! * [`channel`]: the C wire format, connections, who owns what. [`routes`]: routes and early responses.
-//! * [`worker`]: the packet loop. [`service`]: threads. [`report`]: the exit report.
+//! * [`mapping`]: addresses behind NAT. [`worker`]: the packet loop. [`service`]: threads. [`report`]: the exit report.
 #![forbid(unsafe_code)]
 
 pub mod channel;
 pub mod cli;
+pub mod mapping;
 pub mod report;
 pub mod routes;
 pub mod run;

@@ -9,6 +9,7 @@
 
 use crate::channel::{Announced, ControlOptions, ListenError, TargetSink, listen};
 use crate::cli::{Args, CaptureKind};
+use crate::mapping::Mappings;
 use crate::report::{Report, Setting};
 use crate::service::{Service, ServiceError, ServiceOptions};
 use crate::startup::{ChannelTaken, Taking, check_filter, forwarding_settings};
@@ -107,10 +108,11 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
         },
         control: ControlOptions::default(),
         cores: used.to_vec(),
+        mappings: args.mappings.clone(),
     };
     let targets = responses
         .take_rules()
-        .map(|writer| learn(writer, args.selection.is_none()));
+        .map(|writer| learn(writer, args.selection.is_none(), args.mappings.clone()));
     let service = Service::start(listener, captures, &options, targets)?;
     let started = clock::now();
     tracing::info!(
@@ -175,15 +177,19 @@ fn workers(args: &Args, interface: &Interface, cores: usize) -> usize {
 
 /// Lets the program take the responses of each target that a tcpcopy announces, those of TCP only if no
 /// filter says which. The first SYN-ACK of a new target may come before that; the target sends it again.
-fn learn(mut rules: RuleWriter, tcp: bool) -> TargetSink {
+fn learn(mut rules: RuleWriter, tcp: bool, mappings: Mappings) -> TargetSink {
     Box::new(move |target| match target {
         Announced::Tcp(_) if !tcp => {}
-        Announced::Tcp(target) => match rules.add(target) {
-            Ok(()) => tracing::info!(%target, "taking responses of a new target"),
-            Err(error) => {
-                tracing::error!(%target, %error, "responses of this target are not taken");
+        Announced::Tcp(announced) => {
+            for target in std::iter::once(announced).chain(mappings.inner(announced)) {
+                match rules.add(target) {
+                    Ok(()) => tracing::info!(%target, "taking responses of a new target"),
+                    Err(error) => {
+                        tracing::error!(%target, %error, "responses of this target are not taken");
+                    }
+                }
             }
-        },
+        }
         Announced::Udp(target) => match rules.add_udp(target) {
             Ok(()) => tracing::info!(%target, "dropping the answers of a new UDP target"),
             Err(error) => {

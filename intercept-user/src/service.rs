@@ -8,6 +8,7 @@
 use crate::channel::{
     Control, ControlOptions, ControlTotals, TargetSink, command_rings, link_mesh,
 };
+use crate::mapping::Mappings;
 use crate::worker::{Limits, Parts, Worker, WorkerReport};
 use dataplane::wake::{Waker, WakerHandle};
 use dataplane::{Capture, cores, handover};
@@ -28,6 +29,8 @@ pub struct ServiceOptions {
     pub control: ControlOptions,
     /// Core of each worker; a worker without one is not pinned.
     pub cores: Vec<usize>,
+    /// Addresses that responses carry instead of those that were announced.
+    pub mappings: Mappings,
 }
 
 /// Why the threads were not started, or did not end well.
@@ -119,6 +122,7 @@ impl Service {
                 commands,
                 waker,
                 limits: options.limits,
+                mappings: options.mappings.clone(),
                 stop: Arc::clone(&stop),
             };
             let core = options.cores.get(worker).copied();

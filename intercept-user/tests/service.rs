@@ -1,5 +1,9 @@
 //! Routes, channel and workers together, over memory queues and real loopback connections.
 
+#[path = "service/lengths.rs"]
+mod lengths;
+#[path = "service/peers.rs"]
+mod peers;
 mod support;
 
 use common::flow::Nanos;

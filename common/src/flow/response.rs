@@ -45,4 +45,75 @@ impl ResponseHeader {
             sack,
         }
     }
+
+    /// The same as packets of at most `most` bytes of payload (at least 1), as they were before they were merged:
+    /// FIN and PSH belong to the last one, SYN to none of several.
+    pub fn pieces(&self, most: u32) -> impl Iterator<Item = Self> {
+        let (whole, most) = (*self, most.max(1));
+        let count = whole.payload_len.div_ceil(most).max(1);
+        (0..count).map(move |n| {
+            let before = n * most;
+            let last = n + 1 == count;
+            Self {
+                seq: whole.seq + before,
+                payload_len: (whole.payload_len - before).min(most),
+                flags: if last {
+                    whole.flags
+                } else {
+                    whole.flags.without(TcpFlags::FIN.with(TcpFlags::PSH))
+                },
+                ..whole
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::Addr;
+
+    #[test]
+    fn pieces_are_the_whole_again() {
+        let end = Endpoint::new(Addr::v4([10, 0, 0, 1]), 80);
+        let whole = ResponseHeader {
+            target: end,
+            client: end,
+            seq: SeqNumber(u32::MAX - 10),
+            ack: SeqNumber(5),
+            flags: TcpFlags::ACK.with(TcpFlags::PSH).with(TcpFlags::FIN),
+            window: 7,
+            payload_len: 0,
+            options: TcpOptions::default(),
+            sack: SackBlocks::default(),
+        };
+        for (payload_len, count) in [
+            (0, 1),
+            (1, 1),
+            (1000, 1),
+            (1001, 2),
+            (3000, 3),
+            (524_288, 525),
+        ] {
+            let whole = ResponseHeader {
+                payload_len,
+                ..whole
+            };
+            let mut next = whole.seq;
+            let mut seen = 0;
+            for piece in whole.pieces(1000) {
+                assert_eq!((piece.seq, piece.ack, piece.window), (next, whole.ack, 7));
+                assert!(piece.payload_len <= 1000);
+                next = next + piece.payload_len;
+                seen += 1;
+                let flags = if seen == count {
+                    whole.flags
+                } else {
+                    TcpFlags::ACK
+                };
+                assert_eq!(piece.flags, flags);
+            }
+            assert_eq!((seen, next), (count, whole.seq + payload_len));
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The command line. C users find their letters; every letter has a long name.
 
+use crate::mapping::{Mapping, Mappings};
 use clap::{ArgAction, Parser, ValueEnum};
 use common::wire::compat::DEFAULT_PORT;
 use dataplane::bpf::Filter;
@@ -44,6 +45,22 @@ pub struct Args {
     /// Compiled from either.
     #[arg(skip)]
     pub selection: Option<Filter>,
+
+    /// A response that carries the address INNER belongs to the session that was announced with OUTER: for
+    /// targets and clients behind NAT or in a container's network. Both are addresses, networks of one size, or
+    /// ADDRESS:PORT (for targets only); a network may also have one outer address. Several separated by commas,
+    /// or the flag several times
+    #[arg(
+        short = 'D',
+        long = "map",
+        value_name = "INNER-OUTER",
+        value_delimiter = ','
+    )]
+    pub map: Vec<Mapping>,
+
+    /// Made of them.
+    #[arg(skip)]
+    pub mappings: Mappings,
 
     /// Port on which tcpcopy connects
     #[arg(short = 'p', long, value_name = "PORT", default_value_t = DEFAULT_PORT,
@@ -105,6 +122,16 @@ impl Args {
         self.log_level.more(self.verbose)
     }
 
+    fn with_mappings(mut self) -> Result<Self, String> {
+        self.mappings = Mappings::new(&self.map).map_err(|e| format!("-D, --map: {e}"))?;
+        if self.selection.is_none() && !self.map.iter().all(Mapping::invertible) {
+            return Err("-D, --map: a network behind one address does not tell which of its addresses \
+                        answers; say which packets are responses with -F, such as -F 'tcp and src port 8080'"
+                .to_owned());
+        }
+        Ok(self)
+    }
+
     fn with_filter(mut self) -> Result<Self, String> {
         self.selection = match (&self.filter, &self.filter_file) {
             (Some(text), _) => {
@@ -136,7 +163,10 @@ where
 {
     use clap::error::ErrorKind;
     match Args::try_parse_from(argv) {
-        Ok(args) => args.with_filter().map(|args| Parsed::Run(Box::new(args))),
+        Ok(args) => args
+            .with_filter()
+            .and_then(Args::with_mappings)
+            .map(|args| Parsed::Run(Box::new(args))),
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Text(e.to_string()))
         }
@@ -177,6 +207,29 @@ mod tests {
     }
 
     #[test]
+    fn mappings_are_a_list_and_need_a_filter_if_they_cannot_be_inverted() {
+        let read = |more: &[&str]| {
+            let mut line = vec!["intercept-user", "-i", "eth0"];
+            line.extend(more);
+            parse(line)
+        };
+        let several = [
+            "-D",
+            "172.17.0.2-10.0.0.5,172.17.1.0/24-10.1.1.0/24",
+            "--map",
+            "10.9.9.9:1-10.0.0.1:2",
+        ];
+        let Ok(Parsed::Run(args)) = read(&several) else {
+            panic!("valid")
+        };
+        assert_eq!(args.map.len(), 3);
+        let many = ["-D", "172.17.0.0/16-10.0.0.5"];
+        let error = read(&many).expect_err("which of them?");
+        assert!(error.contains("-F") && !error.contains('\n'), "{error}");
+        assert!(read(&[&many[..], &["-F", "tcp and src port 80"]].concat()).is_ok());
+    }
+
+    #[test]
     fn what_is_missing_is_named_in_one_line() {
         let error = parse(["intercept-user"]).expect_err("nothing given");
         assert!(error.contains("--iface <NAME>"), "{error}");
@@ -210,6 +263,7 @@ mod tests {
             ("-F", "udp prot 80"),
             ("--filter-file", "/nonexistent/filter"),
             ("-p", "0"),
+            ("-D", "172.17.0.2"),
             ("-b", "example.org"),
             ("--route-idle", "0"),
             ("--cores", "x"),

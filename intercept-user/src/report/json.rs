@@ -39,6 +39,8 @@ struct Packets {
     undecodable: BTreeMap<&'static str, u64>,
     /// IPv6 that could not be passed on: 0 since the channel carries it.
     not_ipv4: u64,
+    mapped: u64,
+    split: u64,
     handed_over: u64,
     handover_dropped: u64,
 }
@@ -159,6 +161,8 @@ pub fn to_json(report: &Report) -> serde_json::Result<String> {
                 .map(|(name, e)| (name, packets.undecodable[e as usize]))
                 .collect(),
             not_ipv4: 0,
+            mapped: packets.mapped,
+            split: packets.split,
             handed_over: packets.handed_over,
             handover_dropped: packets.handover_dropped,
         },

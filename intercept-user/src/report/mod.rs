@@ -144,7 +144,7 @@ impl Report {
             + r.link_dropped
             + r.homeless;
         (
-            p.received as i64 - packets as i64,
+            (p.received + p.split) as i64 - packets as i64,
             (p.routed + parked.delivered) as i64 - records as i64,
         )
     }

@@ -3,6 +3,7 @@
 
 use super::connections::Connections;
 use crate::channel::{Command, ConnectionId, Links, Response, Routed};
+use crate::mapping::Mappings;
 use crate::routes::{Parked, ParkedTotals, RouteKey, RouteTable, RouteTotals};
 use common::flow::{Captured, Nanos, ResponseHeader, flow_hash, owner};
 use common::packet::{DecodeError, decode_frame};
@@ -43,8 +44,12 @@ pub struct PacketTotals {
     pub handover_dropped: u64,
     /// Not decodable, by cause.
     pub undecodable: [u64; 6],
-    /// Found their route at once.
+    /// Records, whose route was there at once.
     pub routed: u64,
+    /// Whose addresses were mapped.
+    pub mapped: u64,
+    /// Records beyond the first of packets that one cannot tell the length of.
+    pub split: u64,
 }
 
 impl std::ops::AddAssign for PacketTotals {
@@ -56,6 +61,8 @@ impl std::ops::AddAssign for PacketTotals {
             *a += b;
         }
         self.routed += o.routed;
+        self.mapped += o.mapped;
+        self.split += o.split;
     }
 }
 
@@ -95,6 +102,9 @@ pub fn turnaround_histogram() -> Histogram<u64> {
         .expect("constant bounds: 1 ns to 60 s, 3 digits")
 }
 
+/// Most payload that a record tells of: C's has a total length of 16 bits, which holds both headers too.
+const MAX_RECORD_PAYLOAD_BYTES: u32 = 65_535 - 20 - 60;
+
 /// State of a worker beside its sources.
 pub struct Core {
     worker: u32,
@@ -103,6 +113,7 @@ pub struct Core {
     parked: Parked,
     connections: Connections,
     links: Links,
+    mappings: Mappings,
     /// See [`Links::waiting`].
     link_counts: Vec<usize>,
     /// Capture times of records that this flush wrote.
@@ -113,7 +124,14 @@ pub struct Core {
 
 impl Core {
     /// Worker `worker` of `workers`; `limits` are divided by their number.
-    pub fn new(worker: u32, workers: u32, links: Links, limits: &Limits, now: Nanos) -> Self {
+    pub fn new(
+        worker: u32,
+        workers: u32,
+        links: Links,
+        limits: &Limits,
+        mappings: Mappings,
+        now: Nanos,
+    ) -> Self {
         let share = workers.max(1) as usize;
         Self {
             worker,
@@ -122,6 +140,7 @@ impl Core {
             parked: Parked::new(limits.parked_bytes / share),
             connections: Connections::default(),
             links,
+            mappings,
             link_counts: Vec::with_capacity(share),
             written: Vec::with_capacity(1024),
             turnaround: turnaround_histogram(),
@@ -133,7 +152,7 @@ impl Core {
     #[inline]
     pub fn frame(&mut self, now: Nanos, frame: &Captured<'_>, handover: &mut Handover) {
         self.packets.received += 1;
-        let Some(header) = self.decode(frame) else {
+        let Some(header) = self.decode(frame, true) else {
             return;
         };
         let to = owner(flow_hash(header.client), self.workers);
@@ -149,19 +168,24 @@ impl Core {
     /// A frame that another worker handed over.
     #[inline]
     pub fn handed_over(&mut self, now: Nanos, frame: &Captured<'_>) {
-        if let Some(header) = self.decode(frame) {
+        if let Some(header) = self.decode(frame, false) {
             self.response(now, frame, &header);
         }
     }
 
     #[inline]
-    fn decode(&mut self, frame: &Captured<'_>) -> Option<ResponseHeader> {
+    fn decode(&mut self, frame: &Captured<'_>, first: bool) -> Option<ResponseHeader> {
         match decode_frame(frame.bytes) {
-            Ok(packet) => Some(ResponseHeader::from_packet(
-                frame.bytes,
-                &packet,
-                frame.meta.frame_len as usize,
-            )),
+            Ok(packet) => {
+                let length = frame.meta.frame_len as usize;
+                let mut header = ResponseHeader::from_packet(frame.bytes, &packet, length);
+                if !self.mappings.is_empty() {
+                    let mapped = self.mappings.apply(&mut header);
+                    // Where it is decoded first.
+                    self.packets.mapped += u64::from(mapped && first);
+                }
+                Some(header)
+            }
             Err(error) => {
                 self.undecodable(error);
                 None
@@ -178,8 +202,26 @@ impl Core {
 
     #[inline]
     fn response(&mut self, now: Nanos, frame: &Captured<'_>, header: &ResponseHeader) {
+        if header.payload_len <= MAX_RECORD_PAYLOAD_BYTES {
+            self.record(now, frame.meta.at, header);
+        } else {
+            self.long_response(now, frame.meta.at, header);
+        }
+    }
+
+    /// What GRO merged into a packet of more than 64 KiB (BIG TCP): as the packets that it would be without.
+    #[cold]
+    fn long_response(&mut self, now: Nanos, at: Nanos, header: &ResponseHeader) {
+        for (n, piece) in header.pieces(MAX_RECORD_PAYLOAD_BYTES).enumerate() {
+            self.packets.split += u64::from(n > 0);
+            self.record(now, at, &piece);
+        }
+    }
+
+    #[inline]
+    fn record(&mut self, now: Nanos, at: Nanos, header: &ResponseHeader) {
         let response = Response {
-            at: frame.meta.at,
+            at,
             record: HeaderRecord::new(header).to_bytes(),
         };
         let key = RouteKey {

@@ -19,6 +19,7 @@ pub use self::core::{Limits, PacketTotals, WorkerReport, turnaround_histogram};
 
 use self::core::Core;
 use crate::channel::{CommandReceiver, Links};
+use crate::mapping::Mappings;
 use common::flow::Nanos;
 use dataplane::handover::Handover;
 use dataplane::idle::{self, Idle, Rest, nap};
@@ -46,6 +47,8 @@ pub struct Parts {
     pub waker: Waker,
     /// Table sizes.
     pub limits: Limits,
+    /// Addresses behind NAT.
+    pub mappings: Mappings,
     /// Set when the program ends; followed by a wake-up.
     pub stop: Arc<AtomicBool>,
 }
@@ -73,10 +76,11 @@ impl Worker {
             commands,
             waker,
             limits,
+            mappings,
             stop,
         } = parts;
         Self {
-            core: Core::new(worker, workers, links, &limits, clock::now()),
+            core: Core::new(worker, workers, links, &limits, mappings, clock::now()),
             captures,
             handover,
             commands,

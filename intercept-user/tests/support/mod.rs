@@ -8,6 +8,7 @@ use common::wire::compat::{self, FrameDecoder, decode_record};
 use dataplane::memory::MemoryCapture;
 use dataplane::{Capture, clock};
 use intercept_user::channel::{ControlOptions, TargetSink, listen};
+use intercept_user::mapping::Mappings;
 use intercept_user::report::{Report, Setting};
 use intercept_user::service::{Service, ServiceOptions};
 use intercept_user::worker::Limits;
@@ -47,6 +48,17 @@ impl World {
         control: ControlOptions,
         targets: Option<TargetSink>,
     ) -> Self {
+        Self::mapped(workers, limits, control, targets, Mappings::default())
+    }
+
+    /// The same with addresses behind NAT.
+    pub fn mapped(
+        workers: usize,
+        limits: Limits,
+        control: ControlOptions,
+        targets: Option<TargetSink>,
+        mappings: Mappings,
+    ) -> Self {
         let listener = listen("127.0.0.1:0".parse().expect("address")).expect("listen");
         let address = listener.local_addr().expect("address");
         let queues: Vec<MemoryCapture> = (0..workers)
@@ -59,7 +71,8 @@ impl World {
         let options = ServiceOptions {
             limits,
             control,
-            cores: Vec::new(),
+            mappings,
+            ..ServiceOptions::default()
         };
         let service = Service::start(listener, captures, &options, targets).expect("start");
         Self {
