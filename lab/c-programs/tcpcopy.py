@@ -18,7 +18,7 @@ import time
 CONNECTIONS = 2
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 # One byte, a segment, more than one packet, GSO packets, more than a window.
-SIZES = (0, 1, 1448, 5000, 70_000, 300_000)
+SIZES = (0, 1, 1448, 5000, 70_000, 800_000)
 OPTIONS = bytes([2, 4, 5, 0xB4, 4, 2, 8, 10]) + struct.pack(">II", 1000, 0) + bytes([1, 3, 3, 7])
 LIMIT_SECONDS = 40
 SYN_RETRY_SECONDS = 1

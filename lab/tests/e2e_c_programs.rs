@@ -154,7 +154,21 @@ fn our_intercept_with_c_tcpcopy() {
     let mut target = Process::start("answers", &mut command, lab.folder()).unwrap();
     target.wait_for_line("ready", LIMIT).unwrap();
 
-    for capture in ["xdp", "tcx"] {
+    // Answers in packets of up to 200 KiB: IPv4 BIG TCP, whose total length is 0.
+    let limit = |command: &mut Command, device: &str, bytes: u32| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("c-programs/big_tcp.py");
+        let status = command
+            .arg(script)
+            .args([device, &bytes.to_string()])
+            .status();
+        assert!(status.unwrap().success(), "{device} {bytes}");
+    };
+    for device in [Host::Target.name(), Host::Assistant.name(), "br0"] {
+        limit(&mut lab.switch().command("python3"), device, 200_000);
+    }
+    for (capture, bytes) in [("tcx", 200_000), ("xdp", 65_536)] {
+        // A veth with XDP takes no packet that its pages cannot hold.
+        limit(&mut lab.command(Host::Target, "python3"), "eth0", bytes);
         let report = lab.file(&format!("{capture}.json"));
         let mut intercept = Intercept::default();
         intercept
@@ -193,5 +207,7 @@ fn our_intercept_with_c_tcpcopy() {
         assert_eq!(report["channel"]["unknown"], 1);
         let sent = report["records"]["sent"].as_u64().unwrap();
         assert!(sent >= number(&seen, "records"), "{seen} {report:#}");
+        let split = report["packets"]["split"].as_u64();
+        assert_eq!(split > Some(0), bytes > 65_536, "{capture}: {report:#}");
     }
 }
