@@ -6,7 +6,7 @@
 //!   demo         packages ─▶ build-ebpf ─▶ programs ─▶ lab ─▶ load ─▶ report
 //!   test         setup ─▶ programs ─▶ every test
 //!   vm-test      QEMU guests ─▶ real drivers, other kernels
-//!   bench        what can be measured alone: session engine, capture and transmit
+//!   bench        what can be measured alone: session engine, capture and transmit, intercept
 //!   simulate     session engine against thousands of simulated worlds
 //!   lab          a standing lab to play with
 //! ```

@@ -10,6 +10,7 @@ mod content;
 mod curl;
 mod flood;
 mod load;
+mod responses;
 mod server;
 mod talk;
 
@@ -18,5 +19,6 @@ pub use content::{RequestId, Spec};
 pub use curl::Curl;
 pub use flood::{Flood, FloodReport};
 pub use load::{LoadOptions, LoadReport, run_load};
+pub use responses::{Pace, Responses, ResponsesReport};
 pub use server::run_server;
 pub use talk::{Book, Connection, Heard, Talk, TalkServer};

@@ -73,6 +73,11 @@ impl Process {
             .map_err(|errno| LabError::system(format!("signal {}", self.name))(errno.into()))
     }
 
+    /// Stops it where it is, or lets it go on (SIGSTOP, SIGCONT: signal(7)).
+    pub fn hold(&self, on: bool) -> Result<(), LabError> {
+        self.signal(if on { Signal::STOP } else { Signal::CONT })
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }

@@ -3,11 +3,13 @@
 //! ```text
 //!   engine    the session engine: instructions, judged against a baseline, and time
 //!   capture   capture and transmit, beside what they could be replaced by
+//!   intercept the way of a response through intercept to tcpcopy's end of the channel
 //! ```
 
 mod capture;
 mod engine;
 mod figures;
+mod intercept;
 mod requirements;
 
 use std::path::PathBuf;
@@ -27,6 +29,8 @@ pub enum Bench {
     Engine(Engine),
     /// Tap, mirror and transmit beside AF_PACKET and bare AF_XDP, on veth pairs; needs root
     Capture(capture::Capture),
+    /// Responses through intercept-user to a reading peer, in network namespaces; needs root
+    Intercept(intercept::Intercept),
 }
 
 impl Bench {
@@ -35,6 +39,7 @@ impl Bench {
         match self {
             Self::Engine(engine) => engine.run(),
             Self::Capture(capture) => capture.run(),
+            Self::Intercept(intercept) => intercept.run(),
         }
     }
 }
