@@ -3,6 +3,7 @@
 //! ```text
 //!  responses  XDP         ─ a response? ─▶ headers to the AF_XDP socket of the queue
 //!  records    tcx ingress ─ a response? ─▶ headers to the ring of the worker, the packet is dropped
+//!  on_target  tcx egress of the target itself ─ of an announced session? ─▶ the same, seen as sent
 //! ```
 //! A response is a packet whose source is in `RESPONSES`. It must never reach the stack: it could be forwarded to a real
 //! client. The payload is cut off in the kernel since only headers are needed (IP lengths stay as they were). UDP answers of
@@ -13,6 +14,7 @@
 #![no_std]
 #![no_main]
 
+mod egress;
 mod maps;
 mod matching;
 mod records;

@@ -3,7 +3,9 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{HashMap, PerCpuArray, XskMap};
 use aya_ebpf::macros::btf_map;
-use common::abi::{EndpointKey, INTERCEPT_COUNTERS, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES};
+use common::abi::{
+    EndpointKey, INTERCEPT_COUNTERS, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, PairKey,
+};
 use common::packet::Addr;
 use ebpf_kit::filter::Filters;
 
@@ -28,6 +30,14 @@ pub static LOCAL: HashMap<
     { MAX_LOCAL_ADDRESSES as usize },
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
+
+/// Sizes that the loader replaces.
+const SET_BY_LOADER: usize = 1;
+
+/// Announced sessions, whose responses `on_target` takes. As many as user space has routes.
+#[btf_map]
+pub static ROUTES: HashMap<PairKey, u32, SET_BY_LOADER, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 /// By `InterceptCounter`.
 #[btf_map]

@@ -82,10 +82,7 @@ fn decode_skb(ctx: &TcContext) -> Result<TcpPacket, Undecoded> {
 #[inline(always)]
 fn take(ctx: &TcContext, p: &TcpPacket) {
     let client = Endpoint::new(p.ip.dst, p.tcp.dport);
-    let worker = match config::workers() {
-        1 => 0,
-        several => owner(flow_hash(client), several),
-    };
+    let worker = worker(client);
     if config::log_packets() {
         debug!(
             ctx,
@@ -97,9 +94,24 @@ fn take(ctx: &TcContext, p: &TcpPacket) {
             worker
         );
     }
+    put(ctx, worker, p.tcp.payload as u64);
+}
+
+/// The worker that owns a client's sessions.
+#[inline(always)]
+pub fn worker(client: Endpoint) -> u32 {
+    match config::workers() {
+        1 => 0,
+        several => owner(flow_hash(client), several),
+    }
+}
+
+/// Copies the packet's first `headers` bytes into a ring of the worker.
+#[inline(always)]
+pub fn put(ctx: &TcContext, worker: u32, headers: u64) {
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
-    let (len, headers) = (u64::from(ctx.len()), p.tcp.payload as u64);
+    let len = u64::from(ctx.len());
     if len > headers {
         count(InterceptCounter::Trimmed);
     }

@@ -124,6 +124,35 @@ impl EndpointKey {
     }
 }
 
+/// Key of intercept's map `ROUTES`: the client and the target of an announced session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct PairKey {
+    /// Client as the target sees it.
+    pub client: Addr,
+    /// Target.
+    pub target: Addr,
+    /// Of the client, host byte order.
+    pub client_port: u16,
+    /// Of the target, host byte order.
+    pub target_port: u16,
+}
+
+const _: () = assert!(size_of::<PairKey>() == 36);
+
+impl PairKey {
+    /// Of a session.
+    #[inline(always)]
+    pub const fn new(client: Endpoint, target: Endpoint) -> Self {
+        Self {
+            client: client.addr,
+            target: target.addr,
+            client_port: client.port,
+            target_port: target.port,
+        }
+    }
+}
+
 /// Bits of [`ProgramConfig::flags`].
 pub mod config_flags {
     /// Send a log record per packet through aya-log. Off: the branch costs one load.

@@ -12,7 +12,7 @@
 //! that no C stream begins with (counts up to 16, or 0x45 to 0x4f without counts). Each direction changes at
 //! a place of its own, named in its own byte stream: nobody has to wait for the other.
 //!
-//! The last bytes of offer and ACK are flags, of which none is defined yet: both sides send zero and ignore
+//! The last bytes of offer and ACK are flags ([`ack_flags`]): both sides send zero for the others and ignore
 //! what they do not know. They have room for authentication, whose messages would follow the ACK.
 
 use super::compat::{self, BadCount, CLIENT_RECORD_BYTES, ClientRecord, response_options};
@@ -43,6 +43,10 @@ pub const FRAME_HEAD_BYTES: usize = 4;
 pub const MAX_FRAME_BYTES: usize = FRAME_HEAD_BYTES + MAX_RECORDS * HEADER_RECORD_BYTES;
 /// Kind of a frame of response headers.
 const KIND_HEADERS: u16 = 1;
+/// Kind of a frame of confirmed routes: records of the same size, of which only the endpoints are not zero.
+const KIND_CONFIRMED: u16 = 2;
+/// Place of the flags in the acknowledgement.
+const ACK_FLAGS_AT: usize = ACK_BYTES - 1;
 const TYPE_ADD: u16 = 1;
 const TYPE_DEL: u16 = 2;
 const TYPE_UDP_TARGET: u16 = 3;
@@ -150,6 +154,17 @@ impl HeaderRecord {
         }
     }
 
+    /// Of a route whose responses are taken from now on.
+    pub fn confirmed(client: Endpoint, target: Endpoint) -> Self {
+        Self {
+            client: client.addr.0,
+            target: target.addr.0,
+            client_port: client.port.to_be_bytes(),
+            target_port: target.port.to_be_bytes(),
+            ..Self::zeroed()
+        }
+    }
+
     /// As it goes on the wire.
     pub fn to_bytes(self) -> [u8; HEADER_RECORD_BYTES] {
         let mut bytes = [0; HEADER_RECORD_BYTES];
@@ -188,11 +203,18 @@ pub fn offered(extension: [u8; 6]) -> bool {
     extension[..4] == OFFER[..4]
 }
 
-/// What intercept answers an offer with.
-pub fn ack() -> [u8; ACK_BYTES] {
+/// Bits of the acknowledgement's flags.
+pub mod ack_flags {
+    /// Each announcement is confirmed once responses are taken; a SYN had better wait for that.
+    pub const CONFIRMS: u8 = 1;
+}
+
+/// What intercept answers an offer with, given its [`ack_flags`].
+pub fn ack(flags: u8) -> [u8; ACK_BYTES] {
     let mut ack = [0; ACK_BYTES];
     ack[..2].copy_from_slice(&ACK_MARK);
     ack[2] = VERSION;
+    ack[ACK_FLAGS_AT] = flags;
     ack
 }
 
@@ -203,9 +225,18 @@ pub fn switch() -> [u8; CLIENT_RECORD_BYTES] {
     record
 }
 
-/// What precedes `count` records.
+/// What precedes `count` records of responses.
 pub fn frame_head(count: u16) -> [u8; FRAME_HEAD_BYTES] {
-    let ([a, b], [c, d]) = (KIND_HEADERS.to_be_bytes(), count.to_be_bytes());
+    head(KIND_HEADERS, count)
+}
+
+/// What precedes `count` records of confirmed routes ([`HeaderRecord::confirmed`]).
+pub fn confirmed_head(count: u16) -> [u8; FRAME_HEAD_BYTES] {
+    head(KIND_CONFIRMED, count)
+}
+
+fn head(kind: u16, count: u16) -> [u8; FRAME_HEAD_BYTES] {
+    let ([a, b], [c, d]) = (kind.to_be_bytes(), count.to_be_bytes());
     [a, b, c, d]
 }
 
@@ -236,14 +267,30 @@ impl core::fmt::Display for BadStream {
             ),
             Self::Frame { kind, count } => write!(
                 f,
-                "frame of kind {kind} with {count} records, expected kind {KIND_HEADERS} with at most \
-                 {MAX_RECORDS}; are both programs of one version?"
+                "frame of kind {kind} with {count} records, expected kind {KIND_HEADERS} or {KIND_CONFIRMED} with at \
+                 most {MAX_RECORDS}; are both programs of one version?"
             ),
         }
     }
 }
 
 impl core::error::Error for BadStream {}
+
+/// One record from intercept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerRecord {
+    /// A response.
+    Header(ResponseHeader),
+    /// In place of a response, something that is no TCP header.
+    NoHeader,
+    /// Responses of `target` to `client` are taken from now on.
+    Confirmed {
+        /// Client as the target sees it.
+        client: Endpoint,
+        /// Target.
+        target: Endpoint,
+    },
+}
 
 /// Reads what intercept sends, in whichever format its first byte says. Bytes may arrive in pieces of any size.
 #[derive(Clone, Debug)]
@@ -277,11 +324,16 @@ impl ServerStream {
         }
     }
 
-    /// Feeds bytes and calls `header` for each record: `None` for one that is no TCP header.
+    /// The acknowledgement has come, and says that routes are confirmed.
+    pub fn confirms(&self) -> bool {
+        matches!(&self.0, Mode::Native(d) if d.flags & ack_flags::CONFIRMS != 0)
+    }
+
+    /// Feeds bytes and calls `each` for each record.
     pub fn feed(
         &mut self,
         bytes: &[u8],
-        mut header: impl FnMut(Option<ResponseHeader>),
+        mut each: impl FnMut(ServerRecord),
     ) -> Result<(), BadStream> {
         if matches!(self.0, Mode::Undecided) {
             let Some(&first) = bytes.first() else {
@@ -296,9 +348,14 @@ impl ServerStream {
         match &mut self.0 {
             Mode::Undecided => Ok(()),
             Mode::Compat(d) => d
-                .feed(bytes, |r| header(compat::decode_record(r)))
+                .feed(bytes, |r| {
+                    each(
+                        compat::decode_record(r)
+                            .map_or(ServerRecord::NoHeader, ServerRecord::Header),
+                    );
+                })
                 .map_err(BadStream::Compat),
-            Mode::Native(d) => d.feed(bytes, |r| header(Some(HeaderRecord::decode(*r)))),
+            Mode::Native(d) => d.feed(bytes, each),
         }
     }
 }
@@ -309,14 +366,18 @@ struct FrameDecoder {
     partial: Partial<HEADER_RECORD_BYTES>,
     /// Records still to come in this frame; 0 means that a head is due.
     due: u16,
+    /// Of this frame.
+    kind: u16,
     acknowledged: bool,
+    /// See [`ack_flags`].
+    flags: u8,
 }
 
 impl FrameDecoder {
     fn feed(
         &mut self,
         mut bytes: &[u8],
-        mut record: impl FnMut(&[u8; HEADER_RECORD_BYTES]),
+        mut each: impl FnMut(ServerRecord),
     ) -> Result<(), BadStream> {
         loop {
             let want = match (self.acknowledged, self.due) {
@@ -328,19 +389,28 @@ impl FrameDecoder {
                 return Ok(());
             };
             if self.due > 0 {
-                record(unit);
+                let header = HeaderRecord::decode(*unit);
+                each(if self.kind == KIND_CONFIRMED {
+                    ServerRecord::Confirmed {
+                        client: header.client,
+                        target: header.target,
+                    }
+                } else {
+                    ServerRecord::Header(header)
+                });
                 self.due -= 1;
                 continue;
             }
             let [a, b, c, d, ..] = *unit;
             if self.acknowledged {
                 let (kind, count) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-                if kind != KIND_HEADERS || usize::from(count) > MAX_RECORDS {
+                let known = matches!(kind, KIND_HEADERS | KIND_CONFIRMED);
+                if !known || usize::from(count) > MAX_RECORDS {
                     return Err(BadStream::Frame { kind, count });
                 }
-                self.due = count;
+                (self.kind, self.due) = (kind, count);
             } else if [a, b] == ACK_MARK && c == VERSION {
-                self.acknowledged = true;
+                (self.acknowledged, self.flags) = (true, unit[ACK_FLAGS_AT]);
             } else {
                 return Err(BadStream::Ack([a, b, c, d]));
             }

@@ -35,6 +35,18 @@ fn header() -> impl Strategy<Value = ResponseHeader> {
         )
 }
 
+fn record() -> impl Strategy<Value = ServerRecord> {
+    prop_oneof![
+        header().prop_map(ServerRecord::Header),
+        (endpoint(), endpoint())
+            .prop_map(|(client, target)| ServerRecord::Confirmed { client, target }),
+    ]
+}
+
+fn is_confirmed(record: &ServerRecord) -> bool {
+    matches!(record, ServerRecord::Confirmed { .. })
+}
+
 #[test]
 fn an_offer_is_a_c_hello_and_an_ack_is_no_c_frame() {
     assert_eq!(hello()[..8], compat::hello()[..8]);
@@ -47,7 +59,7 @@ fn an_offer_is_a_c_hello_and_an_ack_is_no_c_frame() {
     assert!(!offered([b'T', b'c', b'p', 2, 0, 0]), "another version");
     assert!(
         compat::FrameDecoder::default()
-            .feed(&ack(), |_| ())
+            .feed(&ack(0), |_| ())
             .is_err()
     );
     assert_eq!(
@@ -59,10 +71,10 @@ fn an_offer_is_a_c_hello_and_an_ack_is_no_c_frame() {
 #[test]
 fn bad_streams_say_what_was_expected() {
     let mut s = ServerStream::default();
-    s.feed(&ack(), |_| ()).unwrap();
+    s.feed(&ack(0), |_| ()).unwrap();
     let error = s.feed(&[0, 1, 0, 17], |_| ()).unwrap_err();
     assert_eq!(error, BadStream::Frame { kind: 1, count: 17 });
-    let mut other = ack();
+    let mut other = ack(0);
     other[2] = 9;
     let error = ServerStream::default().feed(&other, |_| ()).unwrap_err();
     assert_eq!(error, BadStream::Ack([0xac, 0x4e, 9, 0]));
@@ -79,23 +91,42 @@ proptest! {
 
     #[test]
     fn frames_cut_anywhere_give_the_same_headers(
-        frames in prop::collection::vec(prop::collection::vec(header(), 0..=MAX_RECORDS), 1..4),
+        frames in prop::collection::vec(prop::collection::vec(record(), 0..=MAX_RECORDS), 1..4),
+        flags in any::<u8>(),
         cuts in prop::collection::vec(1usize..200, 1..60),
     ) {
-        let mut stream = ack().to_vec();
+        let mut stream = ack(flags).to_vec();
         for frame in &frames {
-            stream.extend(frame_head(frame.len() as u16));
-            for h in frame {
-                stream.extend(HeaderRecord::new(h).to_bytes());
+            // In frames of their own, beside those of headers.
+            for confirmed in [false, true] {
+                let records = || frame.iter().filter(|r| is_confirmed(r) == confirmed);
+                let count = records().count() as u16;
+                stream.extend(if confirmed { confirmed_head(count) } else { frame_head(count) });
+                for record in records() {
+                    stream.extend(match record {
+                        ServerRecord::Confirmed { client, target } => {
+                            HeaderRecord::confirmed(*client, *target).to_bytes()
+                        }
+                        ServerRecord::Header(h) => HeaderRecord::new(h).to_bytes(),
+                        ServerRecord::NoHeader => unreachable!("of the C format"),
+                    });
+                }
             }
         }
-        let sent: Vec<_> = frames.into_iter().flatten().map(Some).collect();
+        let sent: Vec<_> = frames
+            .into_iter()
+            .flat_map(|mut frame| {
+                frame.sort_by_key(is_confirmed);
+                frame
+            })
+            .collect();
         let (mut s, mut got, mut at) = (ServerStream::default(), Vec::new(), 0);
         for cut in cuts.iter().cycle() {
             let to = (at + cut).min(stream.len());
             s.feed(&stream[at..to], |h| got.push(h)).unwrap();
             at = to;
             prop_assert_eq!(s.is_native(), at >= ACK_BYTES);
+            prop_assert_eq!(s.confirms(), at >= ACK_BYTES && flags & ack_flags::CONFIRMS != 0);
             if at == stream.len() {
                 break;
             }
@@ -110,7 +141,7 @@ proptest! {
     ) {
         let mut s = ServerStream::default();
         if native {
-            s.feed(&ack(), |_| ()).unwrap();
+            s.feed(&ack(0), |_| ()).unwrap();
             s.feed(&frame_head(MAX_RECORDS as u16), |_| ()).unwrap();
         }
         let _ = s.feed(&bytes, |_| ());
