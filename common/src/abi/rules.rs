@@ -151,6 +151,13 @@ impl PairKey {
             target_port: target.port,
         }
     }
+
+    /// As loaders take keys.
+    pub fn to_bytes(self) -> [u8; size_of::<Self>()] {
+        let mut bytes = [0; size_of::<Self>()];
+        bytes.copy_from_slice(bytemuck::bytes_of(&self));
+        bytes
+    }
 }
 
 /// Bits of [`ProgramConfig::flags`].

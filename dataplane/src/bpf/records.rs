@@ -1,6 +1,8 @@
-//! The black hole by tcx ingress: for interfaces whose XDP is taken, or that AF_XDP cannot bind to.
+//! The black hole by tcx: at ingress for interfaces whose XDP is taken, or that AF_XDP cannot bind to; at egress on the
+//! target itself.
 //!
-//! Matching packets are dropped once their headers are in a ring. A killed process takes the program with it.
+//! Matching packets are dropped, at egress as if they had been sent, once their headers are in a ring. A killed process
+//! takes the program with it.
 
 use aya::Ebpf;
 use aya::programs::TcAttachType;
@@ -10,12 +12,15 @@ use common::abi::InterceptCounter;
 use super::counters::Counters;
 use super::filter::{Chain, Hook, Parts};
 use super::log::LogThread;
-use super::responses::{ResponsesConfig, RuleWriter};
+use super::responses::{ResponsesConfig, RuleWriter, Sources};
 use super::rings::{self, Rings};
+use super::routes::{ROUTES, RouteWriter};
 use super::{BpfError, Filter, TapReader, load, programs, tcx};
 use crate::iface::Interface;
 
 const PROGRAM: &str = "records";
+/// At egress.
+const ON_TARGET: &str = "on_target";
 /// What is attached instead if there is a filter.
 const FILTERED: Parts = Parts {
     hook: Hook::Tcx,
@@ -34,13 +39,14 @@ pub struct ResponseRecords {
     counters: Counters,
     filter: Option<Chain>,
     rules: Option<RuleWriter>,
+    routes: Option<RouteWriter>,
     _log: Option<LogThread>,
     // The program and its maps.
     _ebpf: Ebpf,
 }
 
 impl ResponseRecords {
-    /// Loads `object` and attaches its program `records` to the interface, with `ring_bytes_total` bytes for all rings
+    /// Loads `object` and attaches its program `records`, or `on_target`, to the interface, with `ring_bytes_total` bytes for all rings
     /// together.
     pub fn attach(
         object: &[u8],
@@ -54,6 +60,13 @@ impl ResponseRecords {
         rings.put_into(&mut program);
         let mut sizes = rings.sizes().to_vec();
         sizes.extend(load::log_size(config.log_packets));
+        let at_egress = match config.sources {
+            Sources::OwnOfRoutes { routes } => {
+                sizes.push((ROUTES, routes));
+                true
+            }
+            Sources::Filtered(_) | Sources::Learned => false,
+        };
         let mut ebpf = load::load(object, program, &sizes)?;
         let readers = rings::readers(&mut ebpf, rings)?;
         let log = config
@@ -64,32 +77,48 @@ impl ResponseRecords {
             .map(|filter| Chain::install(&mut ebpf, FILTERED, filter))
             .transpose()?;
         let counters = Counters::take(&mut ebpf)?;
-        let entry = filter.map_or(PROGRAM, |_| FILTERED.entry);
+        let (entry, hook) = match filter {
+            _ if at_egress => (ON_TARGET, TcAttachType::Egress),
+            Some(_) => (FILTERED.entry, TcAttachType::Ingress),
+            None => (PROGRAM, TcAttachType::Ingress),
+        };
         programs::load_program(&mut ebpf, Hook::Tcx, entry)?;
-        let rules = RuleWriter::new(
-            load::take(&mut ebpf, "RESPONSES")?,
-            load::take(&mut ebpf, "LOCAL")?,
-        )?;
-        let link = tcx::attach(&mut ebpf, entry, &interface.name, TcAttachType::Ingress)?;
+        let (mut rules, mut routes) = (None, None);
+        if at_egress {
+            routes = Some(RouteWriter::new(load::take(&mut ebpf, ROUTES)?));
+        } else {
+            rules = Some(RuleWriter::new(
+                load::take(&mut ebpf, "RESPONSES")?,
+                load::take(&mut ebpf, "LOCAL")?,
+            )?);
+        }
+        let link = tcx::attach(&mut ebpf, entry, &interface.name, hook)?;
         tracing::info!(
             interface = interface.name,
             workers = config.workers,
             rings = rings.number(),
             ring_bytes = rings.bytes(),
-            "responses are taken by tcx ingress, first of its hook"
+            "responses are taken by tcx {}, first of its hook",
+            if at_egress { "egress" } else { "ingress" }
         );
         Ok(Self {
             link: Some(link),
             readers: readers.into_iter().map(Some).collect(),
             counters,
             filter: chain,
-            rules: Some(rules),
+            rules,
+            routes,
             _log: log,
             _ebpf: ebpf,
         })
     }
 
-    /// The means to add sources, once, as [`super::Responses::take_rules`].
+    /// The means to name sessions, once, with [`Sources::OwnOfRoutes`].
+    pub fn take_routes(&mut self) -> Option<RouteWriter> {
+        self.routes.take()
+    }
+
+    /// The means to add sources, once, as [`super::Responses::take_rules`]; not with [`Sources::OwnOfRoutes`].
     pub fn take_rules(&mut self) -> Option<RuleWriter> {
         self.rules.take()
     }

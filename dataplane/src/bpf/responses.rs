@@ -22,6 +22,12 @@ pub enum Sources<'a> {
     Filtered(&'a Filter),
     /// Those that [`RuleWriter::add`] is told of, but nothing that is addressed to this host.
     Learned,
+    /// This host is the target: of what it sends to the network, the responses of the sessions that
+    /// [`super::RouteWriter::insert`] is told of. By [`super::ResponseRecords`] only.
+    OwnOfRoutes {
+        /// Most sessions at a time.
+        routes: u32,
+    },
 }
 
 /// What to take and where.
@@ -50,6 +56,7 @@ impl<'a> ResponsesConfig<'a> {
                 program.flags |= config_flags::LEARNED_RULES;
                 None
             }
+            Sources::OwnOfRoutes { .. } => None,
         };
         (program, filter)
     }

@@ -43,6 +43,8 @@ pub struct Setup<'a> {
     pub flags: u32,
     /// Endpoint maps to fill.
     pub maps: &'a [(&'static str, &'a [Endpoint])],
+    /// Sizes of maps, beside those of the ring.
+    pub map_entries: &'a [(&'static str, u32)],
     /// Of the one ring that all CPUs share.
     pub ring_bytes: u32,
     /// IPv4 transfers are constants, if there are few.
@@ -62,6 +64,7 @@ impl Default for Setup<'_> {
             object: "",
             flags: config_flags::XDP_META,
             maps: &[],
+            map_entries: &[],
             ring_bytes: 1 << 20,
             few: true,
             shard: Shard::WHOLE,
@@ -137,6 +140,9 @@ impl Loaded {
         loader.map_max_entries("CPU_RINGS", cpus);
         loader.map_max_entries("BLOCKS", ring_blocks);
         loader.map_max_entries("NEXT", ring_blocks);
+        for (map, entries) in setup.map_entries {
+            loader.map_max_entries(map, *entries);
+        }
         let mut ebpf = loader.load(&object(setup.object)).unwrap();
         for (name, endpoints) in setup.maps {
             let map = ebpf.map_mut(name).unwrap();
