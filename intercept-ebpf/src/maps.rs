@@ -3,9 +3,7 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{HashMap, PerCpuArray, XskMap};
 use aya_ebpf::macros::btf_map;
-use common::abi::{
-    EndpointKey, INTERCEPT_COUNTERS, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, PairKey,
-};
+use common::abi::{EndpointKey, INTERCEPT_COUNTERS, MAX_ENDPOINTS, MAX_LOCAL_ADDRESSES, PairKey};
 use common::packet::Addr;
 use ebpf_kit::filter::Filters;
 

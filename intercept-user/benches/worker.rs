@@ -108,6 +108,7 @@ fn run(name: &str, routed: bool) {
         vec![vec![Box::new(source)]],
         &ServiceOptions::default(),
         None,
+        Vec::new(),
     )
     .expect("start");
     let mut peer = TcpStream::connect(address).expect("connect");

@@ -12,7 +12,7 @@ use crate::cli::{Args, CaptureKind};
 use crate::mapping::Mappings;
 use crate::report::{Report, Setting};
 use crate::service::{Service, ServiceError, ServiceOptions};
-use crate::startup::{ChannelTaken, Taking, check_filter, forwarding_settings};
+use crate::startup::{ChannelTaken, Taking, check_filter, forwarding_settings, on_target};
 use crate::worker::Limits;
 use common::flow::Nanos;
 use dataplane::bpf::responses::{ResponsesConfig, RuleWriter, Sources};
@@ -70,7 +70,9 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     }
     let listener = listen(SocketAddr::new(args.bind, args.port))?;
     check_privileges()?;
-    warn_of_forwarding(&args.iface);
+    if !args.on_target {
+        warn_of_forwarding(&args.iface);
+    }
     if let Some(filter) = &args.selection {
         check_filter(filter, &interface, args.port)?;
     }
@@ -88,10 +90,13 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     let config = ResponsesConfig {
         ifname: &args.iface,
         workers: workers as u32,
-        sources: args
-            .selection
-            .as_ref()
-            .map_or(Sources::Learned, Sources::Filtered),
+        sources: match &args.selection {
+            _ if args.on_target => Sources::OwnOfRoutes {
+                routes: on_target::map_entries(args.max_routes, workers as u32),
+            },
+            Some(filter) => Sources::Filtered(filter),
+            None => Sources::Learned,
+        },
         log_packets: args.level() >= LogLevel::Debug,
     };
     let mut responses = Taking::attach(object, &config, args.capture)?;
@@ -106,18 +111,29 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
             route_idle: Nanos(args.route_idle.as_nanos() as u64),
             ..Limits::default()
         },
-        control: ControlOptions::default(),
+        control: ControlOptions {
+            native_only: args.on_target,
+            ..ControlOptions::default()
+        },
         cores: used.to_vec(),
         mappings: args.mappings.clone(),
     };
-    let targets = responses
-        .take_rules()
-        .map(|writer| learn(writer, args.selection.is_none(), args.mappings.clone()));
-    let service = Service::start(listener, captures, &options, targets)?;
+    let targets = if args.on_target {
+        Some(on_target::check_targets(args.iface.clone()))
+    } else {
+        let rules = responses.take_rules();
+        rules.map(|writer| learn(writer, args.selection.is_none(), args.mappings.clone()))
+    };
+    let kernel = responses.take_kernel_routes(workers)?;
+    let service = Service::start(listener, captures, &options, targets, kernel)?;
     let started = clock::now();
     tracing::info!(
         iface = args.iface, workers, mode = responses.mode(),
-        filter = args.selection.as_ref().map_or("learned from tcpcopy", Filter::expression),
+        filter = match &args.selection {
+            _ if args.on_target => "the sessions that tcpcopy announces",
+            Some(filter) => filter.expression(),
+            None => "learned from tcpcopy",
+        },
         address = %SocketAddr::new(args.bind, args.port),
         "ready: taking responses, listening for tcpcopy",
     );
@@ -159,7 +175,7 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
 
 /// Without --cores one worker serves everything; with it one for each core, by XDP as many as there are queues.
 fn workers(args: &Args, interface: &Interface, cores: usize) -> usize {
-    if args.capture == CaptureKind::Tcx {
+    if args.on_target || args.capture == CaptureKind::Tcx {
         return cores.max(1);
     }
     let queues = (interface.rx_queues as usize).max(1);

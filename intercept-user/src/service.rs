@@ -9,6 +9,7 @@ use crate::channel::{
     Control, ControlOptions, ControlTotals, TargetSink, command_rings, link_mesh,
 };
 use crate::mapping::Mappings;
+use crate::routes::KernelRoutes;
 use crate::worker::{Limits, Parts, Worker, WorkerReport};
 use dataplane::wake::{Waker, WakerHandle};
 use dataplane::{Capture, cores, handover};
@@ -81,12 +82,14 @@ pub struct Service {
 
 impl Service {
     /// Starts one worker per element of `captures`, and the control thread. `listener` is nonblocking;
-    /// `targets` is told of each target that peers announce.
+    /// `targets` is told of each target that peers announce. `kernel` has what must know the routes too, for
+    /// each worker or for none.
     pub fn start(
         listener: TcpListener,
         captures: Vec<Vec<Box<dyn Capture>>>,
         options: &ServiceOptions,
         targets: Option<TargetSink>,
+        mut kernel: Vec<Box<dyn KernelRoutes>>,
     ) -> Result<Self, ServiceError> {
         let workers = captures.len();
         let waker_error = |source| ServiceError::Waker { workers, source };
@@ -123,6 +126,7 @@ impl Service {
                 waker,
                 limits: options.limits,
                 mappings: options.mappings.clone(),
+                kernel: kernel.pop(),
                 stop: Arc::clone(&stop),
             };
             let core = options.cores.get(worker).copied();

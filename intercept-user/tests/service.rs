@@ -368,6 +368,7 @@ fn unknown_records_are_ignored() {
 fn who_says_no_hello_is_closed() {
     let control = ControlOptions {
         hello_timeout: Duration::from_millis(50),
+        ..ControlOptions::default()
     };
     let world = World::with(1, Limits::default(), control);
     let mut silent = world.connect();

@@ -21,7 +21,7 @@ pub use ring::{
     RING_BLOCK_BYTES, RING_WARM_BLOCKS, RingChain, RingHead, record_bytes, record_start,
 };
 pub use rules::{
-    DenyKey, EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_FEW, MAX_LOCAL_ADDRESSES, PORT_WORDS, PairKey,
-    PortWord, ProgramConfig, config_flags, filter_slots, fragment_slots, udp_slots,
+    DenyKey, EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_FEW, MAX_LOCAL_ADDRESSES, PORT_WORDS,
+    PairKey, PortWord, ProgramConfig, config_flags, filter_slots, fragment_slots, udp_slots,
 };
 pub use stamp::{STAMP_EVERY, STAMPED_PER_TICK, Stamps};

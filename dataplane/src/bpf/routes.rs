@@ -47,9 +47,7 @@ impl RouteWriter {
     pub fn remove(&mut self, client: Endpoint, target: Endpoint) -> Result<(), BpfError> {
         match self.0.remove(&raw(client, target)) {
             Ok(()) => Ok(()),
-            Err(MapError::SyscallError(e))
-                if e.io_error.raw_os_error() == Some(libc::ENOENT) =>
-            {
+            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => {
                 Ok(())
             }
             Err(e) => Err(map_error("remove a session", chain(&e))),

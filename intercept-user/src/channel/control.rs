@@ -47,12 +47,15 @@ const USER_TIMEOUT: Duration = Duration::from_mins(1);
 pub struct ControlOptions {
     /// Who says no hello for so long is closed (30 s).
     pub hello_timeout: Duration,
+    /// Peers that do not offer the native format are refused.
+    pub native_only: bool,
 }
 
 impl Default for ControlOptions {
     fn default() -> Self {
         Self {
             hello_timeout: HELLO_TIMEOUT,
+            native_only: false,
         }
     }
 }
@@ -213,7 +216,7 @@ impl Control {
             },
             socket: Arc::new(socket),
             peer,
-            reader: Reader::default(),
+            reader: Reader::new(self.options.native_only),
             accepted: Instant::now(),
         });
     }

@@ -41,9 +41,20 @@ pub use throttle::Throttle;
 use common::flow::Nanos;
 use common::wire::native::HEADER_RECORD_BYTES;
 
+/// Kinds of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A response's header.
+    Header,
+    /// The confirmation of a route (`common::wire::native::HeaderRecord::confirmed`).
+    Confirmed,
+}
+
 /// An encoded response on its way to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Response {
+    /// What the record is.
+    pub kind: Kind,
     /// When the kernel saw it.
     pub at: Nanos,
     /// As it goes on the wire to a native peer; made into a C record for the others when it is framed.

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!  record ─▶ queue (bounded, drop oldest) ─▶ frames of up to 16, staged whole ─▶ send(2), nonblocking
+//!  confirmation ─▶ another, which goes first: a SYN waits for each
 //! ```
 //! C tcpcopy spins until a frame that has begun is complete, so what has been staged is written to its end
 //! before anything else, and only records that have not been staged can be dropped.
 
-use super::Response;
+use super::{Kind, Response};
 use common::flow::Nanos;
 use common::wire::compat::{self, MAX_RECORDS};
-use common::wire::native::{self, HeaderRecord};
+use common::wire::native::{self, HEADER_RECORD_BYTES, HeaderRecord};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use std::collections::VecDeque;
@@ -65,6 +66,8 @@ pub struct Output {
     peer: SocketAddr,
     native: bool,
     queue: VecDeque<Response>,
+    /// Confirmations, for peers that were told that there are any.
+    confirmed: VecDeque<[u8; HEADER_RECORD_BYTES]>,
     /// Whole frames, written up to `written`.
     staged: Vec<u8>,
     written: usize,
@@ -78,17 +81,18 @@ pub struct Output {
 
 impl Output {
     /// For a nonblocking socket. With `native` the stream begins with the answer to the peer's offer, which is
-    /// staged at once.
-    pub fn new(socket: Arc<TcpStream>, peer: SocketAddr, native: bool) -> Self {
+    /// staged at once; its flags are `ack_flags` (`native::ack_flags`).
+    pub fn new(socket: Arc<TcpStream>, peer: SocketAddr, native: bool, ack_flags: u8) -> Self {
         let mut staged = Vec::with_capacity(STAGED_FRAMES * native::MAX_FRAME_BYTES);
         if native {
-            staged.extend_from_slice(&native::ack());
+            staged.extend_from_slice(&native::ack(ack_flags));
         }
         Self {
             socket,
             peer,
             native,
             queue: VecDeque::with_capacity(STAGED_RECORDS),
+            confirmed: VecDeque::new(),
             staged,
             written: 0,
             staged_at: Vec::with_capacity(STAGED_RECORDS),
@@ -103,7 +107,15 @@ impl Output {
     #[inline]
     pub fn push(&mut self, response: &Response) {
         if self.broken {
-            self.totals.dropped_closed += 1;
+            self.totals.dropped_closed += u64::from(response.kind == Kind::Header);
+            return;
+        }
+        if response.kind == Kind::Confirmed {
+            // Whom the oldest was for does not wait any more: a SYN waits for a second.
+            if self.confirmed.len() >= QUEUE_RECORDS {
+                self.confirmed.pop_front();
+            }
+            self.confirmed.push_back(response.record);
             return;
         }
         if self.queue.len() >= QUEUE_RECORDS {
@@ -187,6 +199,10 @@ impl Output {
         self.staged.clear();
         self.staged_at.clear();
         (self.written, self.reported) = (0, 0);
+        if !self.confirmed.is_empty() {
+            self.stage_confirmed();
+            return;
+        }
         for _ in 0..STAGED_FRAMES {
             let count = self.queue.len().min(MAX_RECORDS);
             if count == 0 {
@@ -214,6 +230,21 @@ impl Output {
         }
     }
 
+    /// Frames of confirmations only, which nobody counts.
+    fn stage_confirmed(&mut self) {
+        for _ in 0..STAGED_FRAMES {
+            let count = self.confirmed.len().min(MAX_RECORDS);
+            if count == 0 {
+                return;
+            }
+            self.staged
+                .extend_from_slice(&native::confirmed_head(count as u16));
+            for record in self.confirmed.drain(..count) {
+                self.staged.extend_from_slice(&record);
+            }
+        }
+    }
+
     /// Bytes of a full frame.
     fn frame_bytes(&self) -> usize {
         if self.native {
@@ -228,7 +259,8 @@ impl Output {
         let complete = if self.written == self.staged.len() {
             self.staged_at.len()
         } else {
-            self.written / self.frame_bytes() * MAX_RECORDS
+            // Of confirmations there are more frames than records to report.
+            (self.written / self.frame_bytes() * MAX_RECORDS).min(self.staged_at.len())
         };
         let new = self
             .staged_at
@@ -244,6 +276,7 @@ impl Output {
         self.broken = true;
         self.totals.dropped_closed += self.pending() as u64;
         self.queue.clear();
+        self.confirmed.clear();
         self.staged.clear();
         self.staged_at.clear();
         (self.written, self.reported) = (0, 0);
@@ -258,7 +291,7 @@ mod tests {
     use common::flow::ResponseHeader;
     use common::packet::{Addr, Endpoint, SackBlocks, SeqNumber, TcpFlags, TcpOptions};
     use common::wire::compat::{FrameDecoder, MAX_FRAME_BYTES, RECORD_BYTES};
-    use common::wire::native::ServerStream;
+    use common::wire::native::{ServerRecord, ServerStream, ack_flags};
     use std::io::Read;
     use std::net::TcpListener;
 
@@ -271,7 +304,10 @@ mod tests {
         let far = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         let (near, peer) = listener.accept().expect("accept");
         near.set_nonblocking(true).expect("nonblocking");
-        (Output::new(Arc::new(near), peer, native), far)
+        (
+            Output::new(Arc::new(near), peer, native, ack_flags::CONFIRMS),
+            far,
+        )
     }
 
     fn response(n: u64) -> Response {
@@ -288,6 +324,7 @@ mod tests {
             sack: SackBlocks::default(),
         };
         Response {
+            kind: Kind::Header,
             at: Nanos(n),
             record: HeaderRecord::new(&header).to_bytes(),
         }
@@ -308,7 +345,10 @@ mod tests {
         while got.len() < 40 {
             let n = far.read(&mut chunk).expect("read");
             stream
-                .feed(&chunk[..n], |h| got.push(h.expect("header").seq.0))
+                .feed(&chunk[..n], |r| match r {
+                    ServerRecord::Header(h) => got.push(h.seq.0),
+                    other => panic!("{other:?}"),
+                })
                 .expect("frames");
         }
         assert!(stream.is_native());

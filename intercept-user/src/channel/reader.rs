@@ -16,6 +16,12 @@ pub enum Refused {
         /// What came instead.
         got: [u8; CLIENT_RECORD_BYTES],
     },
+    /// Routes must be confirmed, for which the C format has no words.
+    #[error(
+        "the peer speaks the C tools' format, in which no route can be confirmed: with --on-target the answers to its \
+         first packets would reach real clients; connect tcpcopy-user of this version"
+    )]
+    NotNative,
 }
 
 /// State of one connection's inbound stream.
@@ -23,6 +29,8 @@ pub enum Refused {
 pub struct Reader {
     partial: Partial<CLIENT_MESSAGE_BYTES>,
     greeted: bool,
+    /// Peers that do not offer the native format are refused.
+    native_only: bool,
     /// The hello offered the native format.
     offered: bool,
     /// The peer has changed to it.
@@ -30,6 +38,14 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// With `native_only`, peers that do not offer the native format are refused.
+    pub fn new(native_only: bool) -> Self {
+        Self {
+            native_only,
+            ..Self::default()
+        }
+    }
+
     /// Takes bytes and calls `record` for each complete record, the hello included.
     pub fn feed(
         &mut self,
@@ -56,6 +72,9 @@ impl Reader {
                 ClientRecord::Hello { extension, .. } => {
                     self.greeted = true;
                     self.offered = native::offered(extension);
+                    if self.native_only && !self.offered {
+                        return Err(Refused::NotNative);
+                    }
                 }
                 _ if !self.greeted => return Err(Refused::NotHello { got: compat }),
                 ClientRecord::Unknown {
@@ -97,6 +116,17 @@ mod tests {
             ClientRecord::Unknown { kind: 99 },
         ];
         (bytes, records)
+    }
+
+    #[test]
+    fn where_routes_are_confirmed_c_peers_are_refused() {
+        let mut reader = Reader::new(true);
+        assert_eq!(
+            reader.feed(&stream().0, |r| panic!("{r:?}")),
+            Err(Refused::NotNative)
+        );
+        let mut reader = Reader::new(true);
+        assert_eq!(reader.feed(&native::hello(), |_| ()), Ok(()));
     }
 
     #[test]

@@ -206,11 +206,13 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::Kind;
     use common::flow::Nanos;
     use dataplane::wake::Waker;
 
     fn routed(n: u64) -> Routed {
         let response = Response {
+            kind: Kind::Header,
             at: Nanos(n),
             record: [0; common::wire::native::HEADER_RECORD_BYTES],
         };

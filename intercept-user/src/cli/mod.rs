@@ -15,17 +15,23 @@ use std::time::Duration;
 /// Takes the responses of a server under test out of the network and returns their headers to tcpcopy.
 ///
 /// Runs on the host to which the server under test routes the clients' addresses. Responses that match
-/// the filter never reach this host's network stack while the program runs.
+/// the filter never reach this host's network stack while the program runs. Or, with --on-target, on the
+/// server under test itself.
 #[derive(Debug, Parser)]
 #[command(name = "intercept-user", version, about, long_about)]
 pub struct Args {
-    /// Interface on which the responses arrive
+    /// Interface on which the responses arrive; with --on-target that on which they leave
     #[arg(short = 'i', long = "iface", value_name = "NAME")]
     pub iface: String,
 
     /// How responses are taken
     #[arg(long, value_enum, default_value_t = CaptureKind::Auto)]
     pub capture: CaptureKind,
+
+    /// This host is the server under test: take the responses of replayed sessions out of what it sends on the
+    /// interface, and let everything else pass. Needs tcpcopy-user as the peer; no assistant, no route
+    #[arg(long, conflicts_with_all = ["capture", "filter", "filter_file"])]
+    pub on_target: bool,
 
     /// Cores for the workers, such as 0 or 0-3,5; one worker per core, by XDP at most one per receive queue.
     /// Without it: one worker, not pinned
@@ -255,6 +261,20 @@ mod tests {
         assert_eq!(args.route_idle, Duration::from_mins(10));
         assert!(args.cores.is_none() && args.duration.is_none());
         assert_eq!(args.level(), LogLevel::Info);
+    }
+
+    #[test]
+    fn on_the_target_nothing_else_says_what_is_taken_and_how() {
+        let line = ["intercept-user", "-i", "eth0", "--on-target"];
+        assert!(Args::try_parse_from(line).expect("valid").on_target);
+        for more in [
+            ["--capture", "tcx"],
+            ["-F", "tcp and src port 80"],
+            ["--filter-file", "x"],
+        ] {
+            let error = parse(line.into_iter().chain(more)).expect_err("both");
+            assert!(error.contains("--on-target"), "{error}");
+        }
     }
 
     #[test]

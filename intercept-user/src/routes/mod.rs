@@ -3,9 +3,11 @@
 //! ```text
 //!  ADD ──▶ RouteTable ◀── response ──hit──▶ connection
 //!            │                └─miss─▶ Parked ── 30 s, bounded ──▶ let go
-//!            └── takes what waits ◀──────┘
+//!            ├── takes what waits ◀──────┘
+//!            └─ on the target itself ─▶ KernelRoutes ─▶ the program's map
 //! ```
 
+mod kernel;
 mod key;
 mod parked;
 mod table;
@@ -13,6 +15,7 @@ mod table;
 mod tests;
 mod wheel;
 
+pub use kernel::{KernelMap, KernelRoutes};
 pub use key::RouteKey;
 pub use parked::{PARKED_LIFETIME, PARKED_PER_ROUTE, Parked, ParkedTotals};
 pub use table::{CLOSING_LIFETIME, RouteTable, RouteTotals};

@@ -78,6 +78,9 @@ pub struct RouteTable {
     closing: Nanos,
     /// Slots still to be searched for routes of closed connections, downwards.
     purge_below: usize,
+    /// Routes without a connection are kept as closing ones, and those removed are listed in `removed`.
+    lingers: bool,
+    removed: Vec<RouteKey>,
     totals: RouteTotals,
 }
 
@@ -97,8 +100,24 @@ impl RouteTable {
             idle,
             closing: idle.min(CLOSING_LIFETIME),
             purge_below: 0,
+            lingers: false,
+            removed: Vec::new(),
             totals: RouteTotals::default(),
         }
+    }
+
+    /// Routes of closed connections are kept as if they had been given back, since their target goes on
+    /// sending for a while; and [`RouteTable::removed`] tells of routes that are forgotten.
+    #[must_use]
+    pub fn lingering(mut self) -> Self {
+        self.lingers = true;
+        self
+    }
+
+    /// The routes that were forgotten since the last call, if the table is a [`RouteTable::lingering`] one. At most as
+    /// many as the calls of [`RouteTable::add`] and [`RouteTable::advance`] in between can forget.
+    pub fn removed(&mut self) -> impl Iterator<Item = RouteKey> + '_ {
+        self.removed.drain(..)
     }
 
     /// Adds a route or hands an existing one to `connection`.
@@ -191,11 +210,10 @@ impl RouteTable {
         self.purge_below = self.slots.0.len();
     }
 
-    /// Forgets a route at once because its connection is closed.
-    pub fn forget_closed(&mut self, key: &RouteKey) {
+    /// Forgets a route because its connection is closed: at once, unless it lingers.
+    pub fn forget_closed(&mut self, now: Nanos, key: &RouteKey) {
         if let Some(slot) = self.find(key) {
-            self.remove(slot);
-            self.totals.closed += 1;
+            self.close(now, slot);
         }
     }
 
@@ -206,8 +224,7 @@ impl RouteTable {
         for slot in purge_to..self.purge_below {
             let route = &self.slots.0[slot];
             if route.used && !is_open(route.connection) {
-                self.remove(slot as u32);
-                self.totals.closed += 1;
+                self.close(now, slot as u32);
             }
         }
         self.purge_below = purge_to;
@@ -263,6 +280,15 @@ impl RouteTable {
             .copied()
     }
 
+    fn close(&mut self, now: Nanos, slot: u32) {
+        if !self.lingers {
+            self.remove(slot);
+            self.totals.closed += 1;
+        } else if !self.slots.0[slot as usize].closing {
+            self.shorten(now, slot);
+        }
+    }
+
     fn shorten(&mut self, now: Nanos, slot: u32) {
         let route = &mut self.slots.0[slot as usize];
         route.closing = true;
@@ -276,6 +302,9 @@ impl RouteTable {
         self.wheel.unlink(&mut self.slots, slot);
         let route = &mut self.slots.0[slot as usize];
         route.used = false;
+        if self.lingers {
+            self.removed.push(route.key);
+        }
         let hash = self.hasher.hash_one(route.key);
         if let Ok(entry) = self.index.find_entry(hash, |&s| s == slot) {
             entry.remove();

@@ -1,5 +1,5 @@
 use super::*;
-use crate::channel::{ConnectionId, Response};
+use crate::channel::{ConnectionId, Kind, Response};
 use common::flow::Nanos;
 use common::packet::{Addr, Endpoint, TcpFlags};
 use std::collections::{HashMap, HashSet};
@@ -244,6 +244,7 @@ fn response(n: u64) -> Response {
     let mut record = [0; common::wire::native::HEADER_RECORD_BYTES];
     record[..8].copy_from_slice(&n.to_be_bytes());
     Response {
+        kind: Kind::Header,
         at: Nanos(n),
         record,
     }

@@ -2,6 +2,7 @@
 
 mod filter;
 mod forwarding;
+pub mod on_target;
 mod taking;
 
 pub use filter::{ChannelTaken, check_filter};

@@ -3,12 +3,14 @@
 //! ```text
 //!  auto ─▶ XDP ─ in use by another program, or no AF_XDP socket ─▶ tcx, said in the log
 //!  xdp, tcx ─▶ that or an error
+//!  on the target itself ─▶ tcx at egress
 //! ```
 
 use crate::cli::CaptureKind;
+use crate::routes::{KernelMap, KernelRoutes};
 use common::abi::InterceptCounter;
 use dataplane::Capture;
-use dataplane::bpf::responses::{ResponsesConfig, RuleWriter};
+use dataplane::bpf::responses::{ResponsesConfig, RuleWriter, Sources};
 use dataplane::bpf::{BpfError, Filter, ResponseRecords, Responses};
 use dataplane::placement::QueueSocket;
 
@@ -35,7 +37,7 @@ impl Taking {
             let records = ResponseRecords::attach(object, config, RING_BYTES_TOTAL)?;
             Ok(Self::Tcx(Box::new(records)))
         };
-        if kind == CaptureKind::Tcx {
+        if kind == CaptureKind::Tcx || matches!(config.sources, Sources::OwnOfRoutes { .. }) {
             return tcx();
         }
         match Responses::attach(object, config) {
@@ -95,6 +97,22 @@ impl Taking {
             Self::Xdp(responses) => responses.take_rules(),
             Self::Tcx(records) => records.take_rules(),
         }
+    }
+
+    /// On the target itself: for each of the workers, what must know its routes too. Once; else none.
+    pub fn take_kernel_routes(
+        &mut self,
+        workers: usize,
+    ) -> Result<Vec<Box<dyn KernelRoutes>>, BpfError> {
+        let Self::Tcx(records) = self else {
+            return Ok(Vec::new());
+        };
+        let Some(routes) = records.take_routes() else {
+            return Ok(Vec::new());
+        };
+        (0..workers)
+            .map(|_| Ok(Box::new(KernelMap::new(routes.try_clone()?)) as Box<dyn KernelRoutes>))
+            .collect()
     }
 
     /// Replaces the filter; on an error the old one stays in force.

@@ -2,6 +2,7 @@
 
 use crate::channel::{ConnectionId, Flushed, Output, OutputTotals, Response};
 use common::flow::Nanos;
+use common::wire::native::ack_flags;
 use dataplane::poll::PollSet;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -27,11 +28,21 @@ pub struct Connections {
     pending: Vec<u32>,
     closed: Vec<(SocketAddr, OutputTotals)>,
     others: OutputTotals,
+    /// Peers are told that their routes are confirmed.
+    confirms: bool,
     /// Records for a connection that was closed while they were on their way.
     homeless: u64,
 }
 
 impl Connections {
+    /// None. With `confirms`, peers are told that their routes are confirmed.
+    pub fn new(confirms: bool) -> Self {
+        Self {
+            confirms,
+            ..Self::default()
+        }
+    }
+
     /// A connection exists; with its socket if it is this worker's.
     pub fn open(
         &mut self,
@@ -56,7 +67,12 @@ impl Connections {
         };
         place.generation = id.generation;
         place.open = true;
-        place.output = socket.map(|socket| Output::new(socket, peer, native));
+        let flags = if self.confirms {
+            ack_flags::CONFIRMS
+        } else {
+            0
+        };
+        place.output = socket.map(|socket| Output::new(socket, peer, native, flags));
         if native && place.output.is_some() && !place.pending {
             // The answer to its offer is waiting to be written.
             place.pending = true;

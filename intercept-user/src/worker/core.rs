@@ -2,9 +2,9 @@
 //! no clock.
 
 use super::connections::Connections;
-use crate::channel::{Command, ConnectionId, Links, Response, Routed};
+use crate::channel::{Command, ConnectionId, Kind, Links, Response, Routed};
 use crate::mapping::Mappings;
-use crate::routes::{Parked, ParkedTotals, RouteKey, RouteTable, RouteTotals};
+use crate::routes::{KernelRoutes, Parked, ParkedTotals, RouteKey, RouteTable, RouteTotals};
 use common::flow::{Captured, Nanos, ResponseHeader, flow_hash, owner};
 use common::packet::{DecodeError, decode_frame};
 use common::wire::native::HeaderRecord;
@@ -111,6 +111,8 @@ pub struct Core {
     workers: u32,
     routes: RouteTable,
     parked: Parked,
+    /// On the target itself: knows the routes too, and each is confirmed once it does.
+    kernel: Option<Box<dyn KernelRoutes>>,
     connections: Connections,
     links: Links,
     mappings: Mappings,
@@ -130,15 +132,22 @@ impl Core {
         links: Links,
         limits: &Limits,
         mappings: Mappings,
+        kernel: Option<Box<dyn KernelRoutes>>,
         now: Nanos,
     ) -> Self {
         let share = workers.max(1) as usize;
+        let routes = RouteTable::new(now, limits.routes.div_ceil(share), limits.route_idle);
         Self {
             worker,
             workers,
-            routes: RouteTable::new(now, limits.routes.div_ceil(share), limits.route_idle),
+            routes: if kernel.is_some() {
+                routes.lingering()
+            } else {
+                routes
+            },
             parked: Parked::new(limits.parked_bytes / share),
-            connections: Connections::default(),
+            connections: Connections::new(kernel.is_some()),
+            kernel,
             links,
             mappings,
             link_counts: Vec::with_capacity(share),
@@ -221,6 +230,7 @@ impl Core {
     #[inline]
     fn record(&mut self, now: Nanos, at: Nanos, header: &ResponseHeader) {
         let response = Response {
+            kind: Kind::Header,
             at,
             record: HeaderRecord::new(header).to_bytes(),
         };
@@ -242,7 +252,7 @@ impl Core {
             }
             Some(_) => {
                 // Its connection closed a moment ago. tcpcopy may announce it again on another.
-                self.routes.forget_closed(&key);
+                self.routes.forget_closed(now, &key);
                 self.parked.park(now, key, response);
             }
             None => self.parked.park(now, key, response),
@@ -289,6 +299,7 @@ impl Core {
             Command::Del { key, connection } => self.routes.retire(now, &key, connection),
             Command::Add { key, connection } => {
                 self.routes.add(now, key, connection);
+                self.tell_kernel_of(now, key, connection);
                 let Self {
                     parked,
                     connections,
@@ -300,6 +311,39 @@ impl Core {
                 parked.take(&key, |response| {
                     send(connections, links, *worker, *workers, connection, response);
                 });
+            }
+        }
+    }
+
+    /// Puts a new route into the kernel, and confirms it: tcpcopy sends the SYN upon that.
+    fn tell_kernel_of(&mut self, now: Nanos, key: RouteKey, connection: ConnectionId) {
+        self.forget_in_kernel();
+        let Some(kernel) = &mut self.kernel else {
+            return;
+        };
+        if !kernel.insert(&key) {
+            return;
+        }
+        let confirmation = Response {
+            kind: Kind::Confirmed,
+            at: now,
+            record: HeaderRecord::confirmed(key.client, key.target).to_bytes(),
+        };
+        send(
+            &mut self.connections,
+            &mut self.links,
+            self.worker,
+            self.workers,
+            connection,
+            &confirmation,
+        );
+    }
+
+    /// Takes routes that the table has forgotten out of the kernel.
+    fn forget_in_kernel(&mut self) {
+        if let Some(kernel) = &mut self.kernel {
+            for key in self.routes.removed() {
+                kernel.remove(&key);
             }
         }
     }
@@ -327,7 +371,9 @@ impl Core {
             ..
         } = self;
         let more = routes.advance(now, |id| connections.is_open(id));
-        parked.advance(now) || more
+        let more = parked.advance(now) || more;
+        self.forget_in_kernel();
+        more
     }
 
     /// When [`Core::advance`] may next have something to do.

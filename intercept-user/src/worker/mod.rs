@@ -20,6 +20,7 @@ pub use self::core::{Limits, PacketTotals, WorkerReport, turnaround_histogram};
 use self::core::Core;
 use crate::channel::{CommandReceiver, Links};
 use crate::mapping::Mappings;
+use crate::routes::KernelRoutes;
 use common::flow::Nanos;
 use dataplane::handover::Handover;
 use dataplane::idle::{self, Idle, Rest, nap};
@@ -49,6 +50,8 @@ pub struct Parts {
     pub limits: Limits,
     /// Addresses behind NAT.
     pub mappings: Mappings,
+    /// On the target itself: what must know the routes too.
+    pub kernel: Option<Box<dyn KernelRoutes>>,
     /// Set when the program ends; followed by a wake-up.
     pub stop: Arc<AtomicBool>,
 }
@@ -77,10 +80,12 @@ impl Worker {
             waker,
             limits,
             mappings,
+            kernel,
             stop,
         } = parts;
+        let now = clock::now();
         Self {
-            core: Core::new(worker, workers, links, &limits, mappings, clock::now()),
+            core: Core::new(worker, workers, links, &limits, mappings, kernel, now),
             captures,
             handover,
             commands,

@@ -74,7 +74,8 @@ impl World {
             mappings,
             ..ServiceOptions::default()
         };
-        let service = Service::start(listener, captures, &options, targets).expect("start");
+        let service =
+            Service::start(listener, captures, &options, targets, Vec::new()).expect("start");
         Self {
             service,
             queues,
