@@ -28,7 +28,7 @@ use crate::timer::Wheel;
 use crate::wire_tuple::TupleAllocator;
 use crate::{EngineConfig, Outcome, Output, Totals};
 use common::flow::{ClientSegment, Nanos, ResponseHeader};
-use common::packet::TcpFlags;
+use common::packet::{Endpoint, TcpFlags};
 
 /// Makes the timer of session `id` fire at `due` at the latest.
 #[inline(always)]
@@ -351,6 +351,24 @@ impl Engine {
             let session = self.sessions.get(e.id());
             session.is_some_and(|s| s.has_wire(&self.all, &wire.client, &wire.server))
         })
+    }
+
+    /// Responses of `target` to `client` are taken from now on ([`Output::awaits`]).
+    pub fn route_ready<O: Output>(
+        &mut self,
+        now: Nanos,
+        client: Endpoint,
+        target: Endpoint,
+        out: &mut O,
+    ) {
+        self.set_time(now);
+        let wire = Pair {
+            client,
+            server: target,
+        };
+        if let Some(id) = self.find_wire(self.index.hash(client), &wire) {
+            self.run(id, out, |s, cx| s.route_ready(cx));
+        }
     }
 
     /// A response of a target, whoever received it.

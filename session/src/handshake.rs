@@ -12,6 +12,9 @@ use common::packet::{TcpFlags, TcpOptions, Timestamps};
 /// When no channel can take a route, the SYN is tried again after this long: channels reconnect within
 /// a second or so, and an operator sees the counter move.
 const ANNOUNCE_RETRY_TICKS: u32 = 200;
+/// A SYN waits this long for the word that its route is ready, which takes a round trip to intercept: as long as it
+/// would wait for its answer (RFC 6298 section 2).
+const ROUTE_WAIT_TICKS: u32 = ticks(Nanos::from_secs(1));
 /// Segment size of a target that names none (RFC 9293 section 3.7.1).
 const DEFAULT_MSS_V4: u16 = 536;
 const DEFAULT_MSS_V6: u16 = 1220;
@@ -44,6 +47,25 @@ impl Session {
             cx.wake(at);
             return;
         }
+        if self.asked_at.is_none() && cx.out.awaits(wire.client, wire.server) {
+            let at = now.from.plus(ROUTE_WAIT_TICKS);
+            self.sender.rto_at = Some(at);
+            cx.wake(at);
+            return;
+        }
+        self.send_announced_syn(cx);
+    }
+
+    /// The responses are taken from now on: the SYN that waited for that goes.
+    pub(crate) fn route_ready<O: Output>(&mut self, cx: &mut Context<'_, O>) {
+        if self.phase == Phase::Opening && self.asked_at.is_none() {
+            self.sender.rto_at = None;
+            self.send_announced_syn(cx);
+        }
+    }
+
+    fn send_announced_syn<O: Output>(&mut self, cx: &mut Context<'_, O>) {
+        let now = cx.all.now;
         // Only what the target may answer by a plain TCP: no MPTCP, Fast Open, MD5, no ECN bits.
         let options = TcpOptions {
             mss: self.offered.mss(),

@@ -107,6 +107,14 @@ pub trait Output {
     /// sent now but tried again with the next retransmission.
     fn announce(&mut self, client: Endpoint, target: Endpoint) -> bool;
 
+    /// Asked once [`Output::announce`] has taken a route whose SYN was not sent yet: true if it had better wait until
+    /// [`crate::Engine::route_ready`] says that the responses are taken. It goes after a second in any case, the route
+    /// being announced again; what this answers then must be false.
+    fn awaits(&mut self, client: Endpoint, target: Endpoint) -> bool {
+        let _ = (client, target);
+        false
+    }
+
     /// The route is not needed any more.
     fn retire(&mut self, client: Endpoint, target: Endpoint);
 

@@ -159,6 +159,8 @@ impl Copy {
 /// How intercept is called; the defaults are the demo's.
 #[derive(Clone, Debug)]
 pub struct Intercept {
+    /// Where it runs.
+    pub host: Host,
     /// Worker cores.
     pub cores: String,
     /// Which responses it takes; `None`: those of the targets that tcpcopy announces.
@@ -170,6 +172,7 @@ pub struct Intercept {
 impl Default for Intercept {
     fn default() -> Self {
         Self {
+            host: Host::Assistant,
             cores: if cpus() > 1 { "1" } else { "0" }.to_owned(),
             filter: Some(format!("tcp and src port {TARGET_PORT}")),
             more: Vec::new(),
@@ -178,9 +181,19 @@ impl Default for Intercept {
 }
 
 impl Intercept {
-    /// The command line, on the assistant.
+    /// On the target itself, of which it takes the sessions that tcpcopy announces.
+    pub fn on_target() -> Self {
+        Self {
+            host: Host::Target,
+            filter: None,
+            more: vec!["--on-target".to_owned()],
+            ..Self::default()
+        }
+    }
+
+    /// The command line, on its host.
     pub fn command(&self, lab: &Lab, programs: &Programs) -> Command {
-        let mut command = lab.command(Host::Assistant, &programs.intercept);
+        let mut command = lab.command(self.host, &programs.intercept);
         command
             .args(["--iface", "eth0", "--cores", &self.cores])
             .args(self.filter.iter().flat_map(|filter| ["-F", filter]))

@@ -1,8 +1,8 @@
 //! All connections to one intercept, and the routes it must know.
 
-use super::link::{Change, Link, LinkCounters};
+use super::link::{Change, Link, LinkCounters, Received};
 use super::routes::{Carrier, RouteTable};
-use common::flow::{Nanos, ResponseHeader};
+use common::flow::Nanos;
 use common::packet::Endpoint;
 use common::wire::native::ClientMessage;
 use std::net::SocketAddr;
@@ -61,6 +61,12 @@ impl Intercept {
     /// At least one connection is up.
     pub fn is_up(&self) -> bool {
         self.links.iter().any(Link::is_up)
+    }
+
+    /// The connection that carries a route confirms it.
+    pub fn confirms(&mut self, client: Endpoint, target: Endpoint) -> bool {
+        let carrier = self.routes.entry(client, target).carrier;
+        carrier.is_some_and(|c| self.links.get(c.link).is_some_and(Link::confirms))
     }
 
     /// Remembers a route and queues its announcement; false if no connection can carry it now.
@@ -122,7 +128,7 @@ impl Intercept {
         now: Nanos,
         ready: &mut impl Iterator<Item = bool>,
         buffer: &mut [u8],
-        out: &mut Vec<ResponseHeader>,
+        out: &mut Received,
     ) {
         for link in &mut self.links {
             if link.is_up() && ready.next() == Some(false) {

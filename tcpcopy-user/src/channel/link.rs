@@ -12,7 +12,7 @@
 use super::queue::{QUEUE_RECORDS, SendQueue};
 use common::flow::{Nanos, ResponseHeader};
 use common::packet::Endpoint;
-use common::wire::native::{ClientMessage, ServerStream};
+use common::wire::native::{ClientMessage, ServerRecord, ServerStream};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use std::io::{ErrorKind, Read};
@@ -55,6 +55,15 @@ pub struct LinkCounters {
     pub responses_bad: u64,
 }
 
+/// What has come from intercepts.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// Responses.
+    pub headers: Vec<ResponseHeader>,
+    /// Client and target of each confirmed route.
+    pub confirmed: Vec<(Endpoint, Endpoint)>,
+}
+
 #[derive(Debug)]
 enum State {
     Down {
@@ -90,6 +99,8 @@ pub struct Link {
     queue: SendQueue,
     backoff: Nanos,
     generation: u32,
+    /// Intercept confirms routes: it said so last time.
+    confirms: bool,
     /// Totals.
     pub counters: LinkCounters,
 }
@@ -103,6 +114,7 @@ impl Link {
             queue: SendQueue::new(QUEUE_RECORDS),
             backoff: BACKOFF_MIN,
             generation: 0,
+            confirms: false,
             counters: LinkCounters::default(),
         }
     }
@@ -147,13 +159,13 @@ impl Link {
         self.is_up() && self.queue.is_native()
     }
 
+    /// Intercept confirms routes, as far as is known.
+    pub fn confirms(&self) -> bool {
+        self.confirms
+    }
+
     /// Moves the connection on: connects when due, reads at most one buffer.
-    pub fn service(
-        &mut self,
-        now: Nanos,
-        buffer: &mut [u8],
-        out: &mut Vec<ResponseHeader>,
-    ) -> Change {
+    pub fn service(&mut self, now: Nanos, buffer: &mut [u8], out: &mut Received) -> Change {
         match &mut self.state {
             State::Down { retry_at } if now < *retry_at => Change::None,
             State::Down { .. } => self.begin(now),
@@ -275,7 +287,7 @@ impl Link {
         };
     }
 
-    fn receive(&mut self, now: Nanos, buffer: &mut [u8], out: &mut Vec<ResponseHeader>) -> Change {
+    fn receive(&mut self, now: Nanos, buffer: &mut [u8], out: &mut Received) -> Change {
         let State::Up { socket, decoder } = &mut self.state else {
             return Change::None;
         };
@@ -286,16 +298,22 @@ impl Link {
                 self.backoff = BACKOFF_MIN;
                 let counters = &mut self.counters;
                 let known = decoder.compat_variant();
-                let fed = decoder.feed(buffer.get(..n).unwrap_or_default(), |header| {
-                    if let Some(header) = header {
-                        counters.responses += 1;
-                        out.push(header);
-                    } else {
-                        counters.responses_bad += 1;
-                    }
-                });
+                let fed =
+                    decoder.feed(buffer.get(..n).unwrap_or_default(), |record| match record {
+                        ServerRecord::Header(header) => {
+                            counters.responses += 1;
+                            out.headers.push(header);
+                        }
+                        ServerRecord::NoHeader => counters.responses_bad += 1,
+                        ServerRecord::Confirmed { client, target } => {
+                            out.confirmed.push((client, target));
+                        }
+                    });
                 if let (None, Some(build)) = (known, decoder.compat_variant()) {
                     tracing::info!(intercept = %self.peer, "intercept speaks the C tools' format, {build}");
+                }
+                if decoder.is_native() {
+                    self.confirms = decoder.confirms();
                 }
                 match fed {
                     Ok(()) if decoder.is_native() && self.queue.switch() => return Change::Up,

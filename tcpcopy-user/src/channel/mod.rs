@@ -11,15 +11,17 @@
 //! connection takes bytes. A connection that was lost comes back by itself, and the routes it carried
 //! are announced again, at once on another connection if there is one.
 
+mod confirmations;
 mod intercept;
 mod link;
 mod queue;
 mod routes;
 
-pub use link::CONNECT_TIMEOUT;
+pub use link::{CONNECT_TIMEOUT, Received};
 
-use common::flow::{Nanos, ResponseHeader};
+use common::flow::Nanos;
 use common::packet::Endpoint;
+use confirmations::Confirmations;
 use dataplane::poll::PollSet;
 use dataplane::{CounterSink, clock};
 use intercept::Intercept;
@@ -67,6 +69,7 @@ pub struct Channel {
     poll: PollSet,
     /// Announcements of IPv6 that no intercept could carry: they speak the C format, or have not answered yet.
     unspeakable: u64,
+    confirmations: Confirmations,
 }
 
 impl Channel {
@@ -97,6 +100,7 @@ impl Channel {
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             poll: PollSet::new(),
             unspeakable: 0,
+            confirmations: Confirmations::default(),
         })
     }
 
@@ -105,7 +109,7 @@ impl Channel {
     pub fn await_native(&mut self, target: Endpoint, limit: Duration) -> Result<(), ChannelError> {
         let end = Instant::now() + limit;
         // Nothing has been announced yet.
-        let mut none = Vec::new();
+        let mut none = Received::default();
         loop {
             let Some(other) = self.intercepts.iter().find(|i| !i.is_native()) else {
                 return Ok(());
@@ -135,6 +139,15 @@ impl Channel {
         told
     }
 
+    /// True if the SYN of a session that has just been announced had better wait: one or more intercepts, on targets,
+    /// will confirm that they take its responses. False the second time.
+    pub fn awaits(&mut self, client: Endpoint, target: Endpoint) -> bool {
+        let confirming = self.intercepts.iter_mut();
+        let due = confirming.filter_map(|i| i.confirms(client, target).then_some(()));
+        let due = due.count();
+        self.confirmations.awaits(client, target, due)
+    }
+
     /// Tells all intercepts of the targets of UDP, whose answers they shall swallow: now, and on each
     /// connection that is made later.
     pub fn set_udp_targets(&mut self, targets: &[Endpoint]) {
@@ -145,14 +158,16 @@ impl Channel {
 
     /// The responses are not needed any more.
     pub fn retire(&mut self, client: Endpoint, target: Endpoint) {
+        self.confirmations.forget(client, target);
         for i in &mut self.intercepts {
             i.retire(client, target);
         }
     }
 
-    /// Moves connections on and appends received headers to `out`. One poll tells which of several
+    /// Moves connections on and appends received headers to `out`, and the routes that every intercept has confirmed
+    /// that will. One poll tells which of several
     /// connections to read; most rounds find nothing, and a read of each would say so one by one.
-    pub fn service(&mut self, now: Nanos, out: &mut Vec<ResponseHeader>) {
+    pub fn service(&mut self, now: Nanos, out: &mut Received) {
         let mut up = 0;
         self.poll.clear();
         for link in self.intercepts.iter().flat_map(Intercept::links) {
@@ -168,6 +183,9 @@ impl Channel {
         for i in &mut self.intercepts {
             i.service(now, &mut ready, &mut self.buffer, out);
         }
+        let confirmations = &mut self.confirmations;
+        out.confirmed
+            .retain(|&(client, target)| confirmations.complete(client, target));
     }
 
     /// Writes what announcements have queued. Called before the packets that need them go out.
@@ -223,6 +241,9 @@ impl Channel {
             sink("routes_announced_again", again);
         }
         sink("family_not_carried", self.unspeakable);
+        let (awaited, confirmed) = self.confirmations.totals();
+        sink("confirmations_awaited", awaited);
+        sink("confirmations_come", confirmed);
     }
 }
 

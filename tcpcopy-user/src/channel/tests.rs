@@ -68,11 +68,11 @@ fn now() -> Nanos {
 /// Services the channel until `done` holds.
 fn until(
     channel: &mut Channel,
-    out: &mut Vec<ResponseHeader>,
+    out: &mut Received,
     done: impl Fn(&Channel, &[ResponseHeader]) -> bool,
 ) {
     let start = Instant::now();
-    while !done(channel, out) {
+    while !done(channel, &out.headers) {
         assert!(start.elapsed() < PATIENCE, "not reached, got {out:?}");
         channel.service(now(), out);
         channel.flush(now());
@@ -96,14 +96,14 @@ fn frames_may_be_cut_anywhere() {
     let mut bytes = frame(&[]);
     bytes.extend(frame(&headers[..1]));
     bytes.extend(frame(&headers[1..]));
-    let mut out = Vec::new();
+    let mut out = Received::default();
     // One byte a write at every offset is all cuts at once.
     for byte in &bytes {
         stream.write_all(std::slice::from_ref(byte)).unwrap();
         channel.service(now(), &mut out);
     }
     until(&mut channel, &mut out, |_, out| out.len() >= headers.len());
-    assert_eq!(out, headers);
+    assert_eq!(out.headers, headers);
     assert_eq!(counter(&channel, "responses"), headers.len() as u64);
     assert_eq!(counter(&channel, "losses"), 0);
 }
@@ -116,9 +116,9 @@ fn a_count_of_17_ends_the_connection() {
     let mut bytes = frame(&[header(1)]);
     bytes.extend_from_slice(&17u16.to_be_bytes());
     stream.write_all(&bytes).unwrap();
-    let mut out = Vec::new();
+    let mut out = Received::default();
     until(&mut channel, &mut out, |c, _| counter(c, "losses") == 1);
-    assert_eq!(out, [header(1)], "what came before is good");
+    assert_eq!(out.headers, [header(1)], "what came before is good");
     // It comes back by itself.
     let again = std::thread::scope(|s| {
         let accepted = s.spawn(|| accept(&listener));
@@ -136,9 +136,9 @@ fn records_that_are_no_header_are_counted() {
     let mut bytes = frame(&[header(1), header(2)]);
     bytes[2] = 0x65;
     stream.write_all(&bytes).unwrap();
-    let mut out = Vec::new();
+    let mut out = Received::default();
     until(&mut channel, &mut out, |_, out| !out.is_empty());
-    assert_eq!(out, [header(2)]);
+    assert_eq!(out.headers, [header(2)]);
     assert_eq!(counter(&channel, "responses_bad"), 1);
 }
 
@@ -183,7 +183,7 @@ fn live_routes_are_announced_again_after_a_reconnect() {
         read_record(&mut first);
     }
     drop(first);
-    let mut out = Vec::new();
+    let mut out = Received::default();
     until(&mut channel, &mut out, |c, _| !c.is_up());
     assert!(!channel.announce(client(4), target()), "nobody to tell");
     let mut second = std::thread::scope(|s| {
@@ -220,7 +220,7 @@ fn routes_of_a_lost_connection_move_to_another_at_once() {
     drop(lost);
     let mut left = streams.remove(0);
     read_record(&mut left);
-    let mut out = Vec::new();
+    let mut out = Received::default();
     until(&mut channel, &mut out, |c, _| {
         counter(c, "routes_announced_again") == 1
     });
@@ -260,7 +260,7 @@ fn start_up_names_the_intercept_that_is_not_there() {
     assert!(lonely.deadline().is_some(), "it must be tried again");
     // An intercept that appears later is found.
     let late = TcpListener::bind(peer.to_socket()).unwrap();
-    let mut out = Vec::new();
+    let mut out = Received::default();
     std::thread::scope(|s| {
         let accepted = s.spawn(|| (accept(&late), accept(&late)));
         until(&mut lonely, &mut out, |c, _| {
@@ -289,7 +289,7 @@ fn a_peer_that_does_not_read_blocks_nobody() {
     assert!(dropped > 0, "the queue must be bounded");
     // What arrives is whole records, in step, and nothing is missing but what was counted.
     let mut got = 0u64;
-    let mut out = Vec::new();
+    let mut out = Received::default();
     let mut buffer = vec![0u8; 1 << 16];
     let mut pending = Vec::new();
     while got + dropped < u64::from(wanted) {
@@ -339,7 +339,7 @@ fn a_native_intercept_carries_ipv6_and_hears_of_ends() {
     let v6 = Endpoint::new(Addr([0x20; 16]), 443);
     assert!(!channel.announce(v6, v6));
     stream.write_all(&native::ack()).unwrap();
-    let mut out = Vec::new();
+    let mut out = Received::default();
     until(&mut channel, &mut out, |c, _| c.intercepts[0].is_native());
     assert!(channel.announce(v6, v6));
     channel.flush(now());
@@ -368,7 +368,7 @@ fn a_native_intercept_carries_ipv6_and_hears_of_ends() {
         .write_all(&HeaderRecord::new(&response).to_bytes())
         .unwrap();
     until(&mut channel, &mut out, |_, out| !out.is_empty());
-    assert_eq!(out, [response]);
+    assert_eq!(out.headers, [response]);
 }
 
 #[test]
@@ -389,7 +389,7 @@ fn udp_targets_are_told_on_every_native_connection_also_those_made_later() {
         }
     };
     channel.set_udp_targets(&[dns, v6]);
-    let mut out = Vec::new();
+    let mut out = Received::default();
     let mut go_native = |channel: &mut Channel, streams: &mut [TcpStream; 2]| {
         for stream in streams.iter_mut() {
             stream.write_all(&native::ack()).unwrap();

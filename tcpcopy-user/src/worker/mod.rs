@@ -36,11 +36,12 @@ pub use latency::{Latencies, Latency};
 pub use parts::{Counter, WorkerParts, WorkerReport};
 pub use sender::SendCounters;
 
+use crate::channel::Received;
 use crate::transfers::TransferTable;
 use arrayvec::ArrayVec;
 use backlog::Backlog;
 use common::abi::DecapConfig;
-use common::flow::{ClientSegment, Nanos, ResponseHeader, flow_hash, owner};
+use common::flow::{ClientSegment, Nanos, flow_hash, owner};
 use common::packet::DecodeError;
 use datagrams::Datagrams;
 use dataplane::handover::Handover;
@@ -79,7 +80,7 @@ pub struct Worker {
     control: Arc<Control>,
     live: Arc<LiveStats>,
     intake: IntakeCounters,
-    responses: Vec<ResponseHeader>,
+    received: Received,
     counters: Vec<Counter>,
     poll: PollSet,
     idle: Idle,
@@ -117,7 +118,10 @@ impl Worker {
             intake: IntakeCounters::default(),
             // As many headers as one read of the channel brings, per connection at most; grows to the
             // number of connections once.
-            responses: Vec::with_capacity(1024),
+            received: Received {
+                headers: Vec::with_capacity(1024),
+                confirmed: Vec::new(),
+            },
             counters: Vec::new(),
             poll: PollSet::new(),
             idle: Idle::default(),
@@ -132,6 +136,8 @@ impl Worker {
     /// Works until the control says stop and what was open has ended.
     pub fn run(mut self, clock: impl Fn() -> Nanos) -> WorkerReport {
         idle::prepare_thread();
+        // Whether routes are confirmed has been said by now; it must be known before the first session.
+        self.receive(clock());
         loop {
             let now = clock();
             let round = self.round(now);
@@ -176,10 +182,7 @@ impl Worker {
             }
         }
 
-        self.responses.clear();
-        self.sender.channel().service(now, &mut self.responses);
-        self.engine
-            .response_batch(now, &self.responses, &mut self.sender);
+        self.receive(now);
         self.engine.advance(now, &mut self.sender);
         if let Some(datagrams) = &mut self.datagrams {
             datagrams.advance(now);
@@ -189,9 +192,22 @@ impl Worker {
             self.publish(now);
         }
         Round {
-            work: taken + handed_over + self.responses.len() + usize::from(sent),
+            work: taken + handed_over + self.received.headers.len() + usize::from(sent),
             handed_over,
         }
+    }
+
+    /// What the channel has.
+    fn receive(&mut self, now: Nanos) {
+        self.received.headers.clear();
+        self.received.confirmed.clear();
+        self.sender.channel().service(now, &mut self.received);
+        for &(client, target) in &self.received.confirmed {
+            self.engine
+                .route_ready(now, client, target, &mut self.sender);
+        }
+        self.engine
+            .response_batch(now, &self.received.headers, &mut self.sender);
     }
 
     /// Takes one batch from a source (`None`: from other workers) through the engine.

@@ -222,6 +222,10 @@ impl Output for Sender {
         self.channel.announce(client, target)
     }
 
+    fn awaits(&mut self, client: Endpoint, target: Endpoint) -> bool {
+        self.channel.awaits(client, target)
+    }
+
     fn retire(&mut self, client: Endpoint, target: Endpoint) {
         self.channel.retire(client, target);
     }

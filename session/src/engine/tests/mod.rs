@@ -52,6 +52,8 @@ struct Wire {
     retired: usize,
     samples: Vec<(Metric, Nanos)>,
     no_channel: bool,
+    /// Routes whose SYN waits; asked once each.
+    awaits: bool,
 }
 
 impl Output for Wire {
@@ -73,6 +75,9 @@ impl Output for Wire {
         assert_eq!(target, TARGET);
         self.announced += 1;
         !self.no_channel
+    }
+    fn awaits(&mut self, _: Endpoint, _: Endpoint) -> bool {
+        std::mem::take(&mut self.awaits)
     }
     fn retire(&mut self, _: Endpoint, _: Endpoint) {
         self.retired += 1;

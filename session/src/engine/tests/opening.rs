@@ -34,6 +34,46 @@ fn a_route_that_cannot_be_announced_delays_the_syn() {
 }
 
 #[test]
+fn a_syn_waits_until_its_route_is_ready() {
+    let mut r = Rig::new();
+    r.wire.awaits = true;
+    r.client(0, 0, SYN, b"");
+    r.client(1, 0, PSH_ACK, b"request");
+    assert!(r.after(500).is_empty());
+    let now = r.at();
+    // Of others, and of a session that is none of ours.
+    let stranger = Endpoint::new(CLIENT.addr, CLIENT.port + 1);
+    r.engine.route_ready(now, stranger, TARGET, &mut r.wire);
+    assert!(r.after(0).is_empty());
+    for _ in 0..2 {
+        // Said twice, sent once.
+        let now = r.at();
+        r.engine.route_ready(now, CLIENT, TARGET, &mut r.wire);
+    }
+    assert_eq!(Rig::brief(&r.after(0)), [(SYN, 0, 0)]);
+    // It is repeated a second after it was sent, not after it was due.
+    assert!(r.after(999).is_empty());
+    assert_eq!(Rig::brief(&r.after(1)), [(SYN, 0, 0)]);
+    assert_eq!(r.engine.totals().segments_retransmitted, 1);
+    r.target(0, 1, SYN_ACK, 0);
+    let now = r.at();
+    r.engine.route_ready(now, CLIENT, TARGET, &mut r.wire);
+    let sent = r.after(0);
+    assert!(sent.iter().all(|s| !s.flags.has(SYN)), "{sent:?}");
+}
+
+#[test]
+fn a_syn_whose_route_is_never_confirmed_goes_after_a_second() {
+    let mut r = Rig::new();
+    r.wire.awaits = true;
+    r.client(0, 0, SYN, b"");
+    assert!(r.after(999).is_empty());
+    assert_eq!(Rig::brief(&r.after(1)), [(SYN, 0, 0)]);
+    assert_eq!((r.wire.announced, r.wire.retired), (2, 0));
+    assert_eq!(r.engine.totals().segments_retransmitted, 0);
+}
+
+#[test]
 fn refused_by_the_target() {
     let mut r = Rig::new();
     r.client(0, 0, SYN, b"");
