@@ -300,5 +300,6 @@ fn intercept_is_killed_and_started_again() {
         assert_eq!(scene.replayed(name), requests as usize, "{name}");
     }
     let (report, _) = scene.finish();
-    assert_eq!(report.json["counters"]["channel"]["losses"], 1);
+    let log = scene.tcpcopy.stderr();
+    assert_eq!(report.json["counters"]["channel"]["losses"], 1, "{log}");
 }
