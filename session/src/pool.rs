@@ -1,16 +1,22 @@
-//! Client addresses given by the operator (`-c`).
+//! Client addresses given by the operator (`-c`, `--pool`), and the ports that they use.
 
 use common::packet::Addr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 /// Most addresses in a pool: a /16 of IPv4. Each address offers tens of thousands of ports.
 const MAX_ADDRESSES: u128 = 65_536;
+
+/// Ports handed out unless others are asked for: below are system services, which firewalls and logs treat specially.
+pub const PORTS: RangeInclusive<u16> = 1024..=u16::MAX;
 
 /// An ordered set of addresses that stand in for the clients', parsed from a comma list of addresses,
 /// ranges `10.1.0.5-10.1.0.9`, CIDR blocks, and the C tools' `10.1.0.x` for .1 to .254. Network and broadcast addresses of IPv4 blocks larger than /31 are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressPool {
     addresses: Vec<Addr>,
+    /// Those that were asked for.
+    ports: Option<RangeInclusive<u16>>,
 }
 
 /// Why a pool was refused.
@@ -84,6 +90,29 @@ impl AddressPool {
         &self.addresses
     }
 
+    /// A single address with some of its ports; `None` if there are no ports in the range.
+    pub fn with_ports(addr: Addr, ports: RangeInclusive<u16>) -> Option<Self> {
+        (!ports.is_empty()).then(|| Self {
+            addresses: vec![addr],
+            ports: Some(ports),
+        })
+    }
+
+    /// Ports of each address, at least one.
+    pub fn ports(&self) -> RangeInclusive<u16> {
+        self.ports.clone().unwrap_or(PORTS)
+    }
+
+    /// True if no other ports than [`AddressPool::ports`] may be used, not even those that clients had themselves.
+    pub fn is_strict(&self) -> bool {
+        self.ports.is_some()
+    }
+
+    /// Sessions to one target at a time: addresses by ports.
+    pub fn capacity(&self) -> usize {
+        self.len() * self.ports().len()
+    }
+
     /// True for IPv4 pools.
     pub fn is_v4(&self) -> bool {
         self.addresses.first().is_some_and(Addr::is_v4)
@@ -121,7 +150,10 @@ impl std::str::FromStr for AddressPool {
         }
         addresses.sort_unstable();
         addresses.dedup();
-        Ok(Self { addresses })
+        Ok(Self {
+            addresses,
+            ports: None,
+        })
     }
 }
 
@@ -226,6 +258,18 @@ mod tests {
             (254, Addr::v4([62, 135, 200, 254]))
         );
         assert_eq!("0.0.0.0/16".parse::<AddressPool>().unwrap().len(), 65_534);
+    }
+
+    #[test]
+    fn capacity_is_addresses_by_ports() {
+        let p: AddressPool = "10.1.0.0/29".parse().unwrap();
+        assert_eq!((p.ports(), p.capacity()), (1024..=65_535, 6 * 64_512));
+        let own = Addr::v4([10, 0, 0, 2]);
+        let p = AddressPool::with_ports(own, 61_000..=65_535).unwrap();
+        assert_eq!((p.addresses(), p.capacity()), (&[own][..], 4536));
+        #[expect(clippy::reversed_empty_ranges, reason = "that is what is refused")]
+        let none = AddressPool::with_ports(own, 2..=1);
+        assert_eq!(none, None);
     }
 
     #[test]

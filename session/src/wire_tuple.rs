@@ -9,15 +9,11 @@
 //! two workers can ever choose the same tuple; and to this instance's shard, so that no two instances can.
 
 use crate::EngineConfig;
+use crate::pool::{AddressPool, PORTS};
 use crate::table::Pair;
 use common::flow::{flow_hash, owner};
 use common::packet::{Addr, Endpoint};
 use std::collections::HashSet;
-
-/// Lowest port handed out: below are system services, which firewalls and logs treat specially.
-const FIRST_PORT: u16 = 1024;
-/// Ports that are handed out: 1024 to 65535.
-const PORTS: u32 = 65_536 - FIRST_PORT as u32;
 
 /// A client's endpoint on the wire, in four bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,11 +73,20 @@ impl TupleAllocator {
             let own = owner(hash, config.workers) == config.worker && config.shard.holds(hash);
             (own && !used(&pair)).then_some(Wire { pool_slot, port })
         };
+        let ports = config.pool.as_ref().map_or(PORTS, AddressPool::ports);
+        let first = u32::from(*ports.start());
+        let number = u32::from(*ports.end()) - first + 1;
         let shifted = u32::from(client.port) + u32::from(config.port_shift) * 2048;
-        let preferred = if u16::try_from(shifted).is_ok() {
+        // A client keeps its port wherever it can, a privileged one too if nobody chose the ports.
+        let kept = if config.pool.as_ref().is_some_and(AddressPool::is_strict) {
+            (first..first + number).contains(&shifted)
+        } else {
+            shifted <= u32::from(u16::MAX)
+        };
+        let preferred = if kept {
             shifted as u16
         } else {
-            FIRST_PORT + (shifted % PORTS) as u16
+            (first + shifted % number) as u16
         };
         if let Some(wire) = fits(preferred) {
             return Some(wire);
@@ -89,9 +94,9 @@ impl TupleAllocator {
         if self.exhausted.contains(&(addr, target)) {
             return None;
         }
-        for _ in 0..PORTS {
-            self.cursor = (self.cursor + 1) % PORTS;
-            if let Some(wire) = fits(FIRST_PORT + self.cursor as u16) {
+        for _ in 0..number {
+            self.cursor = (self.cursor + 1) % number;
+            if let Some(wire) = fits((first + self.cursor) as u16) {
                 return Some(wire);
             }
         }
@@ -165,7 +170,7 @@ mod tests {
             }
             total += rig.used.len();
         }
-        assert_eq!(total, PORTS as usize);
+        assert_eq!(total, PORTS.len());
     }
 
     #[test]
@@ -186,11 +191,38 @@ mod tests {
             while rig.take(CLIENT).is_some() {
                 taken += 1;
             }
-            assert!(taken > PORTS / 5, "{taken} of {PORTS}");
+            assert!(taken > PORTS.len() / 5, "{taken} of {PORTS:?}");
             assert!(all.is_disjoint(&rig.used));
             all.extend(rig.used);
         }
-        assert_eq!(all.len(), PORTS as usize);
+        assert_eq!(all.len(), PORTS.len());
+    }
+
+    #[test]
+    fn a_pool_of_ports_gives_out_those_and_no_other() {
+        let own = Addr::v4([10, 0, 0, 2]);
+        let mut all = HashSet::new();
+        for worker in 0..2 {
+            let mut rig = Rig {
+                config: EngineConfig {
+                    worker,
+                    workers: 2,
+                    port_shift: 3,
+                    pool: AddressPool::with_ports(own, 61_000..=61_999),
+                    ..EngineConfig::default()
+                },
+                ..Rig::default()
+            };
+            for port in [1, 40_000, 61_500, 65_535].into_iter().cycle() {
+                let Some(wire) = rig.take(Endpoint::new(CLIENT.addr, port)) else {
+                    break;
+                };
+                assert_eq!(wire.addr, own);
+                assert!((61_000..=61_999).contains(&wire.port), "{wire}");
+            }
+            all.extend(rig.used);
+        }
+        assert_eq!(all.len(), 1000);
     }
 
     #[test]
