@@ -5,6 +5,7 @@
 //!  packet  AF_PACKET   ─ match ─▶ ring of the worker      a copy; 0 on a miss  (the same, without tcx)
 //!  mirror  XDP         ─ match ─▶ AF_XDP socket of queue  XDP_PASS on a miss  (mirror port)
 //!                 └ tunnel ─▶ match the packet inside ─▶ the same socket
+//!  pool    tcx ingress ─ for an address of the pool ─▶ headers to the ring of the worker, or an answer; TCX_DROP
 //! ```
 //! Both decode with `common::packet`, match with [`matching`] and choose sessions with [`selection`]. With `-F` the programs
 //! `tap_filtered` and `mirror_filtered` match and ask the filter, which goes on to `tap` and `mirror`.
@@ -17,6 +18,7 @@ mod maps;
 mod matching;
 mod mirror;
 mod packet;
+mod pool;
 mod record;
 mod selection;
 mod tap;

@@ -4,9 +4,11 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, XskMap};
 use aya_ebpf::macros::btf_map;
 use common::abi::{
-    EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_STREAMS, MIRROR_TAILS, PORT_WORDS, PortWord,
-    Stamps, StreamKey, StreamState, TAP_COUNTERS, fragment_slots, udp_slots,
+    EndpointKey, MAX_DENIED, MAX_ENDPOINTS, MAX_POOL_ADDRESSES, MAX_STREAMS, MIRROR_TAILS,
+    POOL_COUNTERS, PORT_WORDS, PortWord, Stamps, StreamKey, StreamState, TAP_COUNTERS,
+    fragment_slots, udp_slots,
 };
+use common::packet::Addr;
 use ebpf_kit::filter::Filters;
 
 use crate::tunnel::Inner;
@@ -90,3 +92,16 @@ pub static STREAMS: HashMap<
     { MAX_STREAMS as usize },
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
+
+/// Addresses of a pool with gaps.
+#[btf_map]
+pub static POOL: HashMap<
+    Addr,
+    u32,
+    { MAX_POOL_ADDRESSES as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// By `PoolCounter`.
+#[btf_map]
+pub static POOL_COUNTS: PerCpuArray<u64, { POOL_COUNTERS as usize }> = PerCpuArray::new();

@@ -105,3 +105,29 @@ counters! {
         LoadFailed => "load_failed",
     }
 }
+
+counters! {
+    /// Counters of tcpcopy's `pool` program, in its map `POOL_COUNTS`.
+    PoolCounter, POOL_COUNTERS {
+        /// Responses handed over.
+        Captured => "captured",
+        /// UDP answers of targets, which nobody needs.
+        UdpDropped => "udp_dropped",
+        /// IP fragments to an address of the pool, dropped: they carry no ports.
+        Fragment => "fragment",
+        /// Packets to an address of the pool that are no response (pings, other ports, what cannot be decoded), dropped.
+        OtherDropped => "other_dropped",
+        /// Responses lost because the ring of their CPU and worker was full, or another was writing to it.
+        RingFull => "ring_full",
+        /// Responses lost because the kernel could not copy their headers.
+        LoadFailed => "load_failed",
+        /// ARP requests answered.
+        ArpAnswered => "arp_answered",
+        /// IPv6 neighbour solicitations answered.
+        NdpAnswered => "ndp_answered",
+        /// ARP requests and neighbour solicitations that could not be made an answer of, dropped.
+        AnswerFailed => "answer_failed",
+        /// ARP and neighbour discovery packets by which another host claims an address of the pool.
+        Conflict => "conflict",
+    }
+}

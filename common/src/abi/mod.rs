@@ -5,16 +5,20 @@
 
 mod counters;
 mod decap;
+mod pool;
 mod record;
 mod ring;
 mod rules;
 mod stamp;
 
-pub use counters::{INTERCEPT_COUNTERS, InterceptCounter, TAP_COUNTERS, TapCounter};
+pub use counters::{
+    INTERCEPT_COUNTERS, InterceptCounter, POOL_COUNTERS, PoolCounter, TAP_COUNTERS, TapCounter,
+};
 pub use decap::{
     DecapConfig, DecapPort, DecapRule, INNER_OFFSET_AT, MAX_DECAP_PORTS, MAX_DECAP_RULES,
     MAX_STREAMS, MIRROR_TAILS, StreamKey, StreamState, decap_flags, mirror_tail,
 };
+pub use pool::{MAX_POOL_ADDRESSES, PoolConfig, after, numbers, pool_flags};
 pub use record::{MAX_CONTINUATIONS, RecordHeader, XdpMeta, record_flags};
 pub use ring::{
     RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES, RECORD_LAST_START, RECORD_MAX_DATA_BYTES,

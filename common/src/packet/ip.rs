@@ -16,6 +16,8 @@ pub mod protocol {
     pub const GRE: u8 = 47;
     /// MPLS in IP (RFC 4023).
     pub const MPLS: u8 = 137;
+    /// ICMP for IPv6.
+    pub const ICMP6: u8 = 58;
     /// IPv6 hop-by-hop options.
     pub const HOP_BY_HOP: u8 = 0;
     /// IPv6 routing header.
