@@ -19,6 +19,7 @@
 //! * [`raw`]: raw sockets, for targets that frames cannot reach; [`egress`]: which path a worker gets;
 //!   [`supply`]: paths on devices that come into use later; [`netfilter`]: what becomes of raw packets.
 //! * [`iface`], [`hops`]: interfaces, routes and neighbours, by netlink.
+//! * [`probe`]: whether addresses of a link are in use.
 //! * [`bpf`]: programs: load, attach, ring buffer reader.
 
 mod afpacket;
@@ -40,6 +41,7 @@ mod netlink;
 pub mod placement;
 pub mod poll;
 pub mod port;
+pub mod probe;
 pub mod raw;
 pub mod supply;
 pub mod tee;

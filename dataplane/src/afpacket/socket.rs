@@ -107,7 +107,7 @@ impl PacketSocket {
             dropped: AtomicU64::new(0),
         };
         this.stop()?;
-        bind(&this.socket, interface.index)?;
+        bind(&this.socket, interface.index, libc::ETH_P_ALL)?;
         let reader = PacketReader::new(Arc::clone(&this.socket), ring, size);
         Ok((this, reader))
     }
@@ -122,22 +122,13 @@ impl PacketSocket {
     /// [`RingSize::timeout_ms`] old, as ever.
     pub(crate) fn stop(&self) -> io::Result<()> {
         // `ret #0`.
-        let mut nothing = [libc::sock_filter {
+        let nothing = [libc::sock_filter {
             code: (libc::BPF_RET | libc::BPF_K) as u16,
             jt: 0,
             jf: 0,
             k: 0,
         }];
-        let program = libc::sock_fprog {
-            len: 1,
-            filter: nothing.as_mut_ptr(),
-        };
-        set(
-            &self.socket,
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            &program,
-        )
+        filter(&self.socket, nothing)
     }
 
     /// Packets that were to be taken and were not: the ring was full.
@@ -221,10 +212,11 @@ fn group_of(socket: &OwnedFd) -> io::Result<u32> {
     }
 }
 
-fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
+/// Binds a packet socket to an interface, and to an ethertype or `ETH_P_ALL`.
+pub(crate) fn bind(socket: &OwnedFd, index: u32, protocol: c_int) -> io::Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_protocol: (protocol as u16).to_be(),
         sll_ifindex: index as c_int,
         sll_hatype: 0,
         sll_pkttype: 0,
@@ -261,6 +253,18 @@ pub(crate) fn set<T: Copy>(
         )
     };
     checked(result)
+}
+
+/// Gives a socket a classic filter (socket(7), `SO_ATTACH_FILTER`).
+pub(crate) fn filter<const N: usize>(
+    socket: &OwnedFd,
+    mut instructions: [libc::sock_filter; N],
+) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: N as u16,
+        filter: instructions.as_mut_ptr(),
+    };
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
 fn checked(result: c_int) -> io::Result<()> {

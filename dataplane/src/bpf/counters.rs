@@ -5,12 +5,16 @@ use aya::maps::{MapData, PerCpuArray};
 
 use super::{BpfError, load};
 
-/// The map `COUNTERS`.
+/// The map `COUNTERS`, or another of its form.
 pub(super) struct Counters(PerCpuArray<MapData, u64>);
 
 impl Counters {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
-        load::take(ebpf, "COUNTERS").map(Self)
+        Self::take_map(ebpf, "COUNTERS")
+    }
+
+    pub(super) fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, BpfError> {
+        load::take(ebpf, name).map(Self)
     }
 
     /// Sum over all CPUs. A counter that cannot be read counts as 0: it is a figure in a report.

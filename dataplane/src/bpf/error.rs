@@ -38,7 +38,9 @@ pub enum BpfError {
         id: Option<u32>,
     },
     /// No tcx links.
-    #[error("kernel {release} has no tcx, which capture by tap needs: expected 6.6 or newer")]
+    #[error(
+        "kernel {release} has no tcx, which capture by tap and a pool need: expected 6.6 or newer"
+    )]
     NoTcx {
         /// Running kernel.
         release: String,
@@ -123,6 +125,14 @@ pub enum BpfError {
         ifname: String,
         /// What was tried.
         action: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// What asks for an IPv6 address does not reach this host without.
+    #[error("cannot join the IPv6 groups of the pool's addresses on interface {ifname}: {source}")]
+    Groups {
+        /// Interface.
+        ifname: String,
         /// The kernel's reason.
         source: io::Error,
     },

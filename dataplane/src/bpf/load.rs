@@ -57,6 +57,18 @@ pub(super) fn load_with(
     decap: &DecapConfig,
     sizes: &[(&'static str, u32)],
 ) -> Result<Ebpf, BpfError> {
+    // Of tcpcopy's object only.
+    load_globals(object, config, "DECAP", bytemuck::bytes_of(decap), sizes)
+}
+
+/// The same with another global of tcpcopy's object.
+pub(super) fn load_globals(
+    object: &[u8],
+    config: ProgramConfig,
+    global: &str,
+    value: &[u8],
+    sizes: &[(&'static str, u32)],
+) -> Result<Ebpf, BpfError> {
     // Kernels before 5.11 charge maps, and all charge AF_XDP frames, against this limit. Without the
     // privilege to raise it the later steps say what is missing.
     let _ = setrlimit(
@@ -68,8 +80,7 @@ pub(super) fn load_with(
     );
     let mut loader = EbpfLoader::new();
     loader.override_global("CONFIG", bytemuck::bytes_of(&config), true);
-    // Of tcpcopy's object only.
-    loader.override_global("DECAP", bytemuck::bytes_of(decap), false);
+    loader.override_global(global, value, false);
     for (map, entries) in sizes {
         loader.map_max_entries(map, *entries);
     }
@@ -174,7 +185,7 @@ pub(super) fn put_fragments(
     programs::install(ebpf, hook, "FRAGMENTS", &programs)
 }
 
-fn put_keys(
+pub(super) fn put_keys(
     ebpf: &mut Ebpf,
     name: &'static str,
     endpoints: &[Endpoint],

@@ -7,7 +7,8 @@
 //!        PacketTap ── sockets ───┤ a ring by worker ────────▶ PacketReader
 //!        Mirror ── XDP link ─────┤ XSKS by queue ───────────▶ QueuePort   (queue % workers)
 //!        Responses ── XDP link ──┤
-//!        ResponseRecords ── tcx ─┘ rings, as Tap
+//!        ResponseRecords ── tcx ─┤ rings, as Tap
+//!        Pool ── tcx ────────────┘ the same
 //! ```
 //! Links are never pinned: a killed process detaches by itself, and production traffic goes on. What a
 //! value here owns it undoes when dropped; for XDP the sockets must be gone first, see
@@ -33,6 +34,7 @@ mod xdp;
 
 pub mod mirror;
 pub mod packet;
+pub mod pool;
 pub mod records;
 pub mod responses;
 pub mod tap;
@@ -43,6 +45,7 @@ pub use filter::{Filter, FilterError};
 pub use load::UdpRules;
 pub use mirror::{Mirror, MirrorConfig};
 pub use packet::PacketTap;
+pub use pool::{Pool, PoolSettings};
 pub use queues::QueuePort;
 pub use reader::TapReader;
 pub use records::ResponseRecords;

@@ -2,8 +2,11 @@
 
 mod channels;
 mod ethtool;
+mod groups;
 mod promiscuous;
 
+pub use groups::SolicitedGroups;
+pub(crate) use groups::solicited_node;
 pub use promiscuous::Promiscuous;
 
 use crate::netlink::Netlink;

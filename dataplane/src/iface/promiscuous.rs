@@ -19,25 +19,7 @@ pub struct Promiscuous {
 impl Promiscuous {
     /// Switches it on, or adds one to those who have.
     pub fn enter(interface: &Interface) -> io::Result<Self> {
-        // Protocol 0: the socket receives nothing.
-        let socket = socket_with(
-            AddressFamily::PACKET,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
-        let request = libc::packet_mreq {
-            mr_ifindex: interface.index as i32,
-            mr_type: libc::PACKET_MR_PROMISC as u16,
-            mr_alen: 0,
-            mr_address: [0; 8],
-        };
-        set(
-            &socket,
-            libc::SOL_PACKET,
-            libc::PACKET_ADD_MEMBERSHIP,
-            &request,
-        )?;
+        let socket = membership(interface, libc::PACKET_MR_PROMISC)?;
         tracing::info!(
             interface = interface.name,
             "promiscuous mode on, as long as this program runs"
@@ -53,4 +35,29 @@ impl Drop for Promiscuous {
     fn drop(&mut self) {
         tracing::debug!(interface = self.ifname, "promiscuous mode given back");
     }
+}
+
+/// A socket that makes the interface take more than its own frames as long as it lives: `PACKET_MR_PROMISC` or
+/// `PACKET_MR_ALLMULTI`.
+pub(super) fn membership(interface: &Interface, kind: i32) -> io::Result<OwnedFd> {
+    // Protocol 0: the socket receives nothing.
+    let socket = socket_with(
+        AddressFamily::PACKET,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let request = libc::packet_mreq {
+        mr_ifindex: interface.index as i32,
+        mr_type: kind as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    set(
+        &socket,
+        libc::SOL_PACKET,
+        libc::PACKET_ADD_MEMBERSHIP,
+        &request,
+    )?;
+    Ok(socket)
 }
