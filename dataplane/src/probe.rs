@@ -150,40 +150,41 @@ const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 
 fn question(own: MacAddr, addr: Addr) -> Vec<u8> {
-    match addr.as_v4() {
-        Some(v4) => {
-            let mut frame = vec![0xff; 6];
-            frame.extend(own.0);
-            frame.extend(ethertype::ARP.to_be_bytes());
-            // Ethernet, IPv4, the lengths of their addresses, a request.
-            frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
-            frame.extend(own.0);
-            frame.extend([0; 4]);
-            frame.extend([0; 6]);
-            frame.extend(v4);
-            frame
-        }
-        None => {
-            let group = solicited_node(addr);
-            let [.., a, b, c, d] = group;
-            let mut frame = vec![0x33, 0x33, a, b, c, d];
-            frame.extend(own.0);
-            frame.extend(ethertype::IPV6.to_be_bytes());
-            // Version; a message of 24 bytes; hop limit 255.
-            frame.extend([0x60, 0, 0, 0, 0, 24, protocol::ICMP6, 255]);
-            frame.extend([0; 16]);
-            frame.extend(group);
-            let mut message = vec![SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
-            message.extend(addr.0);
-            let pseudo = checksum::pseudo_header(Addr::ANY, Addr(group), protocol::ICMP6, 24);
-            let sum = checksum::finish(checksum::add(pseudo, checksum::sum(&message)));
-            for (at, byte) in message.iter_mut().skip(2).zip(sum.to_be_bytes()) {
-                *at = byte;
-            }
-            frame.extend(message);
-            frame
-        }
-    }
+    addr.as_v4()
+        .map_or_else(|| solicitation(own, addr), |v4| arp_probe(own, v4))
+}
+
+fn arp_probe(own: MacAddr, addr: [u8; 4]) -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend(own.0);
+    frame.extend(ethertype::ARP.to_be_bytes());
+    // Ethernet, IPv4, the lengths of their addresses, a request.
+    frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(own.0);
+    frame.extend([0; 4]);
+    frame.extend([0; 6]);
+    frame.extend(addr);
+    frame
+}
+
+fn solicitation(own: MacAddr, addr: Addr) -> Vec<u8> {
+    let group = solicited_node(addr);
+    let [.., a, b, c, d] = group;
+    let mut frame = vec![0x33, 0x33, a, b, c, d];
+    frame.extend(own.0);
+    frame.extend(ethertype::IPV6.to_be_bytes());
+    // Version; a message of 24 bytes; hop limit 255.
+    frame.extend([0x60, 0, 0, 0, 0, 24, protocol::ICMP6, 255]);
+    frame.extend([0; 16]);
+    frame.extend(group);
+    let pseudo = checksum::pseudo_header(Addr::ANY, Addr(group), protocol::ICMP6, 24);
+    let kind = u16::from_be_bytes([SOLICITATION, 0]);
+    let sum = checksum::add(pseudo, checksum::add(kind, checksum::sum(&addr.0)));
+    frame.extend([SOLICITATION, 0]);
+    frame.extend(checksum::finish(sum).to_be_bytes());
+    frame.extend([0; 4]);
+    frame.extend(addr.0);
+    frame
 }
 
 /// Whose address an ARP packet says the sender's is.

@@ -6,6 +6,7 @@
 //! * [`signals`]: requests to end;
 //! * [`privileges`]: what the process may do;
 //! * [`percentiles`]: histograms in reports;
+//! * [`sockets`]: who uses a port;
 //! * [`progress`]: how far something is, on a terminal;
 //! * [`exit`]: text, codes and the embedded BPF object.
 #![forbid(unsafe_code)]
@@ -18,4 +19,5 @@ pub mod percentiles;
 pub mod privileges;
 pub mod progress;
 pub mod signals;
+pub mod sockets;
 pub mod usage;

@@ -81,7 +81,7 @@ impl TupleAllocator {
         let kept = if config.pool.as_ref().is_some_and(AddressPool::is_strict) {
             (first..first + number).contains(&shifted)
         } else {
-            shifted <= u32::from(u16::MAX)
+            u16::try_from(shifted).is_ok()
         };
         let preferred = if kept {
             shifted as u16

@@ -108,6 +108,7 @@ fn replay_by(
             id: id as u32,
             workers: workers as u32,
             sources: vec![Box::new(sources[id].clone()) as Box<dyn Capture>],
+            pool: Vec::new(),
             handover,
             transfers: Arc::clone(&transfers),
             udp: Some(UdpParts {

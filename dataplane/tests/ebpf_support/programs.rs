@@ -7,8 +7,8 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, XskMap};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use common::abi::{
-    DecapConfig, DenyKey, EndpointKey, MAX_FEW, PortWord, ProgramConfig, RING_BLOCK_BYTES,
-    RecordHeader, config_flags, mirror_tail,
+    DecapConfig, DenyKey, EndpointKey, MAX_FEW, PoolConfig, PortWord, ProgramConfig,
+    RING_BLOCK_BYTES, RecordHeader, config_flags, mirror_tail,
 };
 use common::flow::{Block, Shard, Share};
 use common::packet::Endpoint;
@@ -56,6 +56,8 @@ pub struct Setup<'a> {
     pub deny: Option<&'a [Block]>,
     /// Tunnels that the mirror opens.
     pub decap: DecapConfig,
+    /// Addresses that `pool` takes.
+    pub pool: PoolConfig,
 }
 
 impl Default for Setup<'_> {
@@ -71,6 +73,7 @@ impl Default for Setup<'_> {
             share: Share::ALL,
             deny: None,
             decap: DecapConfig::NONE,
+            pool: PoolConfig::NONE,
         }
     }
 }
@@ -137,6 +140,7 @@ impl Loaded {
         let mut loader = EbpfLoader::new();
         loader.override_global("CONFIG", bytemuck::bytes_of(&config), true);
         loader.override_global("DECAP", bytemuck::bytes_of(&setup.decap), false);
+        loader.override_global("POOL_CONFIG", bytemuck::bytes_of(&setup.pool), false);
         loader.map_max_entries("CPU_RINGS", cpus);
         loader.map_max_entries("BLOCKS", ring_blocks);
         loader.map_max_entries("NEXT", ring_blocks);

@@ -1,10 +1,9 @@
 //! The listening socket, and who has the port if it is taken.
 
+use operator::sockets;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::fmt::Write as _;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 
 /// Connections not yet accepted. tcpcopy opens up to 11 per instance at once; the C value of 5 makes its
 /// blocking connects wait for SYN retransmissions.
@@ -83,57 +82,14 @@ fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// " by NAME (pid N)" of who listens on the port, from /proc (proc_pid_net(5)); `None` if it cannot be
-/// seen, as for processes of other users.
+/// " by NAME (pid N)" of who listens on the port; `None` if it cannot be seen.
 fn holder(port: u16) -> Option<String> {
-    let inodes: Vec<String> = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+    let inodes: Vec<u64> = sockets::entries(&["tcp", "tcp6"])
         .iter()
-        .filter_map(|table| std::fs::read_to_string(table).ok())
-        .flat_map(|table| listening_inodes(&table, port))
-        .map(|inode| format!("socket:[{inode}]"))
+        .filter(|entry| entry.port == port && entry.state == sockets::LISTEN)
+        .map(|entry| entry.inode)
         .collect();
-    for process in std::fs::read_dir("/proc").ok()?.flatten() {
-        let pid = process.file_name();
-        let Some(pid) = pid
-            .to_str()
-            .filter(|p| p.bytes().all(|b| b.is_ascii_digit()))
-        else {
-            continue;
-        };
-        if owns(&process.path(), &inodes) {
-            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            let mut text = String::new();
-            // Writing to a String does not fail.
-            let _ = write!(text, " by {} (pid {pid})", name.trim());
-            return Some(text);
-        }
-    }
-    None
-}
-
-fn owns(process: &Path, inodes: &[String]) -> bool {
-    let Ok(fds) = std::fs::read_dir(process.join("fd")) else {
-        return false;
-    };
-    fds.flatten()
-        .filter_map(|fd| std::fs::read_link(fd.path()).ok())
-        .any(|link| link.to_str().is_some_and(|l| inodes.iter().any(|i| i == l)))
-}
-
-/// Inodes of sockets in state LISTEN (0A) on `port` in a table of /proc/net/tcp's form.
-fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
-    let suffix = format!(":{port:04X}");
-    table
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let mut fields = line.split_whitespace().skip(1);
-            let local = fields.next()?;
-            let state = fields.nth(1)?;
-            let inode = fields.nth(5)?;
-            (local.ends_with(&suffix) && state == "0A").then(|| inode.parse().ok())?
-        })
-        .collect()
+    sockets::holder(&inodes)
 }
 
 #[cfg(test)]
@@ -160,16 +116,5 @@ mod tests {
             text.contains("192.0.2.1 is not an address of this host"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn proc_table() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-            0: 0100007F:8EAC 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0\n\
-            1: 0100007F:8EAC 0100007F:1234 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0\n\
-            2: 0100007F:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0\n";
-        assert_eq!(listening_inodes(table, 36_524), [4711]);
-        assert_eq!(listening_inodes("", 36_524), [] as [u64; 0]);
-        assert_eq!(listening_inodes("head\n1: x", 36_524), [] as [u64; 0]);
     }
 }

@@ -6,6 +6,7 @@
 
 mod mirror;
 mod offloads;
+mod pool;
 mod targets;
 mod udp;
 
@@ -13,6 +14,7 @@ pub use mirror::check_mirror;
 pub use offloads::{Offload, offloads_in_the_way};
 use operator::privileges::{MissingCapability, MissingToSend};
 pub use operator::privileges::{check_privileges, check_transmit_privileges};
+pub use pool::{PoolError, check_own_ports, check_pool_addresses};
 pub use targets::{check_clients, check_targets};
 pub use udp::check_udp_targets;
 
@@ -28,6 +30,9 @@ pub enum CheckError {
     /// The same with files, for which less is needed.
     #[error(transparent)]
     MissingToSend(#[from] MissingToSend),
+    /// `--pool`.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
     /// The transfer list would capture what is sent to a target.
     #[error(
         "target {target} would be captured again by the transfer {by}: a loop; expected a target that no transfer names as online address"

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// Replay live TCP sessions of production against a target.
 ///
 /// Requests that clients send to production are copied, rewritten and sent to the target; the target's
-/// answers go to intercept, which reports their headers back.
+/// answers come back to this program itself (--pool), or go to intercept, which reports their headers back (-s).
 #[derive(Clone, Debug, Parser)]
 #[command(name = "tcpcopy-user", version, about, max_term_width = 100)]
 #[expect(
@@ -36,8 +36,20 @@ pub struct Args {
     pub filter_outer: bool,
 
     /// Where intercept listens: comma list of ADDRESS or ADDRESS:PORT
-    #[arg(short = 's', long = "intercept", value_name = "LIST", required = true)]
+    #[arg(
+        short = 's',
+        long = "intercept",
+        value_name = "LIST",
+        required_unless_present = "pool"
+    )]
     pub intercepts: Vec<String>,
+
+    /// Take the target's answers here, without intercept and without a route on the target: the clients get
+    /// addresses of the target's network that no host has, such as 10.0.0.128/25, for which this program
+    /// answers ARP and neighbour discovery; or ports of this host itself, such as self:61000-65535, that no
+    /// other program uses. Instead of -s and -c
+    #[arg(long, value_name = "LIST|self:FIRST-LAST")]
+    pub pool: Option<String>,
 
     /// Interface on which clients' packets arrive
     #[arg(

@@ -5,6 +5,7 @@ use super::args::{Args, CaptureKind, WayKind};
 use super::decap::parse_decap;
 use super::endpoint::{parse_item, parse_port};
 use super::offline::{Offline, Speed};
+use super::pool::Pool;
 use super::record::Recording;
 use super::select::{Deny, parse_shard, parse_share};
 use super::target_mac::parse_macs;
@@ -61,8 +62,10 @@ pub struct Config {
     pub filter_file: Option<PathBuf>,
     /// Transfers of UDP.
     pub udp_transfers: Vec<Transfer>,
-    /// Intercepts, not empty, at most 32.
+    /// Intercepts, at most 32; none with `pool` only.
     pub intercepts: Vec<Endpoint>,
+    /// Where targets answer to instead.
+    pub pool: Option<Pool>,
     /// Capture interface; empty with `offline`.
     pub iface: String,
     /// Files to read instead of capturing.
@@ -154,8 +157,12 @@ impl Config {
         let target_macs =
             parse_macs(&args.target_macs, &all).map_err(|e| UsageError::new("--target-mac", e))?;
         let port = parse_port(&args.port).map_err(|e| UsageError::new("-p, --port", e))?;
-        let intercepts =
-            parse_intercepts(&args.intercepts, port).map_err(|e| UsageError::new(S, e))?;
+        let pool = pool(&args)?;
+        let intercepts = if pool.is_some() {
+            Vec::new()
+        } else {
+            parse_intercepts(&args.intercepts, port).map_err(|e| UsageError::new(S, e))?
+        };
         let offline = Offline::from_args(&args.offline)?;
         let record = Recording::from_args(&args.record)?;
         let iface = args.iface.as_deref().unwrap_or_default().trim().to_owned();
@@ -232,6 +239,7 @@ impl Config {
             transfers: transfers.tcp,
             udp_transfers: transfers.udp,
             intercepts,
+            pool,
             iface,
             offline,
             record,
@@ -327,6 +335,29 @@ fn targets(transfers: &[Transfer]) -> Vec<Endpoint> {
     targets.sort_unstable();
     targets.dedup();
     targets
+}
+
+/// `--pool`, which leaves no part to intercept, and gives the addresses that `-c` would.
+fn pool(args: &Args) -> Result<Option<Pool>, UsageError> {
+    const FLAG: &str = "--pool";
+    let Some(text) = &args.pool else {
+        return Ok(None);
+    };
+    if !args.intercepts.is_empty() {
+        return Err(UsageError::new(
+            FLAG,
+            "given together with -s: with a pool the target answers to this program and no intercept takes part; expected one of both",
+        ));
+    }
+    if args.clients.is_some() {
+        return Err(UsageError::new(
+            FLAG,
+            "given together with -c: clients get the addresses of the pool, no others would be answered here; expected one of both",
+        ));
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|e: String| UsageError::new(FLAG, e))
 }
 
 /// A time that must not be zero.

@@ -539,3 +539,31 @@ fn what_does_not_go_with_files_is_refused() {
     let neither = run(&["-x", "80-10.0.0.30:8080", "-s", "10.0.0.40"]).unwrap_err();
     assert!(neither.contains("--iface"), "{neither}");
 }
+
+#[test]
+fn a_pool_stands_for_intercept_and_other_addresses() {
+    let base = ["-i", "eth0", "-x", "80-10.0.0.30:8080"];
+    let run = |more: &[&str]| run(&[&base[..], more].concat());
+    let c = run(&["--pool", "10.0.0.128/25"]).unwrap();
+    assert_eq!(c.pool.unwrap().to_string(), "10.0.0.128/25");
+    assert!(c.intercepts.is_empty() && c.clients.is_none());
+    for (more, text) in [
+        (
+            &["--pool", "10.0.0.128/25", "-s", "10.0.0.40"][..],
+            "together with -s",
+        ),
+        (
+            &["--pool", "10.0.0.128/25", "-c", "10.0.0.1"],
+            "together with -c",
+        ),
+        (&["--pool", "10.0.0.0/33"], "--pool: prefix length"),
+        (&["--pool", "self:9-8"], "'self:9-8' is no range of ports"),
+        (&[], "--intercept"),
+    ] {
+        let error = run(more).unwrap_err();
+        assert!(
+            error.contains(text) && !error.contains('\n'),
+            "{more:?}: {error}"
+        );
+    }
+}

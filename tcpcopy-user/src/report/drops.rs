@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// Counters of programs and ports that count losses, by group; everything else that they count is
 /// information. `rx_fill_ring_empty` says why frames were dropped: the kernel counts each of them in
 /// `rx_dropped` as well (__xsk_rcv, net/xdp/xsk.c). A kernel program passes what it cannot decode: production has it, the replay has not.
-const LOSSES: [(&str, &[&str]); 6] = [
+const LOSSES: [(&str, &[&str]); 7] = [
     (
         "kernel",
         &[
@@ -66,6 +66,18 @@ const LOSSES: [(&str, &[&str]); 6] = [
             "tx_not_ip",
             "tx_handed_too_long",
             "tx_handover_dropped",
+        ],
+    ),
+    (
+        "pool",
+        &[
+            "fragment",
+            "ring_full",
+            "load_failed",
+            "answer_failed",
+            "tap_incomplete",
+            "tap_malformed",
+            "undecodable",
         ],
     ),
     ("channel", &["records_dropped", "responses_bad"]),

@@ -3,6 +3,7 @@
 use super::RunError;
 use super::capture::{Attached, FEED_BYTES, Ports, RING_BYTES_TOTAL};
 use super::memory::{Budget, default_bytes};
+use super::pool::{Plan, Pools};
 use crate::channel::{Channel, NATIVE_TIMEOUT};
 use crate::checks;
 use crate::cli::{CaptureKind, Config, MAX_WORKERS};
@@ -45,6 +46,8 @@ pub struct Assembled {
     pub live: Vec<Arc<LiveStats>>,
     /// The capture.
     pub attached: Attached,
+    /// Where responses come by, with `--pool`.
+    pub pools: Option<Pools>,
     /// The filter that the workers ask of packets that came in fragments, if there is one.
     pub filter: Option<Arc<ArcSwap<Filter>>>,
     /// The recording, if one was asked for.
@@ -103,7 +106,10 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         let iface = iface.name.clone();
         return Err(checks::CheckError::NoEthernet { iface }.into());
     }
-    if iface.as_ref().is_some_and(|iface| iface.is_loopback) && config.clients.is_none() {
+    if iface.as_ref().is_some_and(|iface| iface.is_loopback)
+        && config.clients.is_none()
+        && config.pool.is_none()
+    {
         tracing::warn!(
             "clients on {} have addresses of this host, to which the target answers past intercept: -c gives them others",
             config.iface
@@ -123,6 +129,11 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             .record
             .as_ref()
             .map_or(0, |_| record::RING_BYTES_TOTAL);
+    let rings = rings
+        + config
+            .pool
+            .as_ref()
+            .map_or(0, |_| super::pool::RING_BYTES_TOTAL);
     let mut budget = Budget::split(memory, workers, rings, HANDOVER_RING_BYTES)?;
     let udp_flows = if config.udp_transfers.is_empty() {
         0
@@ -159,6 +170,14 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         macs: config.target_macs.clone(),
         patient: config.lonely,
     })?);
+    let plan = match &config.pool {
+        Some(pool) => Some(Plan::new(pool, config, &hops, &addresses)?),
+        None => None,
+    };
+    let clients = plan
+        .as_ref()
+        .map(|plan| plan.clients.clone())
+        .or_else(|| config.clients.clone());
     let ways = egress_devices(&hops, &addresses);
     let mtu = ways.mtu.map_or(config.mtu, |way| way.min(config.mtu));
     if mtu < config.mtu {
@@ -205,13 +224,16 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
                     transfers: Arc::clone(&transfers),
                     udp: udp_transfers.clone(),
                     decap: config.decap,
-                    pool_is_v4: config.clients.as_ref().map(session::AddressPool::is_v4),
+                    pool_is_v4: clients.as_ref().map(session::AddressPool::is_v4),
                 },
                 budget.buffer_bytes,
                 &handles,
             ),
         )?,
     };
+    let mut pools = plan
+        .map(|plan| plan.attach(config, object, workers))
+        .transpose()?;
     if iface.is_some() {
         warn_of_offloads(config, attached.native(), &features);
     }
@@ -269,7 +291,10 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
     {
         let Ports { sources, .. } = ports;
         let hops = Box::new(LiveHops::new(Arc::clone(&hops)));
-        let engine = engine_config(config, id, workers, mtu, budget);
+        let engine = EngineConfig {
+            pool: clients.clone(),
+            ..engine_config(config, id, workers, mtu, budget)
+        };
         let udp = udp_transfers.as_ref().map(|transfers| UdpParts {
             transfers: Arc::clone(transfers),
             config: UdpConfig {
@@ -284,6 +309,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
             id: id as u32,
             workers: workers as u32,
             sources,
+            pool: pools.as_mut().map_or_else(Vec::new, |p| p.take_readers(id)),
             handover,
             transfers: Arc::clone(&transfers),
             decap: config.decap,
@@ -312,6 +338,7 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
         control,
         live,
         attached,
+        pools,
         filter: fragments.filter,
         recorder,
     })
@@ -372,7 +399,6 @@ fn engine_config(
     EngineConfig {
         worker: id as u32,
         workers: workers as u32,
-        pool: config.clients.clone(),
         replicas: config.replicas,
         port_shift: config.port_shift,
         // Without a ramp the kernel has chosen already, but for files.

@@ -1,7 +1,7 @@
 //! A run from start to report.
 //!
 //! ```text
-//!  checks ─▶ channels ─▶ next hops ─▶ capture attached ─▶ egress ports ─▶ workers ─▶ "ready"
+//!  checks ─▶ channels ─▶ next hops ─▶ pool checked ─▶ capture, pool attached ─▶ egress ports ─▶ workers ─▶ "ready"
 //!                                                                            │
 //!      signal, --duration ─▶ stop: packets captured from now on do not count │
 //!                            rings drained, tap detached, sessions go on     │ --drain at most
@@ -15,6 +15,7 @@ mod assemble;
 mod capture;
 mod ending;
 mod memory;
+mod pool;
 mod supervise;
 
 use crate::channel::ChannelError;

@@ -4,6 +4,7 @@ use super::RunError;
 use super::assemble::Assembled;
 use super::capture::Attached;
 use super::ending::{Ending, ReadingShown};
+use super::pool::Pools;
 use crate::cli::{Config, Deny};
 use crate::record::{Recorder, WriteReport};
 use crate::report::{Report, Setting};
@@ -35,6 +36,7 @@ pub fn supervise(
         control,
         live,
         attached,
+        pools,
         filter,
         recorder,
     } = assembled;
@@ -68,6 +70,7 @@ pub fn supervise(
         filter = config.filter.as_ref().map(Filter::expression),
         udp = %list(&config.udp_transfers),
         intercepts = %list(&config.intercepts),
+        pool = config.pool.as_ref().map(tracing::field::display),
         "ready"
     );
 
@@ -76,6 +79,7 @@ pub fn supervise(
         wakers,
         live,
         attached,
+        pools,
         filter,
         recorder,
         drain: nanos(config.drain),
@@ -124,6 +128,9 @@ pub fn supervise(
         if now >= stats_at {
             stats_at = now + interval;
             run.log_stats();
+            if let Some(pools) = &mut run.pools {
+                pools.warn_of_conflicts();
+            }
             if let Some(replayer) = run.attached.replayer() {
                 shown.log(replayer, now.since(started));
             }
@@ -149,6 +156,10 @@ pub fn supervise(
     drop(shown);
     // The workers are gone, and with them every socket and mapped ring.
     run.attached.detach();
+    if let Some(pools) = &mut run.pools {
+        pools.warn_of_conflicts();
+        pools.detach();
+    }
     let written = run.finish_recording();
     if let Some(worker) = died {
         return Err(RunError::WorkerDied { worker });
@@ -166,6 +177,7 @@ pub fn supervise(
         clock_resolution: clock::resolution(),
     };
     let mut counters = run.attached.counters();
+    counters.extend(run.pools.iter().flat_map(Pools::counters));
     counters.extend(written.iter().flat_map(WriteReport::counters));
     let mut report = Report::new(setting, &reports, &counters);
     report.read = run.attached.replayer().map(|r| r.report());
@@ -179,6 +191,7 @@ struct Run {
     wakers: Vec<WakerHandle>,
     live: Vec<Arc<LiveStats>>,
     attached: Attached,
+    pools: Option<Pools>,
     /// See [`Assembled::filter`].
     filter: Option<Arc<ArcSwap<Filter>>>,
     recorder: Option<Recorder>,

@@ -8,6 +8,7 @@
 //!                 │ ClientSegment
 //!                 ▼
 //!   channel ──▶ engine ──▶ sender ──▶ channel (announcements), egress ports (frames)
+//!   or pool readers ─┘
 //! ```
 //! One loop: take a batch from each source → engine → read the channel → timers, once → flush
 //! announcements, then frames → rest if there was nothing. Frames go out last, so that what the
@@ -25,6 +26,7 @@ mod intake;
 mod large_datagrams;
 mod latency;
 mod parts;
+mod pool;
 mod sender;
 
 pub use control::{Control, LiveFigures, LiveStats};
@@ -51,6 +53,7 @@ use dataplane::wake::Waker;
 use dataplane::{BATCH, Capture};
 use fragments::Fragments;
 pub(crate) use intake::{Intake, Place, Rejected};
+use pool::PoolReaders;
 use sender::Sender;
 use session::{Engine, Outcome};
 use std::sync::Arc;
@@ -68,6 +71,7 @@ pub struct Worker {
     id: u32,
     workers: u32,
     sources: Vec<Box<dyn Capture>>,
+    pool: PoolReaders,
     handover: Handover,
     transfers: Arc<TransferTable>,
     decap: DecapConfig,
@@ -94,11 +98,13 @@ pub struct Worker {
 impl Worker {
     /// Puts a worker together.
     pub fn new(parts: WorkerParts) -> Self {
+        let takes_responses = !parts.pool.is_empty();
         let pool_is_v4 = parts.engine.pool.as_ref().map(session::AddressPool::is_v4);
         Self {
             id: parts.id,
             workers: parts.workers,
             sources: parts.sources,
+            pool: PoolReaders::new(parts.pool),
             handover: parts.handover,
             transfers: parts.transfers,
             decap: parts.decap,
@@ -108,6 +114,7 @@ impl Worker {
                 parts.channel,
                 (parts.id, parts.workers),
                 parts.engine.mtu,
+                takes_responses,
             ),
             engine: Engine::new(parts.engine),
             datagrams: parts.udp.map(|udp| Datagrams::new(udp, &parts.decap)),
@@ -202,6 +209,7 @@ impl Worker {
         self.received.headers.clear();
         self.received.confirmed.clear();
         self.sender.channel().service(now, &mut self.received);
+        self.pool.take(&mut self.received.headers);
         for &(client, target) in &self.received.confirmed {
             self.engine
                 .route_ready(now, client, target, &mut self.sender);
@@ -375,6 +383,13 @@ impl Worker {
             name: "segments_cut",
             value: self.sender.counters().cut,
         });
+        self.pool.counters(&mut |name, value| {
+            counters.push(Counter {
+                group: "pool",
+                name,
+                value,
+            });
+        });
         self.sender.channel().counters(&mut |name, value| {
             counters.push(Counter {
                 group: "channel",
@@ -419,6 +434,7 @@ impl Worker {
         let listens = |source: &dyn Capture| !(held && source.waits_at().is_some());
         let armed = self.waker.prepare_sleep()
             && self.handover.arm()
+            && self.pool.arm()
             && self
                 .sources
                 .iter_mut()
@@ -427,6 +443,9 @@ impl Worker {
             self.poll.clear();
             self.poll.add(self.waker.fd(), false);
             for fd in self.handover.fds() {
+                self.poll.add(fd, false);
+            }
+            for fd in self.pool.fds() {
                 self.poll.add(fd, false);
             }
             let sources = self.sources.iter().filter(|s| listens(s.as_ref()));

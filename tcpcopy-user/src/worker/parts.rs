@@ -20,6 +20,8 @@ pub struct WorkerParts {
     pub workers: u32,
     /// Its captures.
     pub sources: Vec<Box<dyn Capture>>,
+    /// Where the target's responses come by, if they do not come by the channel.
+    pub pool: Vec<Box<dyn Capture>>,
     /// Its ends of the rings between workers.
     pub handover: Handover,
     /// The transfer list.
@@ -47,7 +49,7 @@ pub struct WorkerParts {
 /// One counter of a port or a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counter {
-    /// Kind of thing that counts: `capture`, `handover`, `tx`, `channel`, `kernel`, `fragments`.
+    /// Kind of thing that counts: `capture`, `handover`, `tx`, `channel`, `kernel`, `fragments`, `pool`.
     pub group: &'static str,
     /// Name within the kind.
     pub name: &'static str,

@@ -124,11 +124,20 @@ pub struct Sender {
     large: LargeDatagrams,
     /// Largest packet (`-M`), in bytes.
     mtu: u16,
+    /// Responses come to this host by themselves.
+    takes_responses: bool,
 }
 
 impl Sender {
-    /// For a worker, its number and that of all, whose packets have at most `mtu` bytes.
-    pub fn new(egress: Egress, channel: Channel, worker: (u32, u32), mtu: u16) -> Self {
+    /// For a worker, its number and that of all, whose packets have at most `mtu` bytes. `takes_responses`: no
+    /// intercept needs to hear of sessions.
+    pub fn new(
+        egress: Egress,
+        channel: Channel,
+        worker: (u32, u32),
+        mtu: u16,
+        takes_responses: bool,
+    ) -> Self {
         Self {
             egress,
             channel,
@@ -140,6 +149,7 @@ impl Sender {
             named: 0,
             large: LargeDatagrams::new(worker),
             mtu,
+            takes_responses,
         }
     }
 
@@ -219,7 +229,7 @@ impl Output for Sender {
     }
 
     fn announce(&mut self, client: Endpoint, target: Endpoint) -> bool {
-        self.channel.announce(client, target)
+        self.takes_responses || self.channel.announce(client, target)
     }
 
     fn awaits(&mut self, client: Endpoint, target: Endpoint) -> bool {
@@ -227,7 +237,9 @@ impl Output for Sender {
     }
 
     fn retire(&mut self, client: Endpoint, target: Endpoint) {
-        self.channel.retire(client, target);
+        if !self.takes_responses {
+            self.channel.retire(client, target);
+        }
     }
 
     fn ended(&mut self, end: &SessionEnd) {

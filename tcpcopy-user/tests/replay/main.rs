@@ -110,6 +110,7 @@ impl Replay {
                 id: id as u32,
                 workers: workers as u32,
                 sources: vec![Box::new(source) as Box<dyn Capture>],
+                pool: Vec::new(),
                 handover,
                 transfers: Arc::clone(&transfers),
                 engine: EngineConfig {
