@@ -64,6 +64,23 @@ fn clients_of_ipv4_get_addresses_of_a_pool_by_tap() {
     });
 }
 
+/// Without intercept, and without a route on the target: tcpcopy answers neighbour discovery.
+#[test]
+fn the_target_answers_to_a_pool_on_its_link() {
+    replay(&Case {
+        pool: Some("2001:db8:77::a000/116"),
+        before: &|lab| {
+            ip(lab, Host::Target, "route del 2001:db8:77:2::/64");
+        },
+        after: &|report| {
+            let pool = report.numbers("counters/pool");
+            assert!(pool["ndp_answered"] > 0, "{pool:?}");
+            assert_eq!(pool["captured"], pool["tap_frames"], "{pool:?}");
+        },
+        ..Case::default()
+    });
+}
+
 #[test]
 fn the_target_is_on_the_same_host() {
     replay(&Case {
@@ -226,6 +243,8 @@ struct Case<'a> {
     extended: bool,
     /// Where the target's server runs, and its address.
     target: (Host, Ipv6Addr),
+    /// The target's answers come to tcpcopy itself.
+    pool: Option<&'a str>,
     /// More options of tcpcopy.
     more: &'a [&'a str],
     /// Done to the lab before anything starts.
@@ -246,6 +265,7 @@ impl Default for Case<'_> {
             any_address: false,
             extended: false,
             target: (Host::Target, address6(Host::Target)),
+            pool: None,
             more: &[],
             before: &|_| (),
             rate: None,
@@ -293,14 +313,16 @@ fn replay(case: &Case<'_>) {
             (assistant.to_string(), format!("[{assistant}]"))
         }
     };
-    let mut intercept = Intercept {
+    let intercept = Intercept {
         more: ["-b", &bind, "-p", CHANNEL_PORT]
             .map(str::to_owned)
             .to_vec(),
         ..Intercept::default()
-    }
-    .start(&lab, &programs)
-    .unwrap();
+    };
+    let mut intercept = match case.pool {
+        Some(_) => None,
+        None => Some(intercept.start(&lab, &programs).unwrap()),
+    };
     let report = lab.file("report.json");
     let mut copy = Copy::new(case.capture);
     copy.intercept = format!("{channel}:{CHANNEL_PORT}");
@@ -308,6 +330,7 @@ fn replay(case: &Case<'_>) {
         // Fragments are put together by the worker of their addresses, and handed over.
         "0,1".clone_into(&mut copy.cores);
     }
+    copy.pool = case.pool.map(str::to_owned);
     copy.transfer = if case.any_address {
         format!("{PRODUCTION_PORT}-{target}")
     } else {
@@ -330,7 +353,9 @@ fn replay(case: &Case<'_>) {
         thread::sleep(LOOK_EVERY);
     }
     stop(&mut tcpcopy).unwrap();
-    stop(&mut intercept).unwrap();
+    if let Some(intercept) = &mut intercept {
+        stop(intercept).unwrap();
+    }
     let comparison = produced.compare(&read("replayed"));
     let report = ExitReport::read(&report).unwrap();
     let all = u64::from(KEPT_REQUESTS + SHORT_REQUESTS);

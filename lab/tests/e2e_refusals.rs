@@ -313,6 +313,75 @@ fn unreachable_target() {
     }
 }
 
+#[test]
+fn pools_that_somebody_has() {
+    let world = World::up();
+    let pool = |pool: &str, transfer: &str| {
+        world.tcpcopy(|copy| {
+            copy.pool = Some(pool.to_owned());
+            transfer.clone_into(&mut copy.transfer);
+        })
+    };
+    let usual = "80-10.77.0.30:8080";
+    let mut both = pool("10.77.0.128/25", usual);
+    both.args(["-s", "10.77.0.40"]);
+    world.refused(both, USAGE, &["--pool", "-s"]);
+    for (range, transfer, said) in [
+        (
+            "10.77.0.16/28",
+            usual,
+            &["10.77.0.20", "address of this host"][..],
+        ),
+        ("10.77.0.30,10.77.0.200", usual, &["10.77.0.30", "target"]),
+        (
+            "10.77.0.200",
+            "10.77.0.200:80-10.77.0.30:8080",
+            &["10.77.0.200", "online"],
+        ),
+        ("2001:db8::/120", usual, &["families"]),
+        (
+            "self:60000-65535",
+            usual,
+            &["60000", "ip_local_port_range", "ip_local_reserved_ports"],
+        ),
+    ] {
+        world.refused(pool(range, transfer), FAILED, said);
+    }
+    // The assistant's, which answers ARP, and says by which MAC.
+    let link = run(world
+        .lab
+        .command(Host::Assistant, "cat")
+        .arg("/sys/class/net/eth0/address"));
+    let mac = String::from_utf8(link.unwrap().stdout).unwrap();
+    let said = ["10.77.0.40", "in use", "eth0", mac.trim()];
+    world.refused(pool("10.77.0.40-10.77.0.47", usual), FAILED, &said);
+    let production = world.lab.host(Host::Production);
+    let listener = production.enter(|| TcpListener::bind(("0.0.0.0", 62_000)));
+    let _listener = listener.unwrap().unwrap();
+    let pid = format!("pid {}", std::process::id());
+    world.refused(
+        pool("self:61000-65535", usual),
+        FAILED,
+        &["62000", "in use", &pid],
+    );
+    // Two on one host.
+    let mut first = Copy::new(Capture::Tap);
+    first.pool = Some("10.77.0.128/26".to_owned());
+    let report = world.lab.file("first.json");
+    let _first = first.start(&world.lab, &world.programs, &report).unwrap();
+    world.refused(
+        pool("10.77.0.160/27", usual),
+        FAILED,
+        &["overlaps", "tcpcopy-user", "pid"],
+    );
+    // On another host the one that was first answers for its addresses.
+    let elsewhere = world.tcpcopy(|copy| {
+        copy.host = Host::Capture;
+        copy.pool = Some("10.77.0.160/27".to_owned());
+    });
+    world.refused(elsewhere, FAILED, &["10.77.0.161", "in use", "eth0"]);
+}
+
 fn words(more: &[&str]) -> Vec<String> {
     more.iter().map(|&word| word.to_owned()).collect()
 }

@@ -40,6 +40,20 @@ pub struct Demo {
     /// Run only this capture; both, one after the other, without it
     #[arg(long)]
     capture: Option<CaptureArg>,
+    /// Who takes the target's answers
+    #[arg(long, value_enum, default_value_t = Topology::Pool)]
+    topology: Topology,
+}
+
+/// Addresses of the target's network that no host of the lab has.
+const POOL: &str = "10.77.0.128/25";
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Topology {
+    /// tcpcopy-user itself, which answers for addresses of the target's network that no host has
+    Pool,
+    /// intercept-user on a host of its own, to which the target routes them
+    Assistant,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -99,6 +113,7 @@ impl Demo {
             ..LabOptions::default()
         };
         options.copy.cores.clone_from(&self.cores);
+        options.copy.pool = (self.topology == Topology::Pool).then(|| POOL.to_owned());
         options.requests = self.requests;
         options.connections = self.connections;
         options.rate = self.rate;

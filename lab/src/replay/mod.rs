@@ -4,7 +4,7 @@
 //!  client ── load ──▶ production ◀── tap: tcpcopy-user here
 //!                         ┊ mirror: tcpcopy-user on capture, mir0
 //!                         ▼
-//!                      target ── answers ──▶ assistant: intercept-user
+//!                      target ── answers ──▶ assistant: intercept-user, or tcpcopy-user itself (a pool)
 //!
 //!  load report ─┐
 //!  two access logs ─┼──▶ RunResult ──▶ JSON, table, faults

@@ -96,6 +96,8 @@ pub struct Copy {
     pub transfer: String,
     /// Address of intercept.
     pub intercept: String,
+    /// Addresses of the clients at the target, whose answers tcpcopy takes itself: there is no intercept then.
+    pub pool: Option<String>,
     /// Further arguments.
     pub more: Vec<String>,
 }
@@ -111,6 +113,7 @@ impl Copy {
             cores: "0".to_owned(),
             transfer: format!("{PRODUCTION_PORT}-{}:{TARGET_PORT}", Host::Target.address()),
             intercept: Host::Assistant.address().to_string(),
+            pool: None,
             // A veth from another namespace looks like a container's own interface, which a mirror would cut off;
             // here it is the cable of a switch's mirror port, and only the operator can know that.
             more: if capture == Capture::Mirror {
@@ -118,6 +121,15 @@ impl Copy {
             } else {
                 Vec::new()
             },
+        }
+    }
+
+    /// Where the target's responses go, in reports.
+    pub const fn topology(&self) -> &'static str {
+        if self.pool.is_some() {
+            "pool"
+        } else {
+            "assistant"
         }
     }
 
@@ -133,13 +145,11 @@ impl Copy {
                 "-x",
                 &self.transfer,
             ])
-            .args([
-                "-s",
-                &self.intercept,
-                "--capture",
-                self.capture.name(),
-                "--report",
-            ])
+            .args(match &self.pool {
+                Some(pool) => ["--pool", pool],
+                None => ["-s", &self.intercept],
+            })
+            .args(["--capture", self.capture.name(), "--report"])
             .arg(report)
             .args(&self.more);
         command

@@ -15,6 +15,8 @@ const LATENCIES: [&str; 5] = ["connect", "response", "processing", "hold", "lag"
 pub struct RunResult {
     /// How packets were captured.
     pub capture: Capture,
+    /// Who took the target's answers: `pool` or `assistant`.
+    pub topology: &'static str,
     /// What the client saw.
     pub load: LoadReport,
     /// What the servers saw.
@@ -44,7 +46,7 @@ impl RunResult {
         let comparison = &self.comparison;
         json!({
             "capture": self.capture.name(),
-            "topology": "assistant",
+            "topology": self.topology,
             "kernel": kernel(),
             "production": { "requests": comparison.production_requests, "errors": self.load.errors },
             "target": { "requests": comparison.target_requests },
@@ -90,7 +92,12 @@ impl RunResult {
         };
         line(
             "capture",
-            format!("{}, kernel {}", self.capture.name(), kernel()),
+            format!(
+                "{}, topology {}, kernel {}",
+                self.capture.name(),
+                self.topology,
+                kernel()
+            ),
         );
         line(
             "production",
@@ -196,6 +203,7 @@ mod tests {
         };
         RunResult {
             capture: Capture::Tap,
+            topology: "pool",
             load: LoadReport {
                 requests: 2,
                 ..LoadReport::default()

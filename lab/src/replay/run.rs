@@ -24,7 +24,7 @@ const LOAD_SLACK: Duration = Duration::from_mins(2);
 pub struct RunOptions {
     /// How tcpcopy is called.
     pub copy: Copy,
-    /// How intercept is called.
+    /// How intercept is called, unless tcpcopy takes the answers itself.
     pub intercept: Intercept,
     /// How the lab is built.
     pub lab: LabOptions,
@@ -99,11 +99,18 @@ fn run_in(
     let _target = server(lab, &programs.tool, Host::Target, TARGET_PORT, &logs[1])?;
 
     let capture = options.copy.capture.name();
-    progress(&format!(
-        "{capture}: starting intercept-user on assistant and tcpcopy-user on {}",
-        options.copy.host.name()
-    ));
-    let mut intercept = options.intercept.start(lab, programs)?;
+    let host = options.copy.host.name();
+    let mut intercept = if let Some(pool) = &options.copy.pool {
+        progress(&format!(
+            "{capture}: starting tcpcopy-user on {host}, which takes the answers to {pool}"
+        ));
+        None
+    } else {
+        progress(&format!(
+            "{capture}: starting intercept-user on assistant and tcpcopy-user on {host}"
+        ));
+        Some(options.intercept.start(lab, programs)?)
+    };
     let report = lab.file("report.json");
     let mut tcpcopy = options.copy.start(lab, programs, &report)?;
 
@@ -121,9 +128,12 @@ fn run_in(
     ));
     stop(&mut tcpcopy)?;
     let report = ExitReport::read(&report)?;
-    stop(&mut intercept)?;
+    if let Some(intercept) = &mut intercept {
+        stop(intercept)?;
+    }
     Ok(RunResult {
         capture: options.copy.capture,
+        topology: options.copy.topology(),
         load,
         comparison: compare(&logs[0], &logs[1])?,
         checksums: lab.checksum_faults()?,

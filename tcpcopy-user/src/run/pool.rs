@@ -42,7 +42,7 @@ pub struct Plan {
 
 /// The attached programs, one for each interface.
 pub struct Pools {
-    pools: Vec<Pool>,
+    attached: Vec<Pool>,
     conflicts: u64,
     _claim: UnixListener,
 }
@@ -122,7 +122,7 @@ impl Plan {
             )
         };
         Ok(Pools {
-            pools: self
+            attached: self
                 .interfaces
                 .iter()
                 .map(attach)
@@ -137,7 +137,7 @@ impl Pools {
     /// Where responses of a worker come by, once.
     pub fn take_readers(&mut self, worker: usize) -> Vec<Box<dyn Capture>> {
         let readers = self
-            .pools
+            .attached
             .iter_mut()
             .filter_map(|p| p.take_reader(worker as u32));
         readers.map(|r| Box::new(r) as Box<dyn Capture>).collect()
@@ -145,7 +145,7 @@ impl Pools {
 
     /// What the programs counted.
     pub fn counters(&self) -> Vec<Counter> {
-        let counters = self.pools.iter().flat_map(Pool::counters);
+        let counters = self.attached.iter().flat_map(Pool::counters);
         counters
             .map(|(counter, value)| Counter {
                 group: "pool",
@@ -157,7 +157,7 @@ impl Pools {
 
     /// Says when somebody else claimed an address since the last call.
     pub fn warn_of_conflicts(&mut self) {
-        let counters = self.pools.iter().flat_map(Pool::counters);
+        let counters = self.attached.iter().flat_map(Pool::counters);
         let conflicts = counters.filter(|(counter, _)| *counter == PoolCounter::Conflict);
         let conflicts = conflicts.map(|(_, value)| value).sum();
         if conflicts > self.conflicts {
@@ -171,7 +171,7 @@ impl Pools {
 
     /// Detaches. Counters stay readable.
     pub fn detach(&mut self) {
-        self.pools.iter_mut().for_each(Pool::detach);
+        self.attached.iter_mut().for_each(Pool::detach);
     }
 }
 

@@ -1,0 +1,176 @@
+//! Topology B: the target answers to addresses, or ports, for which tcpcopy-user itself takes the answers. No intercept, no
+//! route on the target, nothing set there.
+
+use std::time::Duration;
+
+use lab::{
+    Host, Lab, LabOptions, Process,
+    nginx::Nginx,
+    replay::{Capture, Copy, RunOptions, RunResult, run_prepared},
+    testing::{programs, require_root},
+    world::{BpfObjects, enable_ipv6, run},
+};
+use rustix::process::Signal;
+
+/// On the target's link.
+const POOL: &str = "10.77.0.128/25";
+const POOL6: &str = "2001:db8:77::a000/120";
+const OWN_PORTS: &str = "self:61000-65535";
+/// The figure is 30,000: set this to run it.
+const REQUESTS: &str = "REPLAY_POOL_REQUESTS";
+const LIMIT: Duration = Duration::from_mins(1);
+/// Detached programs and their maps are freed after RCU grace periods.
+const FREE_LIMIT: Duration = Duration::from_secs(10);
+/// A server on the target beside the one under test.
+const OTHER_PORT: u16 = 8081;
+
+fn options(capture: Capture, seed: u64, pool: &str) -> RunOptions {
+    let mut options = RunOptions::new(capture);
+    options.requests = std::env::var(REQUESTS).map_or(4000, |n| n.parse().unwrap());
+    options.seed = seed;
+    options.copy.pool = Some(pool.to_owned());
+    options
+}
+
+/// Replays while the host on which tcpcopy runs talks to the target itself. Nothing may be lost, of either.
+fn replay(options: &RunOptions) -> RunResult {
+    require_root();
+    let programs = programs(env!("CARGO_BIN_EXE_lab-tool"));
+    let mut own = None;
+    let mut prepare = |lab: &Lab| {
+        // The routes that the assistant needs.
+        for network in ["10.77.1.0/24", "10.77.2.0/24"] {
+            run(lab
+                .command(Host::Target, "ip")
+                .args(["route", "del", network]))?;
+        }
+        let listen = format!("{}:{OTHER_PORT}", Host::Target.address());
+        let server = Nginx::start_named(lab, "own", Host::Target, &listen, "")?;
+        let mut curl = lab.command(options.copy.host, "curl");
+        curl.args(["-sS", "-f", "-o", "/dev/null", "--rate", "6000/m"]);
+        curl.arg(format!("http://{listen}/?id=own-[1-300]"));
+        let curl = Process::start("own", &mut curl, lab.folder())?;
+        own = Some((server, curl));
+        Ok(())
+    };
+    let result = run_prepared(&programs, options, &mut prepare, &mut |text| {
+        eprintln!("{text}");
+    })
+    .unwrap();
+    let (_, mut curl) = own.unwrap();
+    curl.wait_success(LIMIT).unwrap();
+    eprintln!("{}{}", result.table(), result.report.json["counters"]);
+    assert_eq!(result.faults(), Vec::<String>::new());
+    assert_eq!(result.comparison.production_requests, options.requests);
+    assert_eq!(result.report.imbalance(), Vec::<String>::new());
+    assert_eq!(
+        result.report.dropped(),
+        0,
+        "{}",
+        result.report.json["packets"]
+    );
+    let outcomes = result.report.outcomes();
+    let sessions = options.requests / 2 + options.connections;
+    assert_eq!(outcomes.get("completed"), Some(&sessions), "{outcomes:?}");
+    let pool = result.report.numbers("counters/pool");
+    assert_eq!(pool["captured"], pool["tap_frames"], "{pool:?}");
+    assert_eq!(
+        (pool["other_dropped"], pool["conflict"]),
+        (0, 0),
+        "{pool:?}"
+    );
+    result
+}
+
+/// Two workers, whose sessions' answers come by two queues.
+#[test]
+fn addresses_on_the_targets_link() {
+    let mut options = options(Capture::Tap, 31, POOL);
+    options.copy.cores = "0,1".to_owned();
+    options.lab.queues = 2;
+    let result = replay(&options);
+    let pool = result.report.numbers("counters/pool");
+    assert!(pool["arp_answered"] > 0, "{pool:?}");
+}
+
+/// The mirror port is one interface, the way to the target another.
+#[test]
+fn a_mirror_on_a_host_of_its_own() {
+    let mut options = options(Capture::Mirror, 32, POOL);
+    options.copy.cores = "0,1".to_owned();
+    replay(&options);
+}
+
+#[test]
+fn ports_of_the_host_itself() {
+    let result = replay(&options(Capture::Tap, 33, OWN_PORTS));
+    let pool = result.report.numbers("counters/pool");
+    assert_eq!(pool["arp_answered"], 0, "{pool:?}");
+}
+
+/// Nothing of a killed process stays: no program, no group, no answer to who asks.
+#[test]
+fn a_killed_pool_leaves_nothing() {
+    require_root();
+    let programs = programs(env!("CARGO_BIN_EXE_lab-tool"));
+    let lab = Lab::up(&LabOptions::default()).unwrap();
+    enable_ipv6(&lab).unwrap();
+    for (pool, address, transfer) in [
+        (POOL, "10.77.0.200", "80-10.77.0.30:8080"),
+        (POOL6, "2001:db8:77::a0c8", "80-[2001:db8:77::30]:8080"),
+    ] {
+        let groups = joined(&lab);
+        let mut copy = Copy::new(Capture::Tap);
+        copy.pool = Some(pool.to_owned());
+        transfer.clone_into(&mut copy.transfer);
+        let report = lab.file("report.json");
+        let mut tcpcopy = copy.start(&lab, &programs, &report).unwrap();
+        let log = tcpcopy.stderr();
+        let capacity = if pool == POOL {
+            126 * 64_512
+        } else {
+            256 * 64_512
+        };
+        assert!(log.contains(&format!("capacity={capacity}")), "{log}");
+        assert!(answered(&lab, address), "nobody answers for {address}");
+        if pool == POOL6 {
+            let group = "ff02::1:ff00:a0c8";
+            assert!(joined(&lab).contains(group), "{}", joined(&lab));
+        }
+        let ours = BpfObjects::of_process(tcpcopy.id()).unwrap();
+        assert!(ours.count("link") > 0, "{ours:?}");
+        tcpcopy.signal(Signal::KILL).unwrap();
+        tcpcopy.wait(LIMIT).unwrap();
+        assert_eq!(
+            ours.remaining_after(FREE_LIMIT).unwrap(),
+            BpfObjects::default()
+        );
+        run(lab
+            .command(Host::Target, "ip")
+            .args(["neigh", "flush", "dev", "eth0"]))
+        .unwrap();
+        assert!(!answered(&lab, address), "{address} lives on");
+        assert_eq!(joined(&lab), groups);
+    }
+}
+
+/// True if somebody tells the target where the address is. The ping itself is for nobody.
+fn answered(lab: &Lab, address: &str) -> bool {
+    let ping = ["-c", "1", "-W", "1", address];
+    // Fails in any case.
+    drop(lab.command(Host::Target, "ping").args(ping).output());
+    let shown = run(lab
+        .command(Host::Target, "ip")
+        .args(["neigh", "show", address]))
+    .unwrap();
+    String::from_utf8_lossy(&shown.stdout).contains("lladdr")
+}
+
+/// The groups that production's interface is a member of.
+fn joined(lab: &Lab) -> String {
+    let shown = run(lab
+        .command(Host::Production, "ip")
+        .args(["maddr", "show", "dev", "eth0"]))
+    .unwrap();
+    String::from_utf8_lossy(&shown.stdout).into_owned()
+}
