@@ -126,8 +126,7 @@ pub fn neighbour_discovery(ctx: &TcContext) -> i32 {
     };
     let mut out = [0u8; ADVERTISEMENT_BYTES];
     let flags = if Addr(src).is_any() {
-        // Another host wants the address (RFC 4862 section 5.4.3): all hear that it is taken.
-        count(PoolCounter::Conflict);
+        // Another host wants the address (RFC 4862 section 5.4.3), and does without once it hears that it is taken.
         out[..6].copy_from_slice(&ALL_NODES_MAC);
         out[38..54].copy_from_slice(&ALL_NODES);
         OVERRIDE

@@ -64,3 +64,65 @@ impl PoolReaders {
         sink("undecodable", self.undecodable);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::flow::CaptureMeta;
+    use common::packet::{
+        Addr, Endpoint, FrameAddresses, SeqNumber, TcpFlags, TcpFrame, TcpOptions, build_tcp_frame,
+    };
+    use dataplane::memory::MemoryCapture;
+
+    const HEADERS_BYTES: usize = 54;
+
+    /// The headers of an answer with `payload` bytes, as the program leaves them in a ring.
+    fn answer(port: u16, payload: usize) -> (Vec<u8>, CaptureMeta) {
+        let mut frame = vec![0; HEADERS_BYTES + payload];
+        let segment = TcpFrame {
+            src: Endpoint::new(Addr::v4([10, 0, 0, 30]), 8080),
+            dst: Endpoint::new(Addr::v4([10, 0, 0, 200]), port),
+            seq: SeqNumber(7),
+            ack: SeqNumber(9),
+            flags: TcpFlags::ACK,
+            window: 1000,
+            options: TcpOptions::default(),
+            payload: &vec![1; payload],
+            ip_id: 1,
+        };
+        let len = build_tcp_frame(&mut frame, FrameAddresses::default(), &segment).unwrap();
+        let meta = CaptureMeta {
+            frame_len: len as u32,
+            ..CaptureMeta::default()
+        };
+        frame.truncate(HEADERS_BYTES);
+        (frame, meta)
+    }
+
+    #[test]
+    fn answers_of_all_rings_become_headers_and_tell_what_was_cut_off() {
+        let rings = [MemoryCapture::new().unwrap(), MemoryCapture::new().unwrap()];
+        let boxed = |ring: &MemoryCapture| Box::new(ring.clone()) as Box<dyn Capture>;
+        let mut readers = PoolReaders::new(rings.iter().map(boxed).collect());
+        let mut out = Vec::new();
+        readers.take(&mut out);
+        assert!(out.is_empty() && readers.arm() && readers.fds().count() == 2);
+        for (ring, port, payload) in [(0, 1, 0), (1, 2, 1400), (0, 3, 5)] {
+            let (frame, meta) = answer(port, payload);
+            rings[ring].push(&frame, meta);
+        }
+        rings[1].push(&[0; 60], CaptureMeta::default());
+        assert!(!readers.arm());
+        readers.take(&mut out);
+        let mut got: Vec<_> = out.iter().map(|h| (h.client.port, h.payload_len)).collect();
+        got.sort_unstable();
+        assert_eq!(got, [(1, 0), (2, 1400), (3, 5)]);
+        let mut undecodable = 0;
+        readers.counters(&mut |name, value| {
+            if name == "undecodable" {
+                undecodable = value;
+            }
+        });
+        assert_eq!(undecodable, 1);
+    }
+}
