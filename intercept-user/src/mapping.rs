@@ -122,6 +122,19 @@ impl Mapping {
     pub const fn invertible(&self) -> bool {
         self.inner.prefix == self.outer.prefix
     }
+
+    fn inner_of(&self, outer: Endpoint) -> Option<Endpoint> {
+        if let (Some(inner), Some(announced)) = (self.inner.port, self.outer.port) {
+            let same = outer == Endpoint::new(self.outer.addr, announced);
+            return same.then_some(Endpoint::new(self.inner.addr, inner));
+        }
+        let (number, mask) = (u128::from_be_bytes(outer.addr.0), mask(self.outer.prefix));
+        if !self.invertible() || number & mask != self.outer.number() {
+            return None;
+        }
+        let inner = self.inner.number() | (number & !mask);
+        Some(Endpoint::new(Addr(inner.to_be_bytes()), outer.port))
+    }
 }
 
 const fn mask(prefix: u8) -> u128 {
@@ -158,30 +171,11 @@ impl Mappings {
         let mut sorted = list.to_vec();
         sorted.sort_by_key(|m| std::cmp::Reverse(m.inner.prefix));
         for Mapping { inner, outer } in sorted {
-            let twice = match (inner.port, outer.port) {
-                (Some(a), Some(b)) => {
-                    let (a, b) = (Endpoint::new(inner.addr, a), Endpoint::new(outer.addr, b));
-                    all.endpoints.insert(a, b).is_some()
-                }
-                _ => {
-                    let mask = mask(inner.prefix);
-                    if all.lengths.last().is_none_or(|l| l.mask != mask) {
-                        all.lengths.push(Length {
-                            mask,
-                            networks: HashMap::new(),
-                        });
-                    }
-                    let kept = if inner.prefix == outer.prefix {
-                        !mask
-                    } else {
-                        0
-                    };
-                    all.lengths.last_mut().is_some_and(|l| {
-                        l.networks
-                            .insert(inner.number(), (outer.number(), kept))
-                            .is_some()
-                    })
-                }
+            let twice = if let (Some(a), Some(b)) = (inner.port, outer.port) {
+                let (a, b) = (Endpoint::new(inner.addr, a), Endpoint::new(outer.addr, b));
+                all.endpoints.insert(a, b).is_some()
+            } else {
+                all.insert_network(&inner, &outer)
             };
             if twice {
                 return Err(format!(
@@ -191,6 +185,26 @@ impl Mappings {
             }
         }
         Ok(all)
+    }
+
+    /// True if it was there. Networks come with descending prefix length.
+    fn insert_network(&mut self, inner: &Side, outer: &Side) -> bool {
+        let mask = mask(inner.prefix);
+        let kept = if inner.prefix == outer.prefix {
+            !mask
+        } else {
+            0
+        };
+        if self.lengths.last().is_none_or(|l| l.mask != mask) {
+            self.lengths.push(Length {
+                mask,
+                networks: HashMap::new(),
+            });
+        }
+        self.lengths.last_mut().is_some_and(|l| {
+            let network = (outer.number(), kept);
+            l.networks.insert(inner.number(), network).is_some()
+        })
     }
 
     /// Nothing is mapped.
@@ -208,18 +222,7 @@ impl Mappings {
 
     /// Where answers of an announced target may come from, beside itself.
     pub fn inner(&self, outer: Endpoint) -> impl Iterator<Item = Endpoint> {
-        self.list
-            .iter()
-            .filter_map(move |m| match (m.inner.port, m.outer.port) {
-                (Some(port), Some(announced)) => (outer == Endpoint::new(m.outer.addr, announced))
-                    .then_some(Endpoint::new(m.inner.addr, port)),
-                _ => {
-                    let (number, mask) = (u128::from_be_bytes(outer.addr.0), mask(m.outer.prefix));
-                    let inner = m.inner.number() | (number & !mask);
-                    (m.invertible() && number & mask == m.outer.number())
-                        .then_some(Endpoint::new(Addr(inner.to_be_bytes()), outer.port))
-                }
-            })
+        self.list.iter().filter_map(move |m| m.inner_of(outer))
     }
 
     fn outer(&self, inner: Endpoint) -> Endpoint {

@@ -1,22 +1,12 @@
 //! `cargo xtask bench capture` runs: each way receives what is sent, whatever the figures are.
 
-use std::process::{Command, Stdio};
+mod support;
 
-use serde_json::Value;
+use support::measured;
 
 #[test]
 fn every_scenario_is_measured() {
-    lab::testing::require_root();
-    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
-        .args(["bench", "capture", "--quick", "--json"])
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("xtask runs");
-    assert!(
-        output.status.success(),
-        "it could not measure; the reason is above"
-    );
-    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let report = measured("capture");
     let runs = report["runs"].as_array().expect("runs");
     let run = |name: &str| {
         let run = runs.iter().find(|r| r["scenario"] == name);

@@ -1,22 +1,13 @@
 //! `cargo xtask bench intercept` runs: responses come back each way, whatever the figures are.
 
-use std::process::{Command, Stdio};
+mod support;
 
 use serde_json::Value;
+use support::measured;
 
 #[test]
 fn every_way_is_measured() {
-    lab::testing::require_root();
-    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
-        .args(["bench", "intercept", "--quick", "--json"])
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("xtask runs");
-    assert!(
-        output.status.success(),
-        "it could not measure; the reason is above"
-    );
-    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let report = measured("intercept");
     let rows = report["rows"].as_array().expect("rows");
     for way in ["xdp", "tcx"] {
         for load in ["full", "90 %", "50 %", "10 %"] {

@@ -113,7 +113,7 @@ pub fn encode_record(h: &ResponseHeader) -> Option<[u8; RECORD_BYTES]> {
     let (src, dst) = (h.target.addr.as_v4()?, h.client.addr.as_v4()?);
     let (area, options_len) = response_options(h);
     let header_len = 20 + options_len;
-    // C reads the length from a 16-bit field: what GRO merged beyond 64 KiB cannot be said.
+    // C reads the length from a 16-bit field; intercept makes several records of what is longer.
     let total = (20 + header_len + h.payload_len as usize).min(usize::from(u16::MAX)) as u16;
 
     let mut r = [0u8; RECORD_BYTES];

@@ -110,7 +110,7 @@ impl Responses {
         peer: &Namespace,
         begin: impl FnOnce() + Send,
         end: impl FnOnce() + Send,
-        hold: impl Fn(bool) + Send,
+        hold: impl Fn(bool) + Send + Sync,
     ) -> Result<ResponsesReport, LabError> {
         let over = AtomicBool::new(false);
         let (tell, ready) = mpsc::channel();

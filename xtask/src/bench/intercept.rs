@@ -163,9 +163,9 @@ impl Intercept {
         let lab = Lab::up(&LabOptions::default())?;
         let report = lab.file("intercept.json");
         let mut intercept = replay::Intercept::default();
-        intercept.more = ["--capture", way.name, "--report"]
-            .map(str::to_owned)
-            .into();
+        intercept
+            .more
+            .extend(["--capture", way.name, "--report"].map(str::to_owned));
         intercept.more.push(report.display().to_string());
         let mut process = intercept.start(&lab, programs)?;
         let responses = Responses {
@@ -244,11 +244,6 @@ impl Row {
         (sent - self.report.received as f64).max(0.0) * 100.0 / sent
     }
 
-    fn load_name(&self) -> String {
-        self.load
-            .map_or("full".to_owned(), |percent| format!("{percent} %"))
-    }
-
     fn json(&self) -> Value {
         json!({
             "topology": self.way.topology,
@@ -259,8 +254,8 @@ impl Row {
             "sent_per_second": self.report.rate(),
             "received_per_second": self.report.received as f64 / self.report.seconds.max(0.001),
             "lost_percent": self.lost_percent(),
-            // A worker has one core: what it can do while it has no time to wait.
-            "per_core_second": 1e9 / self.worker_ns().max(1.0),
+            // A worker has one core: what it does while it need not wait, which elsewhere it does too.
+            "per_core_second": (self.load == BURSTS).then(|| 1e9 / self.worker_ns().max(1.0)),
             "worker_ns": self.worker_ns(),
             // With a pace the sender spins.
             "sender_ns": (self.load == FULL).then(|| sender_ns(&self.report)),
@@ -292,7 +287,10 @@ fn print(conditions: &Value, without: &[(usize, ResponsesReport)], rows: &[Row])
         "the sending thread for each packet, the receive path and intercept's program on the assistant included."
     );
     println!(
-        "send-read: from the target's send to the peer's read; capture-write: intercept's own, whole run.\n"
+        "send-read: from the target's send to the peer's read; capture-write: intercept's own, whole run."
+    );
+    println!(
+        "bursts: intercept is stopped while {BURST} packets come, then works them off: what a busy core needs.\n"
     );
     for (bytes, report) in without {
         println!(
@@ -302,14 +300,13 @@ fn print(conditions: &Value, without: &[(usize, ResponsesReport)], rows: &[Row])
         );
     }
     println!(
-        "\ntopology   way   bytes  load      sent/s  through/s  lost %  worker ns  sender ns  send-read us p50     p99  capture-write us p50     p99"
+        "\ntopology   way   bytes  load       sent/s  through/s  lost %  worker ns  sender ns  send-read us p50     p99  capture-write us p50     p99"
     );
     for row in rows {
         let json = row.json();
-        let number = |path: &str| {
-            json.pointer(path)
-                .and_then(Value::as_f64)
-                .unwrap_or(f64::NAN)
+        let cell = |path: &str, digits: usize| {
+            let number = json.pointer(path).and_then(Value::as_f64);
+            number.map_or("-".to_owned(), |n| format!("{n:.digits$}"))
         };
         println!(
             "{:<10} {:<4} {:>6}  {:<6} {:>9} {:>10} {:>7} {:>10} {:>10} {:>17} {:>7} {:>21} {:>7}",
