@@ -12,9 +12,11 @@ use common::wire::compat;
 use common::wire::native;
 use intercept_user::channel::{Announced, ControlOptions, QUEUE_RECORDS};
 use intercept_user::report::{Report, to_json, to_text};
+use intercept_user::routes::{KernelRoutes, RouteKey};
 use intercept_user::worker::Limits;
 use std::io::{Read, Write};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use support::{PATIENCE, Peer, TARGET, World, client, response_frame};
 
 fn balanced(report: &Report) {
@@ -456,7 +458,7 @@ fn a_native_peer_gets_ipv6_and_gives_routes_back() {
     peer.send(&native::hello());
     let mut ack = [0; native::ACK_BYTES];
     peer.take_exact(&mut ack).expect("an answer");
-    assert_eq!(ack, native::ack());
+    assert_eq!(ack, native::ack(0));
     peer.send(&native::switch());
     peer.send(&native::ClientMessage::add(client, target).to_bytes());
     let frame = response_frame(client, target, 7, TcpFlags::ACK, b"answer");
@@ -480,6 +482,77 @@ fn a_native_peer_gets_ipv6_and_gives_routes_back() {
     peer.take_exact(&mut got).expect("a frame");
     let report = world.stop();
     assert_eq!((report.channel.adds, report.channel.dels), (2, 1));
+    balanced(&report);
+}
+
+/// The kernel's side of the routes: for all workers, those that were ever put into it, and those that were taken out.
+#[derive(Clone, Default)]
+struct Kernel(Arc<Mutex<[Vec<RouteKey>; 2]>>);
+
+impl KernelRoutes for Kernel {
+    fn insert(&mut self, key: &RouteKey) -> bool {
+        self.0.lock().expect("kernel")[0].push(*key);
+        true
+    }
+
+    fn remove(&mut self, key: &RouteKey) {
+        self.0.lock().expect("kernel")[1].push(*key);
+    }
+}
+
+#[test]
+fn on_the_target_routes_are_confirmed_once_the_kernel_knows_them() {
+    let kernel = Kernel::default();
+    let limits = Limits {
+        // So long do routes linger that have lost their connection.
+        route_idle: Nanos::from_millis(300),
+        ..Limits::default()
+    };
+    let boxed = || Box::new(kernel.clone()) as Box<dyn KernelRoutes>;
+    let world = World::on_target(2, limits, boxed);
+    let mut peer = world.connect();
+    peer.send(&native::hello());
+    let mut ack = [0; native::ACK_BYTES];
+    peer.take_exact(&mut ack).expect("an answer");
+    assert_eq!(ack, native::ack(native::ack_flags::CONFIRMS));
+    peer.send(&native::switch());
+    // Some of either worker.
+    let mut awaited: Vec<_> = (1..=20u16)
+        .map(|n| RouteKey {
+            client: Endpoint::new(common::packet::Addr::v4([10, 1, 1, 1]), n),
+            target: TARGET,
+        })
+        .collect();
+    for key in &awaited {
+        peer.send(&native::ClientMessage::add(key.client, key.target).to_bytes());
+    }
+    let mut stream = native::ServerStream::default();
+    stream.feed(&ack, |_| ()).expect("an answer");
+    while !awaited.is_empty() {
+        let mut byte = [0];
+        peer.take_exact(&mut byte).expect("confirmations");
+        let known = kernel.0.lock().expect("kernel")[0].clone();
+        stream
+            .feed(&byte, |record| {
+                let native::ServerRecord::Confirmed { client, target } = record else {
+                    panic!("{record:?}");
+                };
+                let key = RouteKey { client, target };
+                assert!(known.contains(&key), "{key:?} is not in the kernel");
+                let at = awaited.iter().position(|k| *k == key).expect("once each");
+                awaited.swap_remove(at);
+            })
+            .expect("frames");
+    }
+    drop(peer);
+    let end = Instant::now() + PATIENCE;
+    while kernel.0.lock().expect("kernel")[1].len() < 20 {
+        assert!(Instant::now() < end, "routes stay");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let report = world.finish();
+    assert_eq!((report.routes.added, report.routes.closed), (20, 0));
+    assert_eq!(report.routes.expired, 20);
     balanced(&report);
 }
 

@@ -376,6 +376,40 @@ mod tests {
     }
 
     #[test]
+    fn confirmations_go_first_and_are_no_records() {
+        let (mut output, mut far) = pair_in(true);
+        let mut done = Vec::new();
+        let own = |n| Endpoint::new(Addr::v4([10, 0, 0, 1]), n);
+        // More than are staged at a time.
+        let count = STAGED_RECORDS as u16 + 40;
+        output.push(&response(1));
+        for n in 0..count {
+            output.push(&Response {
+                kind: Kind::Confirmed,
+                at: Nanos(0),
+                record: HeaderRecord::confirmed(own(n), own(80)).to_bytes(),
+            });
+        }
+        assert_eq!(output.pending(), 1);
+        assert_eq!(output.flush(Nanos(1), &mut done), Flushed::Empty);
+        assert_eq!((output.pending(), &done[..]), (0, &[Nanos(1)][..]));
+        let (mut stream, mut got) = (ServerStream::default(), Vec::new());
+        let mut chunk = [0; 500];
+        while got.len() <= usize::from(count) {
+            let n = far.read(&mut chunk).expect("read");
+            stream.feed(&chunk[..n], |r| got.push(r)).expect("frames");
+        }
+        let last = got.pop();
+        assert!(matches!(last, Some(ServerRecord::Header(_))), "{last:?}");
+        for (n, record) in (0..count).zip(got) {
+            let (client, target) = (own(n), own(80));
+            assert_eq!(record, ServerRecord::Confirmed { client, target });
+        }
+        let (_, totals) = output.close();
+        assert_eq!((totals.sent, totals.frames), (1, 1));
+    }
+
+    #[test]
     fn a_peer_that_does_not_read_loses_the_oldest_and_gets_whole_frames() {
         let (mut output, mut far) = pair();
         let mut done = Vec::new();

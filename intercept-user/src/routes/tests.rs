@@ -121,6 +121,32 @@ fn a_route_with_fin_or_rst_expires_soon_unless_announced_again() {
 }
 
 #[test]
+fn where_the_kernel_knows_routes_those_of_lost_connections_linger_and_removals_are_told() {
+    let mut table = RouteTable::new(START, 3, IDLE).lingering();
+    for n in 1..=3 {
+        table.add(START, key(n), connection(n));
+    }
+    // Full: the first goes for the next.
+    table.add(at(1), key(4), connection(4));
+    assert_eq!(table.removed().collect::<Vec<_>>(), [key(1)]);
+    // 2 and 3 lose their connection; 3 is announced again on another.
+    let open = |id| id == connection(4) || id == connection(5);
+    table.connection_closed();
+    pass(&mut table, 1, 30, open);
+    table.forget_closed(at(30), &key(2));
+    assert_eq!(table.len(), 3);
+    table.add(at(30), key(3), connection(5));
+    pass(&mut table, 31, 70, open);
+    assert_eq!(table.removed().collect::<Vec<_>>(), [key(2)]);
+    pass(&mut table, 71, 640, open);
+    let mut removed: Vec<_> = table.removed().map(|k| k.client).collect();
+    removed.sort();
+    assert_eq!(removed, [key(3).client, key(4).client]);
+    let totals = table.totals();
+    assert_eq!((totals.expired, totals.closed, totals.evicted), (3, 0, 1));
+}
+
+#[test]
 fn only_its_connection_can_give_a_route_back() {
     let mut table = RouteTable::new(START, 10, IDLE);
     table.add(START, key(1), connection(0));

@@ -10,6 +10,7 @@ use dataplane::{Capture, clock};
 use intercept_user::channel::{ControlOptions, TargetSink, listen};
 use intercept_user::mapping::Mappings;
 use intercept_user::report::{Report, Setting};
+use intercept_user::routes::KernelRoutes;
 use intercept_user::service::{Service, ServiceOptions};
 use intercept_user::worker::Limits;
 use std::collections::VecDeque;
@@ -41,6 +42,17 @@ impl World {
         Self::learning(workers, limits, control, None)
     }
 
+    /// A service on a target, each of whose workers has a `kernel` that must know its routes.
+    pub fn on_target(
+        workers: usize,
+        limits: Limits,
+        kernel: impl Fn() -> Box<dyn KernelRoutes>,
+    ) -> Self {
+        let kernel = (0..workers).map(|_| kernel()).collect();
+        let (control, mappings) = (ControlOptions::default(), Mappings::default());
+        Self::build(workers, limits, control, None, mappings, kernel)
+    }
+
     /// A service that tells `targets` of the targets it hears of.
     pub fn learning(
         workers: usize,
@@ -48,7 +60,8 @@ impl World {
         control: ControlOptions,
         targets: Option<TargetSink>,
     ) -> Self {
-        Self::mapped(workers, limits, control, targets, Mappings::default())
+        let (mappings, kernel) = (Mappings::default(), Vec::new());
+        Self::build(workers, limits, control, targets, mappings, kernel)
     }
 
     /// The same with addresses behind NAT.
@@ -58,6 +71,17 @@ impl World {
         control: ControlOptions,
         targets: Option<TargetSink>,
         mappings: Mappings,
+    ) -> Self {
+        Self::build(workers, limits, control, targets, mappings, Vec::new())
+    }
+
+    fn build(
+        workers: usize,
+        limits: Limits,
+        control: ControlOptions,
+        targets: Option<TargetSink>,
+        mappings: Mappings,
+        kernel: Vec<Box<dyn KernelRoutes>>,
     ) -> Self {
         let listener = listen("127.0.0.1:0".parse().expect("address")).expect("listen");
         let address = listener.local_addr().expect("address");
@@ -74,8 +98,7 @@ impl World {
             mappings,
             ..ServiceOptions::default()
         };
-        let service =
-            Service::start(listener, captures, &options, targets, Vec::new()).expect("start");
+        let service = Service::start(listener, captures, &options, targets, kernel).expect("start");
         Self {
             service,
             queues,

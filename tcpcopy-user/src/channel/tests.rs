@@ -1,4 +1,5 @@
 use super::*;
+use common::flow::ResponseHeader;
 use common::packet::{Addr, SackBlocks, SeqNumber, TcpFlags, TcpOptions};
 use common::wire::compat::{self, ClientRecord, MAX_RECORDS};
 use common::wire::native::{self, CLIENT_MESSAGE_BYTES, ClientMessage, HeaderRecord};
@@ -338,7 +339,7 @@ fn a_native_intercept_carries_ipv6_and_hears_of_ends() {
     assert!(matches!(read_record(&mut stream), ClientRecord::Add { .. }));
     let v6 = Endpoint::new(Addr([0x20; 16]), 443);
     assert!(!channel.announce(v6, v6));
-    stream.write_all(&native::ack()).unwrap();
+    stream.write_all(&native::ack(0)).unwrap();
     let mut out = Received::default();
     until(&mut channel, &mut out, |c, _| c.intercepts[0].is_native());
     assert!(channel.announce(v6, v6));
@@ -372,6 +373,44 @@ fn a_native_intercept_carries_ipv6_and_hears_of_ends() {
 }
 
 #[test]
+fn a_route_is_ready_when_all_have_confirmed_it_that_do() {
+    let confirming = native::ack_flags::CONFIRMS;
+    let (listeners, peers): (Vec<_>, Vec<_>) = (0..3).map(|_| listener()).unzip();
+    let mut channel = Channel::connect(&peers, 1, false, now()).unwrap();
+    let mut streams: Vec<_> = listeners.iter().map(accept).collect();
+    for (stream, flags) in streams.iter_mut().zip([confirming, 0, confirming]) {
+        stream.write_all(&native::ack(flags)).unwrap();
+    }
+    let mut out = Received::default();
+    until(&mut channel, &mut out, |c, _| {
+        c.intercepts.iter().all(Intercept::is_native)
+    });
+    for n in [1, 2] {
+        assert!(channel.announce(client(n), target()));
+        assert!(channel.awaits(client(n), target()));
+    }
+    assert!(!channel.awaits(client(2), target()), "it has waited");
+    let mut confirm = |channel: &mut Channel, at: usize, n: u16| {
+        let record = HeaderRecord::confirmed(client(n), target()).to_bytes();
+        let mut frame = native::confirmed_head(1).to_vec();
+        frame.extend(record);
+        // With a response behind it, by which it is known to have come.
+        frame.extend(native::frame_head(1));
+        frame.extend(HeaderRecord::new(&header(n)).to_bytes());
+        streams[at].write_all(&frame).unwrap();
+        let mut out = Received::default();
+        until(channel, &mut out, |_, headers| !headers.is_empty());
+        assert_eq!(out.headers, [header(n)]);
+        out.confirmed
+    };
+    assert_eq!(confirm(&mut channel, 0, 1), []);
+    assert_eq!(confirm(&mut channel, 2, 2), [], "too late");
+    assert_eq!(confirm(&mut channel, 2, 1), [(client(1), target())]);
+    assert_eq!(counter(&channel, "confirmations_awaited"), 2);
+    assert_eq!(counter(&channel, "confirmations_come"), 1);
+}
+
+#[test]
 fn udp_targets_are_told_on_every_native_connection_also_those_made_later() {
     let (listener, peer) = listener();
     let mut channel = Channel::connect(&[peer], 2, false, now()).unwrap();
@@ -392,7 +431,7 @@ fn udp_targets_are_told_on_every_native_connection_also_those_made_later() {
     let mut out = Received::default();
     let mut go_native = |channel: &mut Channel, streams: &mut [TcpStream; 2]| {
         for stream in streams.iter_mut() {
-            stream.write_all(&native::ack()).unwrap();
+            stream.write_all(&native::ack(0)).unwrap();
         }
         until(channel, &mut out, |c, _| {
             c.intercepts[0]
@@ -405,7 +444,7 @@ fn udp_targets_are_told_on_every_native_connection_also_those_made_later() {
     };
     go_native(&mut channel, &mut streams);
     drop(streams);
-    until(&mut channel, &mut Vec::new(), |c, _| {
+    until(&mut channel, &mut Received::default(), |c, _| {
         counter(c, "connects") == 4
     });
     channel.flush(now());
@@ -424,7 +463,7 @@ fn ipv6_targets_need_a_native_intercept_which_is_waited_for() {
     for part in [&peer.to_string(), &v6.to_string(), "run intercept-user"] {
         assert!(error.contains(part), "{error}");
     }
-    stream.write_all(&native::ack()).unwrap();
+    stream.write_all(&native::ack(0)).unwrap();
     channel.await_native(v6, super::NATIVE_TIMEOUT).unwrap();
     assert!(channel.announce(v6, v6));
 }
