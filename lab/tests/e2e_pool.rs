@@ -1,7 +1,11 @@
 //! Topology B: the target answers to addresses, or ports, for which tcpcopy-user itself takes the answers. No intercept, no
 //! route on the target, nothing set there.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
 
 use lab::{
     Host, Lab, LabOptions, Process,
@@ -21,6 +25,9 @@ const REQUESTS: &str = "REPLAY_POOL_REQUESTS";
 const LIMIT: Duration = Duration::from_mins(1);
 /// Detached programs and their maps are freed after RCU grace periods.
 const FREE_LIMIT: Duration = Duration::from_secs(10);
+/// The kernel gives up on a neighbour after three questions, one a second.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A server on the target beside the one under test.
 const OTHER_PORT: u16 = 8081;
 
@@ -48,7 +55,7 @@ fn replay(options: &RunOptions) -> RunResult {
         let server = Nginx::start_named(lab, "own", Host::Target, &listen, "")?;
         let mut curl = lab.command(options.copy.host, "curl");
         curl.args(["-sS", "-f", "-o", "/dev/null", "--rate", "6000/m"]);
-        curl.arg(format!("http://{listen}/?id=own-[1-300]"));
+        curl.arg(format!("http://{listen}/?id=own-[1-200]"));
         let curl = Process::start("own", &mut curl, lab.folder())?;
         own = Some((server, curl));
         Ok(())
@@ -57,9 +64,9 @@ fn replay(options: &RunOptions) -> RunResult {
         eprintln!("{text}");
     })
     .unwrap();
+    eprintln!("{}{}", result.table(), result.report.json["counters"]);
     let (_, mut curl) = own.unwrap();
     curl.wait_success(LIMIT).unwrap();
-    eprintln!("{}{}", result.table(), result.report.json["counters"]);
     assert_eq!(result.faults(), Vec::<String>::new());
     assert_eq!(result.comparison.production_requests, options.requests);
     assert_eq!(result.report.imbalance(), Vec::<String>::new());
@@ -132,7 +139,8 @@ fn a_killed_pool_leaves_nothing() {
             256 * 64_512
         };
         assert!(log.contains(&format!("capacity={capacity}")), "{log}");
-        assert!(answered(&lab, address), "nobody answers for {address}");
+        let heard = answered(&lab, address);
+        assert!(heard, "nobody answers for {address}: {}", tcpcopy.stderr());
         if pool == POOL6 {
             let group = "ff02::1:ff00:a0c8";
             assert!(joined(&lab).contains(group), "{}", joined(&lab));
@@ -154,16 +162,30 @@ fn a_killed_pool_leaves_nothing() {
     }
 }
 
-/// True if somebody tells the target where the address is. The ping itself is for nobody.
+/// True if somebody tells the target where the address is, once it has a datagram for it.
 fn answered(lab: &Lab, address: &str) -> bool {
-    let ping = ["-c", "1", "-W", "1", address];
-    // Fails in any case.
-    drop(lab.command(Host::Target, "ping").args(ping).output());
-    let shown = run(lab
-        .command(Host::Target, "ip")
-        .args(["neigh", "show", address]))
-    .unwrap();
-    String::from_utf8_lossy(&shown.stdout).contains("lladdr")
+    let to: IpAddr = address.parse().unwrap();
+    let any: IpAddr = if to.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    // Port 9, discard.
+    let send = || UdpSocket::bind((any, 0))?.send_to(b"who has this?", (to, 9));
+    lab.host(Host::Target).enter(send).unwrap().unwrap();
+    let deadline = Instant::now() + ANSWER_LIMIT;
+    loop {
+        let shown = run(lab
+            .command(Host::Target, "ip")
+            .args(["neigh", "show", address]))
+        .unwrap();
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let asking = shown.is_empty() || shown.contains("INCOMPLETE");
+        if !asking || Instant::now() > deadline {
+            return shown.contains("lladdr");
+        }
+        thread::sleep(LOOK_EVERY);
+    }
 }
 
 /// The groups that production's interface is a member of.
