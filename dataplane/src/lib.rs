@@ -18,6 +18,7 @@
 //! * [`idle`], [`wake`]: what a worker does when nothing is to be done.
 //! * [`raw`]: raw sockets, for targets that frames cannot reach; [`egress`]: which path a worker gets;
 //!   [`supply`]: paths on devices that come into use later; [`netfilter`]: what becomes of raw packets.
+//! * [`watch`]: what passes any interface, for a look of some seconds.
 //! * [`iface`], [`hops`]: interfaces, routes and neighbours, by netlink.
 //! * [`probe`]: whether addresses of a link are in use.
 //! * [`bpf`]: programs: load, attach, ring buffer reader.
@@ -46,5 +47,6 @@ pub mod raw;
 pub mod supply;
 pub mod tee;
 pub mod wake;
+pub mod watch;
 
 pub use port::{BATCH, Capture, CounterSink, Transmit};

@@ -13,6 +13,8 @@ pub enum Failure {
     Failed(String),
     /// The work was done and reported, but part of what it was to be done on could not be read: code 3.
     Incomplete(String),
+    /// `doctor` has found why something does not work: code 4.
+    Found(String),
 }
 
 impl Failure {
@@ -29,6 +31,7 @@ pub fn code(program: &str, outcome: Result<(), Failure>) -> ExitCode {
         Err(Failure::Usage(text)) => (text, 2),
         Err(Failure::Failed(text)) => (text, 1),
         Err(Failure::Incomplete(text)) => (text, 3),
+        Err(Failure::Found(text)) => (text, 4),
     };
     let _ = writeln!(std::io::stderr(), "{program}: {text}");
     ExitCode::from(code)

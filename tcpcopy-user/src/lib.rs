@@ -15,12 +15,14 @@
 //! * [`offline`]: capture files instead of a capture; [`record`]: a capture into files.
 //! * [`channel`]: connections to intercept, C wire format.
 //! * [`run`]: start, supervision, shutdown.
+//! * [`doctor`]: which hop fails, on demand and when nothing is answered.
 //! * [`report`]: the exit report, text and JSON.
 #![forbid(unsafe_code)]
 
 pub mod channel;
 pub mod checks;
 pub mod cli;
+pub mod doctor;
 pub mod offline;
 pub mod reassembly;
 pub mod record;

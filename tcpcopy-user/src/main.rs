@@ -1,6 +1,8 @@
 //! See the library part, `tcpcopy_user`.
 #![forbid(unsafe_code)]
 
+use doctor::Options;
+use doctor::options::log_level;
 use operator::exit::{self, Failure};
 use std::process::ExitCode;
 use tcpcopy_user::cli::{self, Config, Parsed};
@@ -10,6 +12,7 @@ use tcpcopy_user::{report, run};
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
         Ok(Parsed::Run(config)) => go(&config),
+        Ok(Parsed::Doctor(config, options)) => examine(&config, &options),
         Ok(Parsed::Text(text)) => {
             exit::print(&text);
             Ok(())
@@ -17,6 +20,21 @@ fn main() -> ExitCode {
         Err(text) => Err(Failure::Usage(text)),
     };
     exit::code("tcpcopy-user", outcome)
+}
+
+fn examine(config: &Config, options: &Options) -> Result<(), Failure> {
+    operator::log::init(
+        log_level(config.log_level),
+        config.log_format,
+        config.log_file.as_deref(),
+    )
+    .map_err(|e| Failure::of(&e))?;
+    let object = operator::embed_object!("TCPCOPY_BPF_OBJECT");
+    options.print(&tcpcopy_user::doctor::diagnose(
+        config,
+        object,
+        options.window,
+    ))
 }
 
 fn go(config: &Config) -> Result<(), Failure> {

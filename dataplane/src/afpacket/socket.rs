@@ -212,7 +212,7 @@ fn group_of(socket: &OwnedFd) -> io::Result<u32> {
     }
 }
 
-/// Binds a packet socket to an interface, and to an ethertype or `ETH_P_ALL`.
+/// Binds a packet socket to an interface, or with 0 to all of them, and to an ethertype or `ETH_P_ALL`.
 pub(crate) fn bind(socket: &OwnedFd, index: u32, protocol: c_int) -> io::Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,

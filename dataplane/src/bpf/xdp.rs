@@ -101,6 +101,20 @@ fn refusal(error: &ProgramError, name: &str, interface: &Interface) -> BpfError 
     }
 }
 
+/// Name of the XDP program on an interface, if there is one and the kernel tells.
+pub fn xdp_program_on(ifindex: u32) -> Option<String> {
+    let id = program_id(ifindex).filter(|id| *id > 0)?;
+    let mut loaded = aya::programs::loaded_programs().flatten();
+    let program = loaded.find(|program| program.id() == id)?;
+    program.name_as_str().map(str::to_owned)
+}
+
+/// True if a program of that name is loaded, by whatever process.
+pub fn is_loaded(name: &str) -> bool {
+    let mut loaded = aya::programs::loaded_programs().flatten();
+    loaded.any(|program| program.name_as_str() == Some(name))
+}
+
 /// Id of the XDP program on an interface, from rtnetlink. `None` if there is none or on any error: it
 /// only completes a message.
 fn program_id(ifindex: u32) -> Option<u32> {

@@ -213,6 +213,11 @@ impl Hops {
     }
 }
 
+/// Where the kernel sends packets to `addr`: interface and the neighbour there.
+pub fn way_to(addr: Addr) -> Result<(String, Addr), HopError> {
+    Resolver::open(Vec::new())?.way_to(addr)
+}
+
 fn log_hop(target: Addr, hop: &NextHop) {
     if hop.local {
         tracing::info!(%target, ifname = %hop.ifname, "target is reached through the host's own stack");

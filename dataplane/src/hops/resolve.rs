@@ -136,6 +136,13 @@ impl Resolver {
         })
     }
 
+    /// Interface and neighbour, without asking for the neighbour.
+    pub(super) fn way_to(&mut self, addr: Addr) -> Result<(String, Addr), HopError> {
+        let route = self.route(addr)?;
+        let name = self.link(route.oif)?.name.clone();
+        Ok((name, route.gateway.unwrap_or(addr)))
+    }
+
     fn route(&mut self, target: Addr) -> Result<Route, HopError> {
         let unreachable = |reason: String| HopError::Unreachable { target, reason };
         let mut message = RouteMessage::default();

@@ -35,6 +35,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// There is a cable with somebody at its other end.
+    pub carrier: bool,
     /// Receive queues in use.
     pub rx_queues: u32,
     /// Transmit queues in use.
@@ -102,6 +104,15 @@ impl Interface {
         interface.rx_queues = queues.rx.unwrap_or(interface.rx_queues);
         interface.tx_queues = queues.tx.unwrap_or(interface.tx_queues);
         Ok(interface)
+    }
+
+    /// Names of all interfaces with their indexes, read now.
+    pub fn names() -> Result<Vec<(u32, String)>, IfaceError> {
+        let links = links(&mut open()?)?;
+        let named = links.iter().map(|l| (l.header.index, link_name(l)));
+        Ok(named
+            .filter_map(|(index, name)| Some((index, name?.to_owned())))
+            .collect())
     }
 
     /// Memory node of the device, read now; none for virtual interfaces and where there is one node only.
@@ -244,6 +255,7 @@ pub(crate) fn describe(link: &LinkMessage) -> Interface {
         mac: MacAddr::default(),
         mtu: 0,
         up: link.header.flags.contains(LinkFlags::Up),
+        carrier: link.header.flags.contains(LinkFlags::LowerUp),
         rx_queues: 1,
         tx_queues: 1,
         kind: link_kind(link).map(ToString::to_string),

@@ -9,7 +9,13 @@ use std::path::PathBuf;
 /// Requests that clients send to production are copied, rewritten and sent to the target; the target's
 /// answers come back to this program itself (--pool), or go to intercept, which reports their headers back (-s).
 #[derive(Clone, Debug, Parser)]
-#[command(name = "tcpcopy-user", version, about, max_term_width = 100)]
+#[command(
+    name = "tcpcopy-user",
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "`tcpcopy-user doctor` with the same flags finds out why nothing arrives."
+)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a flag of its own on the command line"

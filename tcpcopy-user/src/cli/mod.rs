@@ -32,14 +32,32 @@ pub use transfer::{Transfer, parse_transfers};
 pub use udp::{Transfers, parse_both};
 
 use clap::Parser;
+use doctor::Options;
+use doctor::options::without_command;
 use operator::usage::one_line;
 
 /// What parsing came to.
 pub enum Parsed {
     /// Settings to run with.
     Run(Box<Config>),
+    /// The same settings, to be looked at.
+    Doctor(Box<Config>, Options),
     /// Text that was asked for (help, version), for stdout.
     Text(String),
+}
+
+/// Find out why nothing arrives: looks at every hop of a run with the same flags.
+///
+/// Captures beside production for some seconds, connects to intercept and to the target, and opens a session by the way
+/// of the replay. Says which hop fails and what to do. Exit code: 0 nothing found, 4 found.
+#[derive(Debug, Parser)]
+#[command(name = "tcpcopy-user doctor", version, max_term_width = 100)]
+struct DoctorArgs {
+    #[command(flatten)]
+    options: Options,
+
+    #[command(flatten)]
+    run: Args,
 }
 
 /// Reads a command line, the program's name first.
@@ -49,9 +67,18 @@ where
     T: Into<std::ffi::OsString> + Clone,
 {
     use clap::error::ErrorKind;
-    match Args::try_parse_from(argv) {
-        Ok(args) => Config::from_args(args)
-            .map(|c| Parsed::Run(Box::new(c)))
+    let (doctor, argv) = without_command(argv.into_iter().map(Into::into));
+    let parsed = if doctor {
+        DoctorArgs::try_parse_from(argv).map(|asked| (asked.run, Some(asked.options)))
+    } else {
+        Args::try_parse_from(argv).map(|args| (args, None))
+    };
+    match parsed {
+        Ok((args, options)) => Config::from_args(args)
+            .map(|config| match options {
+                Some(options) => Parsed::Doctor(Box::new(config), options),
+                None => Parsed::Run(Box::new(config)),
+            })
             .map_err(|e| e.to_string()),
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Text(e.to_string()))

@@ -14,9 +14,60 @@ fn at(text: &str) -> Endpoint {
 
 fn run(argv: &[&str]) -> Result<Config, String> {
     match parse(std::iter::once(&"tcpcopy-user").chain(argv))? {
-        Parsed::Run(config) => Ok(*config),
+        Parsed::Run(config) | Parsed::Doctor(config, _) => Ok(*config),
         Parsed::Text(text) => Err(format!("text: {text}")),
     }
+}
+
+#[test]
+fn doctor_takes_the_flags_of_a_run_and_two_of_its_own() {
+    let line = [
+        "tcpcopy-user",
+        "doctor",
+        "-x",
+        "80-10.0.0.30:8080",
+        "-s",
+        "10.0.0.40",
+        "-i",
+        "eth0",
+        "--window",
+        "2s",
+        "--json",
+    ];
+    let Ok(Parsed::Doctor(config, options)) = parse(line) else {
+        panic!("not taken as doctor");
+    };
+    assert_eq!(config.iface, "eth0");
+    assert!(options.json && options.window.as_secs() == 2);
+    let error = parse([
+        "tcpcopy-user",
+        "doctor",
+        "-x",
+        "80",
+        "-s",
+        "10.0.0.40",
+        "-i",
+        "eth0",
+    ]);
+    assert!(error.is_err_and(|e| e.contains("-x")));
+    let without = [
+        "tcpcopy-user",
+        "-x",
+        "80-10.0.0.30:8080",
+        "-s",
+        "10.0.0.40",
+        "-i",
+        "eth0",
+        "--json",
+    ];
+    assert!(parse(without).is_err(), "a run has no --json");
+    let Ok(Parsed::Text(help)) = parse(["tcpcopy-user", "doctor", "--help"]) else {
+        panic!("no help");
+    };
+    assert!(
+        help.contains("which hop fails") && help.contains("--transfer"),
+        "{help}"
+    );
 }
 
 /// The minimal command line with one flag more, or one of its flags replaced.

@@ -4,6 +4,7 @@ use super::Report;
 use super::udp::Udp;
 use crate::worker::Latency;
 use common::packet::TunnelKind;
+use doctor::Finding;
 use operator::percentiles::Percentiles;
 use serde::Serialize;
 use session::{Outcome, Totals};
@@ -32,6 +33,7 @@ struct Json<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     write: Option<Write>,
     mirror_streams: Vec<Stream>,
+    doctor: &'a [Finding],
 }
 
 #[derive(Serialize)]
@@ -220,6 +222,7 @@ pub fn to_json(report: &Report) -> serde_json::Result<String> {
         counters,
         read: read(report),
         write: write(report),
+        doctor: &report.doctor,
         mirror_streams: report
             .streams
             .iter()

@@ -20,6 +20,7 @@ use crate::worker::{Counter, IntakeCounters, Latencies, SendCounters, WorkerRepo
 use common::abi::{StreamKey, StreamState};
 use common::flow::Nanos;
 use common::packet::TunnelKind;
+use doctor::Finding;
 use session::{Totals, UdpTotals};
 use std::collections::BTreeMap;
 
@@ -61,6 +62,8 @@ pub struct Report {
     pub written: Option<WriteReport>,
     /// What sequence numbers told of the senders of a mirror.
     pub streams: Vec<(StreamKey, StreamState)>,
+    /// Why nothing was captured or answered for a while, as far as that was found out.
+    pub doctor: Vec<Finding>,
 }
 
 impl Report {
@@ -77,6 +80,7 @@ impl Report {
             read: None,
             written: None,
             streams: Vec::new(),
+            doctor: Vec::new(),
         };
         for w in workers {
             report.totals.merge(&w.totals);

@@ -114,6 +114,13 @@ fn render(report: &Report, out: &mut String) -> std::fmt::Result {
         writeln!(out, "  dropped, {cause:<24} {n:>14}")?;
     }
 
+    if !report.doctor.is_empty() {
+        writeln!(out, "\ndoctor, during the run")?;
+    }
+    for finding in &report.doctor {
+        writeln!(out, "  {}: {finding}", finding.cause)?;
+    }
+
     if !report.streams.is_empty() {
         writeln!(out, "\nmirror streams, by sequence number")?;
     }

@@ -18,6 +18,8 @@ mod memory;
 mod pool;
 mod supervise;
 
+pub use capture::Attached;
+
 use crate::channel::ChannelError;
 use crate::checks::CheckError;
 use crate::cli::{Config, Deny};

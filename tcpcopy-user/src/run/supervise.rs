@@ -6,6 +6,7 @@ use super::capture::Attached;
 use super::ending::{Ending, ReadingShown};
 use super::pool::Pools;
 use crate::cli::{Config, Deny};
+use crate::doctor::Vigil;
 use crate::record::{Recorder, WriteReport};
 use crate::report::{Report, Setting};
 use crate::worker::{Control, LiveFigures, LiveStats, Worker, WorkerParts, WorkerReport};
@@ -99,6 +100,7 @@ pub fn supervise(
     let interval = nanos(config.stats_interval);
     let mut stats_at = started + interval;
     let mut died = None;
+    let mut vigil = Vigil::new(interval, started);
     loop {
         let requests = signals.wait(TICK);
         let now = clock::now();
@@ -124,6 +126,9 @@ pub fn supervise(
             shown.show(replayer);
             let done = replayer.is_done();
             run.end_of_files(done, now);
+        }
+        if run.control.stop_at().is_none() {
+            vigil.tick(now, run.figures(), config, || run.attached.counters());
         }
         if now >= stats_at {
             stats_at = now + interval;
@@ -182,6 +187,7 @@ pub fn supervise(
     let mut report = Report::new(setting, &reports, &counters);
     report.read = run.attached.replayer().map(|r| r.report());
     report.written = written;
+    report.doctor = vigil.finish();
     report.streams = run.attached.streams();
     Ok(report)
 }
