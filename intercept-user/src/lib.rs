@@ -11,10 +11,12 @@
 //! * [`cli`]: command line and filter; [`startup`]: what is checked first; [`run`]: the whole run.
 //! * [`channel`]: the C wire format, connections, who owns what. [`routes`]: routes and early responses.
 //! * [`mapping`]: addresses behind NAT. [`worker`]: the packet loop. [`service`]: threads. [`report`]: the exit report.
+//! * [`doctor`]: which hop fails, on demand and when nothing comes.
 #![forbid(unsafe_code)]
 
 pub mod channel;
 pub mod cli;
+pub mod doctor;
 pub mod mapping;
 pub mod report;
 pub mod routes;

@@ -3,7 +3,9 @@
 
 #[cfg(bpf_object)]
 mod program {
+    use doctor::options::log_level;
     use intercept_user::cli::{self, Args, Parsed};
+    use intercept_user::doctor::Options;
     use intercept_user::{report, run};
     use operator::exit::{self, Failure};
     use std::process::ExitCode;
@@ -11,6 +13,7 @@ mod program {
     pub fn main() -> ExitCode {
         let outcome = match cli::parse(std::env::args_os()) {
             Ok(Parsed::Run(args)) => go(&args),
+            Ok(Parsed::Doctor(args, options)) => examine(&args, &options),
             Ok(Parsed::Text(text)) => {
                 exit::print(&text);
                 Ok(())
@@ -18,6 +21,15 @@ mod program {
             Err(text) => Err(Failure::Usage(text)),
         };
         exit::code("intercept-user", outcome)
+    }
+
+    fn examine(args: &Args, options: &Options) -> Result<(), Failure> {
+        let level = log_level(args.level());
+        operator::log::init(level, args.log_format, args.log_file.as_deref())
+            .map_err(|e| Failure::of(&e))?;
+        let object = operator::embed_object!("INTERCEPT_BPF_OBJECT");
+        let found = intercept_user::doctor::diagnose(args, options, object);
+        options.common.print(&found)
     }
 
     fn go(args: &Args) -> Result<(), Failure> {

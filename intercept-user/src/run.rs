@@ -9,11 +9,13 @@
 
 use crate::channel::{Announced, ControlOptions, ListenError, TargetSink, listen};
 use crate::cli::{Args, CaptureKind};
+use crate::doctor::{Announcements, Vigil};
 use crate::mapping::Mappings;
 use crate::report::{Report, Setting};
 use crate::service::{Service, ServiceError, ServiceOptions};
 use crate::startup::{ChannelTaken, Taking, check_filter, forwarding_settings, on_target};
 use crate::worker::Limits;
+use common::abi::InterceptCounter;
 use common::flow::Nanos;
 use dataplane::bpf::responses::{ResponsesConfig, RuleWriter, Sources};
 use dataplane::bpf::{BpfError, Filter};
@@ -118,11 +120,13 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
         cores: used.to_vec(),
         mappings: args.mappings.clone(),
     };
+    let announced = Announcements::default();
     let targets = if args.on_target {
         Some(on_target::check_targets(args.iface.clone()))
     } else {
         let rules = responses.take_rules();
-        rules.map(|writer| learn(writer, args.selection.is_none(), args.mappings.clone()))
+        let (tcp, mappings) = (args.selection.is_none(), args.mappings.clone());
+        rules.map(|writer| learn(writer, tcp, mappings, announced.clone()))
     };
     let kernel = responses.take_kernel_routes(workers)?;
     let service = Service::start(listener, captures, &options, targets, kernel)?;
@@ -148,7 +152,17 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
             reload_filter(path, &responses, &interface, args.port);
         }
     };
-    let failed = wait(&mut signals, args.duration, &service, &reload);
+    let here = (args.iface.as_str(), interface.index);
+    let mut vigil = Vigil::new(here, args.selection.as_ref(), announced);
+    let failed = wait(
+        &mut signals,
+        args.duration,
+        &service,
+        &mut || {
+            vigil.tick(|| taken(&responses));
+        },
+        &reload,
+    );
     tracing::info!("stopping");
     let duration = clock::now().since(started);
     // Ends the threads, which closes their sockets, ...
@@ -193,10 +207,16 @@ fn workers(args: &Args, interface: &Interface, cores: usize) -> usize {
 
 /// Lets the program take the responses of each target that a tcpcopy announces, those of TCP only if no
 /// filter says which. The first SYN-ACK of a new target may come before that; the target sends it again.
-fn learn(mut rules: RuleWriter, tcp: bool, mappings: Mappings) -> TargetSink {
+fn learn(
+    mut rules: RuleWriter,
+    tcp: bool,
+    mappings: Mappings,
+    heard: Announcements,
+) -> TargetSink {
     Box::new(move |target| match target {
-        Announced::Tcp(_) if !tcp => {}
+        Announced::Tcp(announced) if !tcp => heard.add(announced),
         Announced::Tcp(announced) => {
+            heard.add(announced);
             for target in std::iter::once(announced).chain(mappings.inner(announced)) {
                 match rules.add(target) {
                     Ok(()) => tracing::info!(%target, "taking responses of a new target"),
@@ -213,6 +233,13 @@ fn learn(mut rules: RuleWriter, tcp: bool, mappings: Mappings) -> TargetSink {
             }
         },
     })
+}
+
+/// Responses taken so far.
+fn taken(responses: &Taking) -> u64 {
+    let captured = |(counter, _): &(InterceptCounter, u64)| *counter == InterceptCounter::Captured;
+    let counters = responses.counters();
+    counters.into_iter().find(captured).map_or(0, |(_, n)| n)
 }
 
 /// A bad new filter leaves the old one in force.
@@ -245,6 +272,7 @@ fn wait(
     signals: &mut Signals,
     duration: Option<Duration>,
     service: &Service,
+    watch: &mut dyn FnMut(),
     reload: &dyn Fn(),
 ) -> bool {
     let end = duration.map(|d| Instant::now() + d);
@@ -258,6 +286,7 @@ fn wait(
         if signals.take_reload() {
             reload();
         }
+        watch();
         if service.failed() {
             return true;
         }

@@ -53,4 +53,4 @@ pub use responses::{Responses, ResponsesConfig};
 pub use routes::RouteWriter;
 pub use select::{DenyList, Sessions};
 pub use tap::{Direction, Tap, TapConfig};
-pub use xdp::{is_loaded, xdp_program_on};
+pub use xdp::ingress_programs;

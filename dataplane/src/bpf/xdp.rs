@@ -2,7 +2,7 @@
 
 use aya::Ebpf;
 use aya::programs::links::FdLink;
-use aya::programs::{ProgramError, Xdp, XdpMode};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 
@@ -101,18 +101,18 @@ fn refusal(error: &ProgramError, name: &str, interface: &Interface) -> BpfError 
     }
 }
 
-/// Name of the XDP program on an interface, if there is one and the kernel tells.
-pub fn xdp_program_on(ifindex: u32) -> Option<String> {
-    let id = program_id(ifindex).filter(|id| *id > 0)?;
-    let mut loaded = aya::programs::loaded_programs().flatten();
-    let program = loaded.find(|program| program.id() == id)?;
-    program.name_as_str().map(str::to_owned)
-}
-
-/// True if a program of that name is loaded, by whatever process.
-pub fn is_loaded(name: &str) -> bool {
-    let mut loaded = aya::programs::loaded_programs().flatten();
-    loaded.any(|program| program.name_as_str() == Some(name))
+/// Names of the programs that see what arrives on an interface, XDP and tcx; none that the kernel does not tell.
+pub fn ingress_programs(interface: &Interface) -> Vec<String> {
+    let id = program_id(interface.index).filter(|id| *id > 0);
+    let xdp = id.and_then(|id| {
+        let mut loaded = aya::programs::loaded_programs().flatten();
+        loaded.find(|program| program.id() == id)
+    });
+    let tcx = SchedClassifier::query_tcx(interface.name.as_str(), TcAttachType::Ingress);
+    let tcx = tcx.map(|(_, programs)| programs).unwrap_or_default();
+    let all = xdp.into_iter().chain(tcx);
+    all.filter_map(|program| program.name_as_str().map(str::to_owned))
+        .collect()
 }
 
 /// Id of the XDP program on an interface, from rtnetlink. `None` if there is none or on any error: it

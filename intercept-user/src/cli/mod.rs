@@ -1,10 +1,12 @@
 //! The command line. C users find their letters; every letter has a long name.
 
+use crate::doctor::Options;
 use crate::mapping::{Mapping, Mappings};
 use clap::{ArgAction, Parser, ValueEnum};
 use common::wire::compat::DEFAULT_PORT;
 use dataplane::bpf::Filter;
 use dataplane::cores::CoreList;
+use doctor::options::without_command;
 use operator::duration::parse_positive;
 use operator::log::{LogFormat, LogLevel};
 use operator::usage::one_line;
@@ -18,7 +20,13 @@ use std::time::Duration;
 /// the filter never reach this host's network stack while the program runs. Or, with --on-target, on the
 /// server under test itself.
 #[derive(Debug, Parser)]
-#[command(name = "intercept-user", version, about, long_about)]
+#[command(
+    name = "intercept-user",
+    version,
+    about,
+    long_about,
+    after_help = "`intercept-user doctor` with the same flags finds out why no responses come."
+)]
 pub struct Args {
     /// Interface on which the responses arrive; with --on-target that on which they leave
     #[arg(short = 'i', long = "iface", value_name = "NAME")]
@@ -157,8 +165,24 @@ impl Args {
 pub enum Parsed {
     /// Settings to run with.
     Run(Box<Args>),
+    /// The same settings, to be looked at.
+    Doctor(Box<Args>, Options),
     /// Text that was asked for (help, version), for stdout.
     Text(String),
+}
+
+/// Find out why no responses come: looks at every hop of a run with the same flags.
+///
+/// Runs beside an intercept-user or without one, while tcpcopy runs. Says which hop fails and what to do. Exit code: 0
+/// nothing found, 4 found.
+#[derive(Debug, Parser)]
+#[command(name = "intercept-user doctor", version)]
+struct DoctorArgs {
+    #[command(flatten)]
+    options: Options,
+
+    #[command(flatten)]
+    run: Args,
 }
 
 /// Reads a command line, the program's name first. An error is one line.
@@ -168,11 +192,20 @@ where
     T: Into<std::ffi::OsString> + Clone,
 {
     use clap::error::ErrorKind;
-    match Args::try_parse_from(argv) {
-        Ok(args) => args
-            .with_filter()
-            .and_then(Args::with_mappings)
-            .map(|args| Parsed::Run(Box::new(args))),
+    let (doctor, argv) = without_command(argv.into_iter().map(Into::into));
+    let parsed = if doctor {
+        DoctorArgs::try_parse_from(argv).map(|asked| (asked.run, Some(asked.options)))
+    } else {
+        Args::try_parse_from(argv).map(|args| (args, None))
+    };
+    match parsed {
+        Ok((args, options)) => {
+            let args = args.with_filter().and_then(Args::with_mappings);
+            args.map(|args| match options {
+                Some(options) => Parsed::Doctor(Box::new(args), options),
+                None => Parsed::Run(Box::new(args)),
+            })
+        }
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Text(e.to_string()))
         }

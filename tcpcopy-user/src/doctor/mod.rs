@@ -45,6 +45,8 @@ pub fn diagnose(config: &Config, object: &[u8], window: Duration) -> Diagnosis {
     };
     let reaches = at_channel(config, &mut found);
     let ways = at_way(config, &mut found);
+    // Nothing arrives on an interface that is down, which was found.
+    let iface = iface.filter(|iface| iface.up && iface.carrier);
     let client = iface.and_then(|iface| at_capture(config, object, &iface, window, &mut found));
     at_probe(config, &reaches, &ways, client, &mut found);
     found
@@ -79,11 +81,13 @@ fn at_host(config: &Config, found: &mut Diagnosis) -> ControlFlow<(), Option<Int
             i.mtu
         ));
     }
-    if fatal {
+    let refused = refusals(config, iface.as_ref());
+    if !fatal {
+        found.add(refused.iter().map(settings::judge));
+    }
+    if fatal || !refused.is_empty() {
         return ControlFlow::Break(());
     }
-    let refused = refusals(config, iface.as_ref());
-    found.add(refused.iter().map(settings::judge));
     ControlFlow::Continue(iface)
 }
 
