@@ -13,7 +13,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -27,7 +27,7 @@ use lab::{
 };
 
 /// Longest: neighbour discovery gives up after 3 s, a probe after 2.5 s; the rest is for a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 const LOAD_PAUSE: Duration = Duration::from_millis(20);
 const FOUND: i32 = 4;
 /// Routed to the assistant by the lab.
@@ -36,7 +36,10 @@ const POOL: &str = "10.77.1.0/24";
 /// Run on a host before all cases.
 const SETUP: &[(Host, &str)] = &[
     // Interfaces on which nothing arrives: down, without carrier, without Ethernet, quiet.
-    (Host::Production, "ip link add down0 type dummy"),
+    (
+        Host::Production,
+        "ip link add down0 type veth peer name down1",
+    ),
     (
         Host::Production,
         "ip link add peer0 type veth peer name peer1 && ip link set peer0 up",
@@ -47,12 +50,12 @@ const SETUP: &[(Host, &str)] = &[
     ),
     (
         Host::Production,
-        "ip link add quiet0 type dummy && ip link set quiet0 up",
+        "ip link add quiet0 type veth peer name quiet1 && ip link set quiet0 up && ip link set quiet1 up",
     ),
     // 10.77.3.0/24: no route on the target. 10.77.4.0/24: by another interface than requests come.
     (
         Host::Target,
-        "ip link add other0 type dummy && ip link set other0 up && ip route add 10.77.4.0/24 dev other0",
+        "ip link add other0 type veth peer name other1 && ip link set other0 up && ip link set other1 up && ip route add 10.77.4.0/24 dev other0",
     ),
     // 10.77.5.0/24: the target's firewall. Port 8082: for everybody.
     (Host::Target, "ip route add 10.77.5.0/24 via 10.77.0.40"),
@@ -73,7 +76,7 @@ const SETUP: &[(Host, &str)] = &[
     // 10.77.8.0/24: the assistant's second interface; it knows real clients' networks.
     (
         Host::Assistant,
-        "ip link add other0 type dummy && ip link set other0 up",
+        "ip link add other0 type veth peer name other1 && ip link set other0 up && ip link set other1 up",
     ),
     (Host::Assistant, "ip route add 10.77.2.0/24 via 10.77.0.10"),
 ];
@@ -134,11 +137,6 @@ const TCPCOPY: &[Case] = &[
         "target is not there",
         "-x 80-10.77.0.99:8080",
         &["no_neighbour"],
-    ),
-    case(
-        "wrong MAC",
-        "--target-mac 10.77.0.30=02:00:00:00:00:99",
-        &["wrong_mac"],
     ),
     case("filter", "-F src_net_203.0.113.0/24", &["filter_rejects"]),
     case("left out", "--deny 10.77.2.0/24", &["sessions_left_out"]),
@@ -215,9 +213,21 @@ fn each_cause_is_named() {
     };
 
     let mut intercept = Intercept::default().start(lab, &scene.programs).unwrap();
-    for case in TCPCOPY {
-        check("tcpcopy-user", case, &scene.tcpcopy(case.args).hear());
+    let said = together(TCPCOPY, |case, at| {
+        // A client of its own for each, so that their probes keep apart.
+        let client = format!("10.77.1.{}", at + 1);
+        scene.tcpcopy_as(&client, case.args).hear()
+    });
+    for (case, said) in TCPCOPY.iter().zip(&said) {
+        check("tcpcopy-user", case, said);
     }
+    // Alone: another's AF_XDP socket would leave raw sockets, which know no MAC addresses.
+    let mac = case(
+        "wrong MAC",
+        "--target-mac 10.77.0.30=02:00:00:00:00:99",
+        &["wrong_mac"],
+    );
+    check("tcpcopy-user", &mac, &scene.tcpcopy(mac.args).hear());
     let powerless = case("no privileges", "", &["missing_privilege"]);
     check("tcpcopy-user", &powerless, &scene.powerless().hear());
     scene.pause.store(true, Ordering::Relaxed);
@@ -228,15 +238,18 @@ fn each_cause_is_named() {
         &scene.tcpcopy(nothing.args).hear(),
     );
     scene.pause.store(false, Ordering::Relaxed);
-    for case in AT_TARGET {
+    let said = together(AT_TARGET, |case, _| {
         let target = scene.at_target(case.args);
-        let tcpcopy = scene.tcpcopy(&format!("-c {}", case.args)).hear();
-        check("on the target", case, &target.hear());
+        let tcpcopy = scene.tcpcopy_as(case.args, "").hear();
+        (target.hear(), tcpcopy)
+    });
+    for (case, (target, tcpcopy)) in AT_TARGET.iter().zip(&said) {
+        check("on the target", case, target);
         let lost = Case {
             causes: &["answers_lost"],
             ..*case
         };
-        check("tcpcopy-user", &lost, &tcpcopy);
+        check("tcpcopy-user", &lost, tcpcopy);
     }
     for case in BESIDE {
         check("intercept-user", case, &scene.intercept(case.args).hear());
@@ -247,9 +260,12 @@ fn each_cause_is_named() {
     forwarding(lab, false);
     stop(&mut intercept).unwrap();
 
-    for case in ALONE {
-        let assistant = scene.intercept_for("4s", case.args);
-        scene.tcpcopy("").hear();
+    let assistants: Vec<_> = ALONE
+        .iter()
+        .map(|case| scene.intercept_for("4s", case.args))
+        .collect();
+    scene.tcpcopy("").hear();
+    for (case, assistant) in ALONE.iter().zip(assistants) {
         check("intercept-user", case, &assistant.hear());
     }
     forwarding(lab, true);
@@ -366,12 +382,9 @@ impl Scene {
         for (host, line) in SETUP {
             run(lab.command(*host, "sh").args(["-c", line])).unwrap();
         }
-        for line in [
-            "qdisc add dev target clsact",
-            "filter add dev target egress protocol ip flower src_ip 10.77.6.0/24 action drop",
-        ] {
-            run(lab.switch().command("tc").args(line.split(' '))).unwrap();
-        }
+        let rules = "add table bridge f; add chain bridge f passing { type filter hook forward priority 0; }; \
+                     add rule bridge f passing ip saddr 10.77.6.0/24 drop";
+        run(lab.switch().command("nft").arg(rules)).unwrap();
         let mut scene = Self {
             programs: programs(env!("CARGO_BIN_EXE_lab-tool")),
             pause: Arc::default(),
@@ -436,21 +449,22 @@ impl Scene {
     }
 
     fn start(&self, host: Host, program: &std::path::Path, args: &[&str]) -> Doctor {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut command = self.lab.command(host, program);
         command.args(args);
-        Doctor(
-            Process::start(
-                &format!("doctor-{}", host.name()),
-                &mut command,
-                self.lab.folder(),
-            )
-            .unwrap(),
-        )
+        let name = format!("doctor-{}-{number}", host.name());
+        Doctor(Process::start(&name, &mut command, self.lab.folder()).unwrap())
     }
 
     /// The flags of the demo but for those that `args` gives; `_` stands for a blank within one.
     fn tcpcopy(&self, args: &str) -> Doctor {
-        let words = tcpcopy_words(args);
+        self.tcpcopy_as(POOL, args)
+    }
+
+    /// The same with other clients.
+    fn tcpcopy_as(&self, clients: &str, args: &str) -> Doctor {
+        let words = tcpcopy_words(clients, args);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.start(Host::Production, &self.programs.tcpcopy, &words)
     }
@@ -460,7 +474,7 @@ impl Scene {
         let mut words = ["--bounding-set=-all", "--inh-caps=-all", "--", &program]
             .map(str::to_owned)
             .to_vec();
-        words.extend(tcpcopy_words(""));
+        words.extend(tcpcopy_words(POOL, ""));
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.start(Host::Production, "setpriv".as_ref(), &words)
     }
@@ -504,6 +518,29 @@ impl Scene {
     }
 }
 
+/// Some cases at a time: they mostly wait. The results are in the order of the cases.
+fn together<T: Send>(cases: &[Case], work: impl Fn(&Case, usize) -> T + Sync) -> Vec<T> {
+    const AT_A_TIME: usize = 4;
+    let next = AtomicUsize::new(0);
+    let mine = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(case) = cases.get(at) else {
+                return done;
+            };
+            done.push((at, work(case, at)));
+        }
+    };
+    let mut all: Vec<(usize, T)> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(mine)).collect();
+        let ends = threads.into_iter().map(|thread| thread.join().unwrap());
+        ends.flatten().collect()
+    });
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, said)| said).collect()
+}
+
 impl Drop for Scene {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
@@ -513,12 +550,12 @@ impl Drop for Scene {
     }
 }
 
-fn tcpcopy_words(args: &str) -> Vec<String> {
+fn tcpcopy_words(clients: &str, args: &str) -> Vec<String> {
     let defaults = [
         ("--iface", "eth0"),
         ("-x", "80-10.77.0.30:8080"),
         ("-s", "10.77.0.40"),
-        ("-c", POOL),
+        ("-c", clients),
     ];
     words(&format!("doctor --json --window 1s {args}"), &defaults)
 }

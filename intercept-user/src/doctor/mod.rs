@@ -29,7 +29,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-/// Names of the programs of an intercept that runs.
+/// How the names of an intercept's programs begin, with and without a filter.
 const PROGRAMS: [&str; 2] = ["responses", "records"];
 
 /// What `doctor` is asked for.
@@ -63,7 +63,8 @@ pub fn diagnose(args: &Args, options: &Options, object: &[u8]) -> Diagnosis {
             programs.join(", ")
         ));
     }
-    let running = programs.iter().any(|p| PROGRAMS.contains(&p.as_str()));
+    let is_ours = |name: &String| PROGRAMS.iter().any(|ours| name.starts_with(ours));
+    let running = programs.iter().any(is_ours);
     at_channel(args, running, &mut found);
     at_kernel(args, &interface, object, running, &mut found);
     let forwarding = forwarding_settings(Path::new("/proc"), &args.iface);
