@@ -14,6 +14,7 @@ use doctor::look::look;
 use doctor::{Diagnosis, Finding};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tracing::subscriber::NoSubscriber;
 
 /// Between two looks of the doctor: each costs a connection to the target, and a line in the log.
 const PAUSE: Nanos = Nanos::from_secs(60);
@@ -134,7 +135,13 @@ impl Vigil {
         let counted: Vec<_> = self.counters.iter().map(since).collect();
         let config = config.clone();
         let thread = std::thread::Builder::new().name("doctor".to_owned());
-        match thread.spawn(move || examine(suspicion, &config, &counted)) {
+        let work = move || {
+            // Ports and ways are opened once more for a look; the log has said how, and a queue that the run holds is no news.
+            tracing::subscriber::with_default(NoSubscriber::default(), || {
+                examine(suspicion, &config, &counted)
+            })
+        };
+        match thread.spawn(work) {
             Ok(thread) => self.looking = Some(thread),
             Err(error) => tracing::debug!(%error, "the doctor did not come"),
         }

@@ -2,7 +2,6 @@
 
 use super::{Answer, ClientProbe, Frame, Plain, ProbeFacts};
 use crate::channel::Channel;
-use common::flow::ResponseHeader;
 use common::packet::{
     Addr, Endpoint, FrameAddresses, MacAddr, SeqNumber, TcpFlags, TcpFrame, TcpOptions,
     build_tcp_frame, decode_ethernet, decode_frame,
@@ -116,11 +115,11 @@ pub fn follow(given: &Given<'_>, channel: &mut Channel) -> Result<ProbeFacts, St
                 let Some(end) = client.as_ref().filter(|end| end.at == header.client) else {
                     continue;
                 };
-                let is = kind(&header);
+                let is = answer_by(header.flags);
                 if answer.is_none() {
                     answer = Some(is);
                     if is == Answer::SynAck {
-                        port.send(end, TcpFlags::ACK, Some(header.seq.next()));
+                        port.send(end, TcpFlags::ACK, Some(header.seq + 1));
                         acked_at = Some(Instant::now());
                     }
                 } else if is == Answer::Reset {
@@ -169,21 +168,7 @@ pub fn follow(given: &Given<'_>, channel: &mut Channel) -> Result<ProbeFacts, St
     })
 }
 
-trait Next {
-    fn next(self) -> Self;
-}
-
-impl Next for SeqNumber {
-    fn next(self) -> Self {
-        Self(self.0.wrapping_add(1))
-    }
-}
-
-fn kind(header: &ResponseHeader) -> Answer {
-    flags(header.flags)
-}
-
-fn flags(flags: TcpFlags) -> Answer {
+fn answer_by(flags: TcpFlags) -> Answer {
     if flags.has(TcpFlags::RST) {
         Answer::Reset
     } else if flags.has(TcpFlags::SYN) {
@@ -219,7 +204,7 @@ impl Sightings {
         let from = Endpoint::new(p.ip.src, p.tcp.sport);
         let to = Endpoint::new(p.ip.dst, p.tcp.dport);
         if from == self.target && Some(to) == self.own {
-            self.to_own.get_or_insert(flags(p.tcp.flags));
+            self.to_own.get_or_insert(answer_by(p.tcp.flags));
         }
         if from == self.target && Some(to) == self.client && packet.way == Way::In {
             self.astray = Some(self.names.of(packet.ifindex));
@@ -285,7 +270,7 @@ impl Port {
         let segment = TcpFrame {
             src: from.at,
             dst: self.target,
-            seq: if syn { from.seq } else { from.seq.next() },
+            seq: if syn { from.seq } else { from.seq + 1 },
             ack: ack.unwrap_or(SeqNumber(0)),
             flags,
             window: WINDOW_BYTES,
