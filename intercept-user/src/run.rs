@@ -207,12 +207,7 @@ fn workers(args: &Args, interface: &Interface, cores: usize) -> usize {
 
 /// Lets the program take the responses of each target that a tcpcopy announces, those of TCP only if no
 /// filter says which. The first SYN-ACK of a new target may come before that; the target sends it again.
-fn learn(
-    mut rules: RuleWriter,
-    tcp: bool,
-    mappings: Mappings,
-    heard: Announcements,
-) -> TargetSink {
+fn learn(mut rules: RuleWriter, tcp: bool, mappings: Mappings, heard: Announcements) -> TargetSink {
     Box::new(move |target| match target {
         Announced::Tcp(announced) if !tcp => heard.add(announced),
         Announced::Tcp(announced) => {

@@ -367,7 +367,7 @@ impl Engine {
             server: target,
         };
         if let Some(id) = self.find_wire(self.index.hash(client), &wire) {
-            self.run(id, out, |s, cx| s.route_ready(cx));
+            self.run(id, out, Session::route_ready);
         }
     }
 
