@@ -104,7 +104,7 @@ mod tests {
             for piece in whole.pieces(1000) {
                 assert_eq!((piece.seq, piece.ack, piece.window), (next, whole.ack, 7));
                 assert!(piece.payload_len <= 1000);
-                next = next + piece.payload_len;
+                next += piece.payload_len;
                 seen += 1;
                 let flags = if seen == count {
                     whole.flags

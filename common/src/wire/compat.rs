@@ -3,7 +3,8 @@
 //! TCP, intercept listens on [`DEFAULT_PORT`]. The client first sends a [`hello`], then one
 //! [`ClientRecord`] per session it creates. The server sends frames: a big-endian count of 1 to
 //! [`MAX_RECORDS`] and as many records of [`RECORD_BYTES`], each the IPv4 header (20 bytes), the TCP
-//! header (20 bytes) and the first 24 bytes of TCP options of one response.
+//! header (20 bytes) and the first 24 bytes of TCP options of one response. [`FrameDecoder`] reads what an intercept
+//! of another build sends, too.
 
 mod frames;
 
