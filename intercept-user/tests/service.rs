@@ -550,7 +550,7 @@ fn on_the_target_routes_are_confirmed_once_the_kernel_knows_them() {
         assert!(Instant::now() < end, "routes stay");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let report = world.finish();
+    let report = world.stop();
     assert_eq!((report.routes.added, report.routes.closed), (20, 0));
     assert_eq!(report.routes.expired, 20);
     balanced(&report);

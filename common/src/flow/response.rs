@@ -117,3 +117,65 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::{Addr, FrameAddresses, TcpFrame, build_tcp_frame, decode_frame};
+    use std::vec::Vec;
+
+    const ETHERNET_BYTES: usize = 14;
+
+    /// The headers of an answer, with that IP length field; all that is left of it.
+    fn headers(v6: bool, length: u16, jumbo: bool) -> Vec<u8> {
+        let end = |n: u8, port| {
+            let v4 = Addr::v4([10, 0, 0, n]);
+            Endpoint::new(if v6 { Addr([0x20 + n; 16]) } else { v4 }, port)
+        };
+        let frame = TcpFrame {
+            src: end(1, 80),
+            dst: end(2, 40_000),
+            seq: SeqNumber(7),
+            ack: SeqNumber(9),
+            flags: TcpFlags::ACK,
+            window: 500,
+            options: TcpOptions::default(),
+            payload: &[],
+            ip_id: 1,
+        };
+        let mut bytes = [0; 200];
+        let len = build_tcp_frame(&mut bytes, FrameAddresses::default(), &frame).unwrap();
+        let mut bytes = bytes[..len].to_vec();
+        let at = ETHERNET_BYTES + if v6 { 4 } else { 2 };
+        bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
+        if jumbo {
+            // RFC 2675 section 2, as Linux inserts it (`ip6_xmit`): a hop-by-hop header in front of TCP.
+            let tcp = ETHERNET_BYTES + 40;
+            let next = core::mem::replace(&mut bytes[ETHERNET_BYTES + 6], 0);
+            let size = 100_000_u32.to_be_bytes();
+            let option = [next, 0, 0xc2, 4, size[0], size[1], size[2], size[3]];
+            bytes.splice(tcp..tcp, option);
+        }
+        bytes
+    }
+
+    #[test]
+    fn payload_lengths_are_those_of_the_packet_that_was_cut_or_merged() {
+        for (name, v6, length, jumbo, frame_len, payload) in [
+            ("no payload, padded", false, 40, false, 60, 0),
+            ("a segment", false, 1500, false, 1514, 1460),
+            ("merged", false, 65_040, false, 65_054, 65_000),
+            ("BIG TCP", false, 0, false, 180_054, 180_000),
+            ("a segment, IPv6", true, 1460, false, 1514, 1440),
+            ("merged, IPv6", true, 65_020, false, 65_074, 65_000),
+            ("BIG TCP, IPv6", true, 0, false, 180_074, 180_000),
+            ("BIG TCP, IPv6, jumbogram", true, 0, true, 180_082, 180_000),
+        ] {
+            let bytes = headers(v6, length, jumbo);
+            let packet = decode_frame(&bytes[..]).unwrap();
+            let header = ResponseHeader::from_packet(&bytes, &packet, frame_len);
+            assert_eq!(header.payload_len, payload, "{name}");
+            assert_eq!(header.seq, SeqNumber(7), "{name}");
+        }
+    }
+}

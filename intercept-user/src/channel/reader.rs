@@ -31,10 +31,19 @@ pub struct Reader {
     greeted: bool,
     /// Peers that do not offer the native format are refused.
     native_only: bool,
-    /// The hello offered the native format.
-    offered: bool,
-    /// The peer has changed to it.
-    native: bool,
+    format: Format,
+}
+
+/// What a peer speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Format {
+    /// The C programs' format.
+    #[default]
+    Compat,
+    /// The same, but its hello offered the native format.
+    Offered,
+    /// The native format, to which it has changed.
+    Native,
 }
 
 impl Reader {
@@ -53,7 +62,7 @@ impl Reader {
         mut record: impl FnMut(ClientRecord),
     ) -> Result<(), Refused> {
         loop {
-            let want = if self.native {
+            let want = if self.format == Format::Native {
                 CLIENT_MESSAGE_BYTES
             } else {
                 CLIENT_RECORD_BYTES
@@ -61,7 +70,7 @@ impl Reader {
             let Some(unit) = self.partial.take(want, &mut bytes) else {
                 return Ok(());
             };
-            if self.native {
+            if self.format == Format::Native {
                 record(ClientMessage::decode(*unit));
                 continue;
             }
@@ -71,16 +80,17 @@ impl Reader {
             match decoded {
                 ClientRecord::Hello { extension, .. } => {
                     self.greeted = true;
-                    self.offered = native::offered(extension);
-                    if self.native_only && !self.offered {
+                    if native::offered(extension) {
+                        self.format = Format::Offered;
+                    } else if self.native_only {
                         return Err(Refused::NotNative);
                     }
                 }
                 _ if !self.greeted => return Err(Refused::NotHello { got: compat }),
                 ClientRecord::Unknown {
                     kind: native::SWITCH,
-                } if self.offered => {
-                    self.native = true;
+                } if self.format == Format::Offered => {
+                    self.format = Format::Native;
                     continue;
                 }
                 _ => {}

@@ -124,21 +124,21 @@ fn a_route_with_fin_or_rst_expires_soon_unless_announced_again() {
 fn where_the_kernel_knows_routes_those_of_lost_connections_linger_and_removals_are_told() {
     let mut table = RouteTable::new(START, 3, IDLE).lingering();
     for n in 1..=3 {
-        table.add(START, key(n), connection(n));
+        table.add(at(10 * u64::from(n)), key(n), connection(n));
     }
     // Full: the first goes for the next.
-    table.add(at(1), key(4), connection(4));
+    table.add(at(40), key(4), connection(4));
     assert_eq!(table.removed().collect::<Vec<_>>(), [key(1)]);
     // 2 and 3 lose their connection; 3 is announced again on another.
     let open = |id| id == connection(4) || id == connection(5);
     table.connection_closed();
-    pass(&mut table, 1, 30, open);
-    table.forget_closed(at(30), &key(2));
+    pass(&mut table, 41, 70, open);
+    table.forget_closed(at(70), &key(2));
     assert_eq!(table.len(), 3);
-    table.add(at(30), key(3), connection(5));
-    pass(&mut table, 31, 70, open);
+    table.add(at(70), key(3), connection(5));
+    pass(&mut table, 71, 110, open);
     assert_eq!(table.removed().collect::<Vec<_>>(), [key(2)]);
-    pass(&mut table, 71, 640, open);
+    pass(&mut table, 111, 680, open);
     let mut removed: Vec<_> = table.removed().map(|k| k.client).collect();
     removed.sort();
     assert_eq!(removed, [key(3).client, key(4).client]);

@@ -241,14 +241,7 @@ impl Core {
         match self.routes.hit(now, &key, header.flags) {
             Some(connection) if self.connections.is_open(connection) => {
                 self.packets.routed += 1;
-                send(
-                    &mut self.connections,
-                    &mut self.links,
-                    self.worker,
-                    self.workers,
-                    connection,
-                    &response,
-                );
+                self.pass_on(connection, &response);
             }
             Some(_) => {
                 // Its connection closed a moment ago. tcpcopy may announce it again on another.
@@ -329,13 +322,18 @@ impl Core {
             at: now,
             record: HeaderRecord::confirmed(key.client, key.target).to_bytes(),
         };
+        self.pass_on(connection, &confirmation);
+    }
+
+    #[inline]
+    fn pass_on(&mut self, connection: ConnectionId, response: &Response) {
         send(
             &mut self.connections,
             &mut self.links,
             self.worker,
             self.workers,
             connection,
-            &confirmation,
+            response,
         );
     }
 

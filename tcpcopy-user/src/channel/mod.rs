@@ -142,9 +142,10 @@ impl Channel {
     /// True if the SYN of a session that has just been announced had better wait: one or more intercepts, on targets,
     /// will confirm that they take its responses. False the second time.
     pub fn awaits(&mut self, client: Endpoint, target: Endpoint) -> bool {
-        let confirming = self.intercepts.iter_mut();
-        let due = confirming.filter_map(|i| i.confirms(client, target).then_some(()));
-        let due = due.count();
+        let mut due = 0;
+        for intercept in &mut self.intercepts {
+            due += usize::from(intercept.confirms(client, target));
+        }
         self.confirmations.awaits(client, target, due)
     }
 
