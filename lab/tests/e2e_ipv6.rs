@@ -19,6 +19,8 @@ use rustix::process::Signal;
 
 const KEPT_REQUESTS: u32 = 4000;
 const SHORT_REQUESTS: u32 = 1000;
+/// As in `e2e_pool.rs`: a number for a longer run.
+const MORE_REQUESTS: &str = "REPLAY_POOL_REQUESTS";
 /// What is on its way when the client is done reaches the target's log within this.
 const SETTLE: Duration = Duration::from_secs(20);
 /// Clients' addresses at the target, of the network that it routes to the assistant.
@@ -69,6 +71,7 @@ fn clients_of_ipv4_get_addresses_of_a_pool_by_tap() {
 fn the_target_answers_to_a_pool_on_its_link() {
     replay(&Case {
         pool: Some("2001:db8:77::a000/116"),
+        kept: std::env::var(MORE_REQUESTS).map_or(KEPT_REQUESTS, |n| n.parse().unwrap()),
         before: &|lab| {
             ip(lab, Host::Target, "route del 2001:db8:77:2::/64");
         },
@@ -245,6 +248,8 @@ struct Case<'a> {
     target: (Host, Ipv6Addr),
     /// The target's answers come to tcpcopy itself.
     pool: Option<&'a str>,
+    /// Requests on one connection.
+    kept: u32,
     /// More options of tcpcopy.
     more: &'a [&'a str],
     /// Done to the lab before anything starts.
@@ -266,6 +271,7 @@ impl Default for Case<'_> {
             extended: false,
             target: (Host::Target, address6(Host::Target)),
             pool: None,
+            kept: KEPT_REQUESTS,
             more: &[],
             before: &|_| (),
             rate: None,
@@ -341,7 +347,7 @@ fn replay(case: &Case<'_>) {
 
     thread::scope(|scope| {
         scope.spawn(|| (case.meanwhile)(&lab));
-        curl(&lab, online, case.rate, "kept", KEPT_REQUESTS, &[]);
+        curl(&lab, online, case.rate, "kept", case.kept, &[]);
     });
     let close = ["-H", "Connection: close"];
     curl(&lab, online, case.rate, "short", SHORT_REQUESTS, &close);
@@ -358,7 +364,7 @@ fn replay(case: &Case<'_>) {
     }
     let comparison = produced.compare(&read("replayed"));
     let report = ExitReport::read(&report).unwrap();
-    let all = u64::from(KEPT_REQUESTS + SHORT_REQUESTS);
+    let all = u64::from(case.kept + SHORT_REQUESTS);
     assert_eq!(comparison.production_requests, all);
     assert_eq!(
         comparison.faults(),
