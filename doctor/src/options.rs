@@ -1,6 +1,7 @@
 //! What a look is asked for beside the flags of a run.
 
 use crate::Diagnosis;
+use clap::Parser;
 use operator::duration::parse_positive;
 use operator::exit::{self, Failure};
 use operator::log::LogLevel;
@@ -8,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 /// The word behind the program's name.
-pub const COMMAND: &str = "doctor";
+const COMMAND: &str = "doctor";
 
 /// Flags of `doctor`.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,8 +46,29 @@ pub fn log_level(asked: LogLevel) -> LogLevel {
     }
 }
 
+/// A command line, read.
+#[derive(Debug)]
+pub enum Asked<R, D> {
+    /// Of a run.
+    Run(R),
+    /// Of a look.
+    Doctor(D),
+}
+
+/// Reads a command line as `D` if its first word is `doctor`, which is left out, and as `R` otherwise.
+pub fn parse<R: Parser, D: Parser>(
+    argv: impl IntoIterator<Item = impl Into<OsString>>,
+) -> Result<Asked<R, D>, clap::Error> {
+    let (doctor, argv) = without_command(argv.into_iter().map(Into::into));
+    if doctor {
+        D::try_parse_from(argv).map(Asked::Doctor)
+    } else {
+        R::try_parse_from(argv).map(Asked::Run)
+    }
+}
+
 /// The command line without the word `doctor`, if that is what it begins with.
-pub fn without_command(argv: impl IntoIterator<Item = OsString>) -> (bool, Vec<OsString>) {
+fn without_command(argv: impl IntoIterator<Item = OsString>) -> (bool, Vec<OsString>) {
     let mut argv: Vec<_> = argv.into_iter().collect();
     let asked = argv.get(1).is_some_and(|word| word == OsStr::new(COMMAND));
     if asked {

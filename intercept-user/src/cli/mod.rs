@@ -6,7 +6,7 @@ use clap::{ArgAction, Parser, ValueEnum};
 use common::wire::compat::DEFAULT_PORT;
 use dataplane::bpf::Filter;
 use dataplane::cores::CoreList;
-use doctor::options::without_command;
+use doctor::options::{self, Asked};
 use operator::duration::parse_positive;
 use operator::log::{LogFormat, LogLevel};
 use operator::usage::one_line;
@@ -192,6 +192,7 @@ where
     T: Into<std::ffi::OsString> + Clone,
 {
     use clap::error::ErrorKind;
+<<<<<<< ours
     let (doctor, argv) = without_command(argv.into_iter().map(Into::into));
     let parsed = if doctor {
         DoctorArgs::try_parse_from(argv).map(|asked| (asked.run, Some(asked.options)))
@@ -205,6 +206,13 @@ where
                 Some(options) => Parsed::Doctor(Box::new(args), options),
                 None => Parsed::Run(Box::new(args)),
             })
+=======
+    match options::parse::<Args, DoctorArgs>(argv) {
+        Ok(Asked::Run(args)) => args.with_filter().map(|args| Parsed::Run(Box::new(args))),
+        Ok(Asked::Doctor(asked)) => {
+            let args = asked.run.with_filter();
+            args.map(|args| Parsed::Doctor(Box::new(args), asked.options))
+>>>>>>> theirs
         }
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Text(e.to_string()))

@@ -33,7 +33,7 @@ pub use udp::{Transfers, parse_both};
 
 use clap::Parser;
 use doctor::Options;
-use doctor::options::without_command;
+use doctor::options::{self, Asked};
 use operator::usage::one_line;
 
 /// What parsing came to.
@@ -67,18 +67,12 @@ where
     T: Into<std::ffi::OsString> + Clone,
 {
     use clap::error::ErrorKind;
-    let (doctor, argv) = without_command(argv.into_iter().map(Into::into));
-    let parsed = if doctor {
-        DoctorArgs::try_parse_from(argv).map(|asked| (asked.run, Some(asked.options)))
-    } else {
-        Args::try_parse_from(argv).map(|args| (args, None))
-    };
-    match parsed {
-        Ok((args, options)) => Config::from_args(args)
-            .map(|config| match options {
-                Some(options) => Parsed::Doctor(Box::new(config), options),
-                None => Parsed::Run(Box::new(config)),
-            })
+    match options::parse::<Args, DoctorArgs>(argv) {
+        Ok(Asked::Run(args)) => Config::from_args(args)
+            .map(|config| Parsed::Run(Box::new(config)))
+            .map_err(|e| e.to_string()),
+        Ok(Asked::Doctor(asked)) => Config::from_args(asked.run)
+            .map(|config| Parsed::Doctor(Box::new(config), asked.options))
             .map_err(|e| e.to_string()),
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Text(e.to_string()))

@@ -21,47 +21,18 @@ fn run(argv: &[&str]) -> Result<Config, String> {
 
 #[test]
 fn doctor_takes_the_flags_of_a_run_and_two_of_its_own() {
-    let line = [
-        "tcpcopy-user",
-        "doctor",
-        "-x",
-        "80-10.0.0.30:8080",
-        "-s",
-        "10.0.0.40",
-        "-i",
-        "eth0",
-        "--window",
-        "2s",
-        "--json",
-    ];
-    let Ok(Parsed::Doctor(config, options)) = parse(line) else {
+    let of = |line: &str| parse(line.split(' ').map(str::to_owned));
+    let run = "-x 80-10.0.0.30:8080 -s 10.0.0.40 -i eth0";
+    let asked = of(&format!("tcpcopy-user doctor {run} --window 2s --json"));
+    let Ok(Parsed::Doctor(config, options)) = asked else {
         panic!("not taken as doctor");
     };
     assert_eq!(config.iface, "eth0");
     assert!(options.json && options.window.as_secs() == 2);
-    let error = parse([
-        "tcpcopy-user",
-        "doctor",
-        "-x",
-        "80",
-        "-s",
-        "10.0.0.40",
-        "-i",
-        "eth0",
-    ]);
+    let error = of("tcpcopy-user doctor -x 80 -s 10.0.0.40 -i eth0");
     assert!(error.is_err_and(|e| e.contains("-x")));
-    let without = [
-        "tcpcopy-user",
-        "-x",
-        "80-10.0.0.30:8080",
-        "-s",
-        "10.0.0.40",
-        "-i",
-        "eth0",
-        "--json",
-    ];
-    assert!(parse(without).is_err(), "a run has no --json");
-    let Ok(Parsed::Text(help)) = parse(["tcpcopy-user", "doctor", "--help"]) else {
+    assert!(of(&format!("tcpcopy-user {run} --json")).is_err());
+    let Ok(Parsed::Text(help)) = of("tcpcopy-user doctor --help") else {
         panic!("no help");
     };
     assert!(

@@ -44,7 +44,8 @@ struct Rule {
     last: LiveFigures,
     /// Sessions opened in the interval before, and answers in it.
     before: (u64, u64),
-    quiet_until: Nanos,
+    /// By suspicion: a host that was idle must not hide what comes next.
+    quiet_until: [Nanos; 2],
 }
 
 impl Rule {
@@ -54,12 +55,16 @@ impl Rule {
             at: now + every,
             last: LiveFigures::default(),
             before: (0, 0),
-            quiet_until: now,
+            quiet_until: [now; 2],
         }
     }
 
+    fn is_due(&self, now: Nanos) -> bool {
+        now >= self.at
+    }
+
     fn judge(&mut self, now: Nanos, figures: LiveFigures) -> Option<Suspicion> {
-        if now < self.at {
+        if !self.is_due(now) {
             return None;
         }
         self.at = now + self.every;
@@ -79,10 +84,11 @@ impl Rule {
         } else {
             return None;
         };
-        if now < self.quiet_until {
+        let quiet_until = &mut self.quiet_until[suspicion as usize];
+        if now < *quiet_until {
             return None;
         }
-        self.quiet_until = now + PAUSE;
+        *quiet_until = now + PAUSE;
         Some(suspicion)
     }
 }
@@ -115,11 +121,14 @@ impl Vigil {
         counters: impl FnOnce() -> Vec<Counter>,
     ) {
         self.hear();
+        if !self.rule.is_due(now) {
+            return;
+        }
+        // In each interval, so that what is counted is what it rejected.
+        let before = std::mem::replace(&mut self.counters, counters());
         let Some(suspicion) = self.rule.judge(now, figures) else {
             return;
         };
-        let counters = counters();
-        let before = std::mem::replace(&mut self.counters, counters);
         // With files the reader says what it does.
         let idle = suspicion == Suspicion::NothingCaptured && config.offline.is_some();
         if idle || self.looking.is_some() {
