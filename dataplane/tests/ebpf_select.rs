@@ -33,12 +33,10 @@ impl Choice<'_> {
             object: "tcpcopy-ebpf",
             flags: config_flags::XDP_META,
             maps: &[("TRANSFERS", &online)],
-            ring_bytes: 1 << 20,
-            few: true,
             shard: self.shard,
             share: self.share,
             deny: self.deny,
-            decap: common::abi::DecapConfig::NONE,
+            ..Setup::default()
         });
         if program == "tap" {
             loaded.classifier("tap");

@@ -192,27 +192,14 @@ where
     T: Into<std::ffi::OsString> + Clone,
 {
     use clap::error::ErrorKind;
-<<<<<<< ours
-    let (doctor, argv) = without_command(argv.into_iter().map(Into::into));
-    let parsed = if doctor {
-        DoctorArgs::try_parse_from(argv).map(|asked| (asked.run, Some(asked.options)))
-    } else {
-        Args::try_parse_from(argv).map(|args| (args, None))
-    };
-    match parsed {
-        Ok((args, options)) => {
-            let args = args.with_filter().and_then(Args::with_mappings);
-            args.map(|args| match options {
-                Some(options) => Parsed::Doctor(Box::new(args), options),
-                None => Parsed::Run(Box::new(args)),
-            })
-=======
     match options::parse::<Args, DoctorArgs>(argv) {
-        Ok(Asked::Run(args)) => args.with_filter().map(|args| Parsed::Run(Box::new(args))),
+        Ok(Asked::Run(args)) => args
+            .with_filter()
+            .and_then(Args::with_mappings)
+            .map(|args| Parsed::Run(Box::new(args))),
         Ok(Asked::Doctor(asked)) => {
-            let args = asked.run.with_filter();
+            let args = asked.run.with_filter().and_then(Args::with_mappings);
             args.map(|args| Parsed::Doctor(Box::new(args), asked.options))
->>>>>>> theirs
         }
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Text(e.to_string()))

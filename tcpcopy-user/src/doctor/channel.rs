@@ -182,7 +182,7 @@ mod tests {
     fn peers_are_told_apart() {
         let ours = peer(|mut s| {
             hear(&mut s);
-            s.write_all(&native::ack()).expect("ack");
+            s.write_all(&native::ack(0)).expect("ack");
             hear_end(s);
         });
         assert_eq!(ours, Reach::Native);

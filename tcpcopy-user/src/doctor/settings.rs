@@ -16,6 +16,7 @@ pub fn judge(error: &CheckError) -> Finding {
         CheckError::ClientIsTarget { .. } | CheckError::ClientFamily { .. } => {
             ("clients_unfit", "change -c")
         }
+        CheckError::Pool(_) => ("pool_unfit", "change --pool"),
         CheckError::NoEthernet { .. } => ("no_ethernet", "change --iface"),
         CheckError::MirrorRefused { .. } => ("mirror_in_use", "change --capture or --iface"),
     };

@@ -90,7 +90,7 @@ pub fn follow(given: &Given<'_>, channel: &mut Channel) -> Result<ProbeFacts, St
         reset: false,
     };
     let shared = std::cell::RefCell::new(&mut seen);
-    let mut heard = Vec::new();
+    let mut heard = Received::default();
     let (mut answer, mut acked_at, mut reset_later) = (None, None, false);
     let begun = Instant::now();
     let mut due: Vec<Duration> = [Duration::ZERO].into_iter().chain(AGAIN).rev().collect();
@@ -111,7 +111,8 @@ pub fn follow(given: &Given<'_>, channel: &mut Channel) -> Result<ProbeFacts, St
             let now = clock::now();
             channel.service(now, &mut heard);
             channel.flush(now);
-            for header in heard.drain(..) {
+            heard.confirmed.clear();
+            for header in heard.headers.drain(..) {
                 let Some(end) = client.as_ref().filter(|end| end.at == header.client) else {
                     continue;
                 };
