@@ -3,7 +3,7 @@
 
 mod ebpf_support;
 
-use common::abi::{TAP_COUNTERS, TapCounter, config_flags};
+use common::abi::{TAP_COUNTERS, TapCounter};
 use common::flow::{Block, Shard, Share, flow_hash};
 use common::packet::{Addr, Endpoint};
 use ebpf_support::frames::*;
@@ -31,7 +31,6 @@ impl Choice<'_> {
         let online = [v4(ONLINE, 80), v6(ONLINE6, 80)];
         let mut loaded = Loaded::new(&Setup {
             object: "tcpcopy-ebpf",
-            flags: config_flags::XDP_META,
             maps: &[("TRANSFERS", &online)],
             shard: self.shard,
             share: self.share,

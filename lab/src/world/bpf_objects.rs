@@ -26,6 +26,27 @@ const KINDS: [(&str, &str); 3] = [
 impl BpfObjects {
     /// Those that process `pid` has open, and the maps inside its maps of maps.
     pub fn of_process(pid: u32) -> Result<Self, LabError> {
+        let mut objects = Self::descriptors(pid)?;
+        let maps: Vec<u64> = objects
+            .0
+            .iter()
+            .filter(|(kind, _)| *kind == "map")
+            .map(|(_, id)| *id)
+            .collect();
+        for outer in maps {
+            objects.add_inner_maps(outer);
+        }
+        Ok(objects)
+    }
+
+    /// What it has attached, alone: large maps take long to look into.
+    pub fn links_of_process(pid: u32) -> Result<Self, LabError> {
+        let mut objects = Self::descriptors(pid)?;
+        objects.0.retain(|(kind, _)| *kind == "link");
+        Ok(objects)
+    }
+
+    fn descriptors(pid: u32) -> Result<Self, LabError> {
         let folder = format!("/proc/{pid}/fdinfo");
         let mut objects = Self::default();
         for entry in std::fs::read_dir(&folder)
@@ -35,15 +56,6 @@ impl BpfObjects {
             // A descriptor may be closed meanwhile.
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
             objects.add_descriptor(&text);
-        }
-        let maps: Vec<u64> = objects
-            .0
-            .iter()
-            .filter(|(kind, _)| *kind == "map")
-            .map(|(_, id)| *id)
-            .collect();
-        for outer in maps {
-            objects.add_inner_maps(outer);
         }
         Ok(objects)
     }
