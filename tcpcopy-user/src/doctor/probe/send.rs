@@ -1,7 +1,7 @@
 //! Sends the probes of one target and follows them.
 
 use super::{Answer, ClientProbe, Frame, Plain, ProbeFacts};
-use crate::channel::Channel;
+use crate::channel::{Channel, Received};
 use common::packet::{
     Addr, Endpoint, FrameAddresses, MacAddr, SeqNumber, TcpFlags, TcpFrame, TcpOptions,
     build_tcp_frame, decode_ethernet, decode_frame,
