@@ -13,6 +13,8 @@ const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
 const POINT_AND_TAG: usize = 32 + 16;
 /// Size of each of the two messages.
 pub const MESSAGE_BYTES: usize = 2 + POINT_AND_TAG;
+/// What intercept sends instead of message 2 if message 1 does not prove its key.
+pub const REFUSAL: [u8; 2] = [0, 0];
 /// Size of a [`challenge`].
 pub const CHALLENGE_BYTES: usize = 12;
 

@@ -18,7 +18,7 @@ mod key;
 mod record;
 
 pub use handshake::{
-    CHALLENGE_BYTES, HandshakeError, Initiator, MESSAGE_BYTES, Sealed, challenge, respond,
+    CHALLENGE_BYTES, HandshakeError, Initiator, MESSAGE_BYTES, REFUSAL, Sealed, challenge, respond,
 };
 pub use key::{Key, KeyError};
 pub use record::{BadRecord, MAX_PLAIN_BYTES, Opener, RECORD_OVERHEAD_BYTES, Sealer};

@@ -12,8 +12,10 @@
 //! that no C stream begins with (counts up to 16, or 0x45 to 0x4f without counts). Each direction changes at
 //! a place of its own, named in its own byte stream: nobody has to wait for the other.
 //!
-//! The last bytes of offer and ACK are flags, of which none is defined yet: both sides send zero and ignore
-//! what they do not know. They have room for authentication, whose messages would follow the ACK.
+//! The last bytes of offer and ACK are flags ([`offer_flags`], [`ack_flags`]): both sides send zero for the others
+//! and ignore what they do not know. With a key on both sides nothing follows in clear text: tcpcopy waits for the
+//! ACK, then both prove the key to each other, then all of this format goes on inside sealed records
+//! (crate `channel-crypto`).
 
 use super::compat::{self, BadCount, CLIENT_RECORD_BYTES, ClientRecord, response_options};
 use super::partial::Partial;
@@ -25,10 +27,16 @@ use bytemuck::{Pod, Zeroable};
 const VERSION: u8 = 1;
 /// What tcpcopy puts into the free bytes of its hello: a mark, the version, flags.
 const OFFER: [u8; 6] = [b'T', b'c', b'p', VERSION, 0, 0];
+/// Place of the flags in the offer.
+const OFFER_FLAGS_AT: usize = 5;
 /// First two bytes of the acknowledgement.
 const ACK_MARK: [u8; 2] = [0xac, 0x4e];
 /// Size of the acknowledgement.
 pub const ACK_BYTES: usize = 16;
+/// Place of the flags in the acknowledgement.
+const ACK_FLAGS_AT: usize = ACK_BYTES - 1;
+/// Size of the number in it that belongs to this connection alone; zero without a key.
+pub const CHALLENGE_BYTES: usize = 12;
 /// Type of the C record behind which tcpcopy speaks this format.
 pub const SWITCH: u16 = 0x4e54;
 /// Size of a [`ClientMessage`].
@@ -43,9 +51,12 @@ pub const FRAME_HEAD_BYTES: usize = 4;
 pub const MAX_FRAME_BYTES: usize = FRAME_HEAD_BYTES + MAX_RECORDS * HEADER_RECORD_BYTES;
 /// Kind of a frame of response headers.
 const KIND_HEADERS: u16 = 1;
+/// Kind of a frame with one [`Pong`], which is padded to the size of the other records.
+const KIND_PONG: u16 = 3;
 const TYPE_ADD: u16 = 1;
 const TYPE_DEL: u16 = 2;
 const TYPE_UDP_TARGET: u16 = 3;
+const TYPE_PING: u16 = 4;
 const OPTION_BYTES: usize = 24;
 
 /// What tcpcopy says behind [`SWITCH`]. Numbers are big-endian, addresses IPv6 or IPv4-mapped.
@@ -78,6 +89,14 @@ impl ClientMessage {
         Self::new(TYPE_UDP_TARGET, Endpoint::new(Addr([0; 16]), 0), target)
     }
 
+    /// Asks for a [`Pong`] with this token. It takes the first bytes of the client's address; the rest is zero.
+    pub fn ping(token: u64) -> Self {
+        let mut addr = [0; 16];
+        addr[..8].copy_from_slice(&token.to_be_bytes());
+        let none = Endpoint::new(Addr([0; 16]), 0);
+        Self::new(TYPE_PING, Endpoint::new(Addr(addr), 0), none)
+    }
+
     const fn new(kind: u16, client: Endpoint, target: Endpoint) -> Self {
         Self {
             kind: kind.to_be_bytes(),
@@ -105,6 +124,12 @@ impl ClientMessage {
             TYPE_ADD => ClientRecord::Add { client, target },
             TYPE_DEL => ClientRecord::Del { client, target },
             TYPE_UDP_TARGET => ClientRecord::UdpTarget { target },
+            TYPE_PING => {
+                let [a, b, c, d, e, f, g, h, ..] = m.client;
+                ClientRecord::Ping {
+                    token: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+                }
+            }
             kind => ClientRecord::Unknown { kind },
         }
     }
@@ -176,11 +201,80 @@ impl HeaderRecord {
     }
 }
 
-/// The C hello with our offer in its free bytes.
-pub fn hello() -> [u8; CLIENT_RECORD_BYTES] {
+/// The answer to a ping: what became of this connection's responses. Numbers are big-endian.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pong {
+    /// That of the ping.
+    pub token: u64,
+    /// Responses written to the connection.
+    pub sent: u64,
+    /// Responses dropped because tcpcopy did not read fast enough.
+    pub dropped_full: u64,
+    /// Responses that wait to be written.
+    pub waiting: u64,
+    /// Longest time from the kernel's capture of a response to its write since the pong before, in ns.
+    pub lag_max_ns: u64,
+}
+
+impl Pong {
+    /// Frame of this answer.
+    pub fn to_frame(self) -> [u8; FRAME_HEAD_BYTES + HEADER_RECORD_BYTES] {
+        let mut frame = [0; FRAME_HEAD_BYTES + HEADER_RECORD_BYTES];
+        frame[..FRAME_HEAD_BYTES].copy_from_slice(&head(KIND_PONG, 1));
+        let fields = [
+            self.token,
+            self.sent,
+            self.dropped_full,
+            self.waiting,
+            self.lag_max_ns,
+        ];
+        let (places, _) = frame[FRAME_HEAD_BYTES..].as_chunks_mut::<8>();
+        for (place, field) in places.iter_mut().zip(fields) {
+            *place = field.to_be_bytes();
+        }
+        frame
+    }
+
+    fn decode(record: &[u8; HEADER_RECORD_BYTES]) -> Self {
+        let (fields, _) = record.as_chunks::<8>();
+        let field = |at: usize| fields.get(at).map_or(0, |f| u64::from_be_bytes(*f));
+        Self {
+            token: field(0),
+            sent: field(1),
+            dropped_full: field(2),
+            waiting: field(3),
+            lag_max_ns: field(4),
+        }
+    }
+}
+
+/// Bits of the offer's flags.
+pub mod offer_flags {
+    /// tcpcopy has a key: nothing follows the hello before intercept has proved that it has it too.
+    pub const KEYED: u8 = 1 << 1;
+    /// tcpcopy pings, so its silence means that it is gone.
+    pub const PINGS: u8 = 1 << 2;
+}
+
+/// Bits of the acknowledgement's flags.
+pub mod ack_flags {
+    /// intercept has a key: messages that prove it follow, or the end of a connection whose offer had none.
+    pub const KEYED: u8 = 1 << 1;
+    /// intercept answers pings.
+    pub const PONGS: u8 = 1 << 2;
+}
+
+/// The C hello with our offer in its free bytes, given its [`offer_flags`].
+pub fn hello(flags: u8) -> [u8; CLIENT_RECORD_BYTES] {
     let mut hello = compat::hello();
     hello[8..].copy_from_slice(&OFFER);
+    hello[8 + OFFER_FLAGS_AT] = flags;
     hello
+}
+
+/// The [`offer_flags`] of a hello that [`offered`].
+pub fn flags_of_offer(extension: [u8; 6]) -> u8 {
+    extension[OFFER_FLAGS_AT]
 }
 
 /// True if the free bytes of a hello offer this format. Flags that are not known are no obstacle.
@@ -188,12 +282,30 @@ pub fn offered(extension: [u8; 6]) -> bool {
     extension[..4] == OFFER[..4]
 }
 
-/// What intercept answers an offer with.
-pub fn ack() -> [u8; ACK_BYTES] {
+/// What intercept answers an offer with, given its [`ack_flags`].
+pub fn ack(flags: u8) -> [u8; ACK_BYTES] {
     let mut ack = [0; ACK_BYTES];
     ack[..2].copy_from_slice(&ACK_MARK);
     ack[2] = VERSION;
+    ack[ACK_FLAGS_AT] = flags;
     ack
+}
+
+/// The same of an intercept with a key.
+pub fn keyed_ack(flags: u8, challenge: [u8; CHALLENGE_BYTES]) -> [u8; ACK_BYTES] {
+    let mut ack = ack(flags | ack_flags::KEYED);
+    ack[3..3 + CHALLENGE_BYTES].copy_from_slice(&challenge);
+    ack
+}
+
+/// Reads an acknowledgement: its [`ack_flags`].
+pub fn flags_of_ack(ack: [u8; ACK_BYTES]) -> Result<u8, BadStream> {
+    let [a, b, c, d, ..] = ack;
+    if [a, b] == ACK_MARK && c == VERSION {
+        Ok(ack[ACK_FLAGS_AT])
+    } else {
+        Err(BadStream::Ack([a, b, c, d]))
+    }
 }
 
 /// The C record behind which tcpcopy speaks this format.
@@ -203,9 +315,13 @@ pub fn switch() -> [u8; CLIENT_RECORD_BYTES] {
     record
 }
 
-/// What precedes `count` records.
+/// What precedes `count` records of responses.
 pub fn frame_head(count: u16) -> [u8; FRAME_HEAD_BYTES] {
-    let ([a, b], [c, d]) = (KIND_HEADERS.to_be_bytes(), count.to_be_bytes());
+    head(KIND_HEADERS, count)
+}
+
+fn head(kind: u16, count: u16) -> [u8; FRAME_HEAD_BYTES] {
+    let ([a, b], [c, d]) = (kind.to_be_bytes(), count.to_be_bytes());
     [a, b, c, d]
 }
 
@@ -236,14 +352,25 @@ impl core::fmt::Display for BadStream {
             ),
             Self::Frame { kind, count } => write!(
                 f,
-                "frame of kind {kind} with {count} records, expected kind {KIND_HEADERS} with at most \
-                 {MAX_RECORDS}; are both programs of one version?"
+                "frame of kind {kind} with {count} records, expected kind {KIND_HEADERS} or {KIND_PONG} with \
+                 at most {MAX_RECORDS}; are both programs of one version?"
             ),
         }
     }
 }
 
 impl core::error::Error for BadStream {}
+
+/// One record from intercept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerRecord {
+    /// A response.
+    Header(ResponseHeader),
+    /// In place of a response, something that is no TCP header.
+    NoHeader,
+    /// The answer to a ping.
+    Pong(Pong),
+}
 
 /// Reads what intercept sends, in whichever format its first byte says. Bytes may arrive in pieces of any size.
 #[derive(Clone, Debug)]
@@ -264,16 +391,33 @@ impl Default for ServerStream {
 }
 
 impl ServerStream {
+    /// Of a connection whose acknowledgement, with these [`ack_flags`], has been read by somebody else.
+    pub fn native(flags: u8) -> Self {
+        Self(Mode::Native(FrameDecoder {
+            acknowledged: true,
+            flags,
+            ..FrameDecoder::default()
+        }))
+    }
+
     /// The acknowledgement has come whole.
     pub fn is_native(&self) -> bool {
         matches!(&self.0, Mode::Native(d) if d.acknowledged)
     }
 
-    /// Feeds bytes and calls `header` for each record: `None` for one that is no TCP header.
+    /// The [`ack_flags`], once the acknowledgement has come.
+    pub fn flags(&self) -> u8 {
+        match &self.0 {
+            Mode::Native(d) => d.flags,
+            _ => 0,
+        }
+    }
+
+    /// Feeds bytes and calls `each` for each record.
     pub fn feed(
         &mut self,
         bytes: &[u8],
-        mut header: impl FnMut(Option<ResponseHeader>),
+        mut each: impl FnMut(ServerRecord),
     ) -> Result<(), BadStream> {
         if matches!(self.0, Mode::Undecided) {
             let Some(&first) = bytes.first() else {
@@ -288,9 +432,14 @@ impl ServerStream {
         match &mut self.0 {
             Mode::Undecided => Ok(()),
             Mode::Compat(d) => d
-                .feed(bytes, |r| header(compat::decode_record(r)))
+                .feed(bytes, |r| {
+                    each(
+                        compat::decode_record(r)
+                            .map_or(ServerRecord::NoHeader, ServerRecord::Header),
+                    );
+                })
                 .map_err(BadStream::Compat),
-            Mode::Native(d) => d.feed(bytes, |r| header(Some(HeaderRecord::decode(*r)))),
+            Mode::Native(d) => d.feed(bytes, each),
         }
     }
 }
@@ -301,14 +450,18 @@ struct FrameDecoder {
     partial: Partial<HEADER_RECORD_BYTES>,
     /// Records still to come in this frame; 0 means that a head is due.
     due: u16,
+    /// Of this frame.
+    kind: u16,
     acknowledged: bool,
+    /// See [`ack_flags`].
+    flags: u8,
 }
 
 impl FrameDecoder {
     fn feed(
         &mut self,
         mut bytes: &[u8],
-        mut record: impl FnMut(&[u8; HEADER_RECORD_BYTES]),
+        mut each: impl FnMut(ServerRecord),
     ) -> Result<(), BadStream> {
         loop {
             let want = match (self.acknowledged, self.due) {
@@ -320,21 +473,27 @@ impl FrameDecoder {
                 return Ok(());
             };
             if self.due > 0 {
-                record(unit);
+                each(if self.kind == KIND_PONG {
+                    ServerRecord::Pong(Pong::decode(unit))
+                } else {
+                    ServerRecord::Header(HeaderRecord::decode(*unit))
+                });
                 self.due -= 1;
                 continue;
             }
-            let [a, b, c, d, ..] = *unit;
             if self.acknowledged {
+                let [a, b, c, d, ..] = *unit;
                 let (kind, count) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-                if kind != KIND_HEADERS || usize::from(count) > MAX_RECORDS {
+                let known = matches!(kind, KIND_HEADERS | KIND_PONG);
+                if !known || usize::from(count) > MAX_RECORDS {
                     return Err(BadStream::Frame { kind, count });
                 }
-                self.due = count;
-            } else if [a, b] == ACK_MARK && c == VERSION {
-                self.acknowledged = true;
+                (self.kind, self.due) = (kind, count);
             } else {
-                return Err(BadStream::Ack([a, b, c, d]));
+                let mut ack = [0; ACK_BYTES];
+                ack.copy_from_slice(&unit[..ACK_BYTES]);
+                self.flags = flags_of_ack(ack)?;
+                self.acknowledged = true;
             }
         }
     }

@@ -51,7 +51,7 @@ fn accept(listener: &TcpListener) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut hello = [0; 14];
     (&stream).read_exact(&mut hello).unwrap();
-    assert_eq!(hello, native::hello());
+    assert_eq!(hello, native::hello(native::offer_flags::PINGS));
     stream
 }
 
@@ -338,7 +338,7 @@ fn a_native_intercept_carries_ipv6_and_hears_of_ends() {
     assert!(matches!(read_record(&mut stream), ClientRecord::Add { .. }));
     let v6 = Endpoint::new(Addr([0x20; 16]), 443);
     assert!(!channel.announce(v6, v6));
-    stream.write_all(&native::ack()).unwrap();
+    stream.write_all(&native::ack(0)).unwrap();
     let mut out = Vec::new();
     until(&mut channel, &mut out, |c, _| c.intercepts[0].is_native());
     assert!(channel.announce(v6, v6));
@@ -392,7 +392,7 @@ fn udp_targets_are_told_on_every_native_connection_also_those_made_later() {
     let mut out = Vec::new();
     let mut go_native = |channel: &mut Channel, streams: &mut [TcpStream; 2]| {
         for stream in streams.iter_mut() {
-            stream.write_all(&native::ack()).unwrap();
+            stream.write_all(&native::ack(0)).unwrap();
         }
         until(channel, &mut out, |c, _| {
             c.intercepts[0]
@@ -424,7 +424,7 @@ fn ipv6_targets_need_a_native_intercept_which_is_waited_for() {
     for part in [&peer.to_string(), &v6.to_string(), "run intercept-user"] {
         assert!(error.contains(part), "{error}");
     }
-    stream.write_all(&native::ack()).unwrap();
+    stream.write_all(&native::ack(0)).unwrap();
     channel.await_native(v6, super::NATIVE_TIMEOUT).unwrap();
     assert!(channel.announce(v6, v6));
 }

@@ -37,8 +37,8 @@ fn header() -> impl Strategy<Value = ResponseHeader> {
 
 #[test]
 fn an_offer_is_a_c_hello_and_an_ack_is_no_c_frame() {
-    assert_eq!(hello()[..8], compat::hello()[..8]);
-    let ClientRecord::Hello { version, extension } = ClientRecord::decode(&hello(), true) else {
+    assert_eq!(hello(0)[..8], compat::hello()[..8]);
+    let ClientRecord::Hello { version, extension } = ClientRecord::decode(&hello(0), true) else {
         panic!("no hello");
     };
     assert_eq!(version, compat::VERSION);
@@ -47,7 +47,7 @@ fn an_offer_is_a_c_hello_and_an_ack_is_no_c_frame() {
     assert!(!offered([b'T', b'c', b'p', 2, 0, 0]), "another version");
     assert!(
         compat::FrameDecoder::default()
-            .feed(&ack(), |_| ())
+            .feed(&ack(0), |_| ())
             .is_err()
     );
     assert_eq!(
@@ -57,12 +57,35 @@ fn an_offer_is_a_c_hello_and_an_ack_is_no_c_frame() {
 }
 
 #[test]
+fn flags_come_back_beside_the_challenge() {
+    let ClientRecord::Hello { extension, .. } = ClientRecord::decode(&hello(6), true) else {
+        panic!("no hello");
+    };
+    assert!(offered(extension));
+    assert_eq!(flags_of_offer(extension), 6);
+    let ack = keyed_ack(ack_flags::PONGS, [9; CHALLENGE_BYTES]);
+    assert_eq!(flags_of_ack(ack), Ok(ack_flags::PONGS | ack_flags::KEYED));
+    assert_eq!(ack[..3], super::ack(0)[..3]);
+    assert_eq!(ack[3..15], [9; CHALLENGE_BYTES]);
+}
+
+fn pong([token, sent, dropped_full, waiting, lag_max_ns]: [u64; 5]) -> Pong {
+    Pong {
+        token,
+        sent,
+        dropped_full,
+        waiting,
+        lag_max_ns,
+    }
+}
+
+#[test]
 fn bad_streams_say_what_was_expected() {
     let mut s = ServerStream::default();
-    s.feed(&ack(), |_| ()).unwrap();
+    s.feed(&ack(0), |_| ()).unwrap();
     let error = s.feed(&[0, 1, 0, 17], |_| ()).unwrap_err();
     assert_eq!(error, BadStream::Frame { kind: 1, count: 17 });
-    let mut other = ack();
+    let mut other = ack(0);
     other[2] = 9;
     let error = ServerStream::default().feed(&other, |_| ()).unwrap_err();
     assert_eq!(error, BadStream::Ack([0xac, 0x4e, 9, 0]));
@@ -75,27 +98,35 @@ proptest! {
         prop_assert_eq!(ClientMessage::decode(add), ClientRecord::Add { client, target });
         let del = ClientMessage::del(client, target).to_bytes();
         prop_assert_eq!(ClientMessage::decode(del), ClientRecord::Del { client, target });
+        let token = u64::from(client.port) << 48 | u64::from(target.port);
+        let ping = ClientMessage::ping(token).to_bytes();
+        prop_assert_eq!(ClientMessage::decode(ping), ClientRecord::Ping { token });
     }
 
     #[test]
     fn frames_cut_anywhere_give_the_same_headers(
         frames in prop::collection::vec(prop::collection::vec(header(), 0..=MAX_RECORDS), 1..4),
+        pong in any::<[u64; 5]>().prop_map(pong),
+        flags in any::<u8>(),
         cuts in prop::collection::vec(1usize..200, 1..60),
     ) {
-        let mut stream = ack().to_vec();
+        let mut stream = ack(flags).to_vec();
         for frame in &frames {
             stream.extend(frame_head(frame.len() as u16));
             for h in frame {
                 stream.extend(HeaderRecord::new(h).to_bytes());
             }
         }
-        let sent: Vec<_> = frames.into_iter().flatten().map(Some).collect();
+        stream.extend(pong.to_frame());
+        let mut sent: Vec<_> = frames.into_iter().flatten().map(ServerRecord::Header).collect();
+        sent.push(ServerRecord::Pong(pong));
         let (mut s, mut got, mut at) = (ServerStream::default(), Vec::new(), 0);
         for cut in cuts.iter().cycle() {
             let to = (at + cut).min(stream.len());
             s.feed(&stream[at..to], |h| got.push(h)).unwrap();
             at = to;
             prop_assert_eq!(s.is_native(), at >= ACK_BYTES);
+            prop_assert_eq!(s.flags(), if at >= ACK_BYTES { flags } else { 0 });
             if at == stream.len() {
                 break;
             }
@@ -110,7 +141,7 @@ proptest! {
     ) {
         let mut s = ServerStream::default();
         if native {
-            s.feed(&ack(), |_| ()).unwrap();
+            s.feed(&ack(0), |_| ()).unwrap();
             s.feed(&frame_head(MAX_RECORDS as u16), |_| ()).unwrap();
         }
         let _ = s.feed(&bytes, |_| ());
