@@ -4,12 +4,15 @@
 //!  record ─▶ queue (bounded, drop oldest) ─▶ frames of up to 16, staged whole ─▶ send(2), nonblocking
 //! ```
 //! C tcpcopy spins until a frame that has begun is complete, so what has been staged is written to its end
-//! before anything else, and only records that have not been staged can be dropped.
+//! before anything else, and only records that have not been staged can be dropped. With a key, what is staged at a
+//! time is one sealed record.
 
 use super::Response;
+use super::reader::{ACK_FLAGS, Format};
+use channel_crypto::Sealer;
 use common::flow::Nanos;
 use common::wire::compat::{self, MAX_RECORDS};
-use common::wire::native::{self, HeaderRecord};
+use common::wire::native::{self, HeaderRecord, Pong};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use std::collections::VecDeque;
@@ -37,6 +40,8 @@ pub struct OutputTotals {
     pub dropped_full: u64,
     /// Lost with the connection.
     pub dropped_closed: u64,
+    /// Longest time from the kernel's capture to the write, in ns.
+    pub lag_max_ns: u64,
 }
 
 impl std::ops::AddAssign for OutputTotals {
@@ -45,6 +50,7 @@ impl std::ops::AddAssign for OutputTotals {
         self.frames += o.frames;
         self.dropped_full += o.dropped_full;
         self.dropped_closed += o.dropped_closed;
+        self.lag_max_ns = self.lag_max_ns.max(o.lag_max_ns);
     }
 }
 
@@ -64,6 +70,13 @@ pub struct Output {
     socket: Arc<TcpStream>,
     peer: SocketAddr,
     native: bool,
+    sealer: Option<Box<Sealer>>,
+    /// What is to be sealed.
+    plain: Vec<u8>,
+    /// Token of a ping that is to be answered.
+    ping: Option<u64>,
+    /// Longest lag since the last answer.
+    lag_max_ns: u64,
     queue: VecDeque<Response>,
     /// Whole frames, written up to `written`.
     staged: Vec<u8>,
@@ -77,17 +90,26 @@ pub struct Output {
 }
 
 impl Output {
-    /// For a nonblocking socket. With `native` the stream begins with the answer to the peer's offer, which is
-    /// staged at once.
-    pub fn new(socket: Arc<TcpStream>, peer: SocketAddr, native: bool) -> Self {
+    /// For a nonblocking socket. In our own format the stream begins with the answer to the peer's offer, which is
+    /// staged at once; in sealed form the greeting has gone out before.
+    pub fn new(socket: Arc<TcpStream>, peer: SocketAddr, format: Format) -> Self {
         let mut staged = Vec::with_capacity(STAGED_FRAMES * native::MAX_FRAME_BYTES);
-        if native {
-            staged.extend_from_slice(&native::ack());
-        }
+        let (native, sealer) = match format {
+            Format::Compat => (false, None),
+            Format::Native => {
+                staged.extend_from_slice(&native::ack(ACK_FLAGS));
+                (true, None)
+            }
+            Format::Sealed(sealer) => (true, Some(sealer)),
+        };
         Self {
             socket,
             peer,
             native,
+            sealer,
+            plain: Vec::new(),
+            ping: None,
+            lag_max_ns: 0,
             queue: VecDeque::with_capacity(STAGED_RECORDS),
             staged,
             written: 0,
@@ -113,6 +135,11 @@ impl Output {
         self.queue.push_back(*response);
     }
 
+    /// The next flush answers a ping. Of several that wait only the last is answered.
+    pub fn ping(&mut self, token: u64) {
+        self.ping = (self.native && !self.broken).then_some(token);
+    }
+
     /// Writes what the socket takes. Appends the capture times of the records that have been written
     /// to `done`.
     pub fn flush(&mut self, now: Nanos, done: &mut Vec<Nanos>) -> Flushed {
@@ -122,7 +149,10 @@ impl Output {
         self.retry_at = None;
         loop {
             if self.written == self.staged.len() {
-                self.stage();
+                if !self.stage() {
+                    self.fail();
+                    return Flushed::Broken;
+                }
                 if self.staged.is_empty() {
                     return Flushed::Empty;
                 }
@@ -136,7 +166,7 @@ impl Output {
             ) {
                 Ok(n) => {
                     self.written += n;
-                    self.report(done);
+                    self.report(now, done);
                 }
                 Err(Errno::INTR) => {}
                 // Out of socket memory is as good as a full buffer.
@@ -183,31 +213,62 @@ impl Output {
         (self.peer, self.totals)
     }
 
-    fn stage(&mut self) {
+    /// Stages frames of what is queued, or the answer to a ping alone. False: sealing has come to its end.
+    fn stage(&mut self) -> bool {
         self.staged.clear();
         self.staged_at.clear();
         (self.written, self.reported) = (0, 0);
+        // Buffers are taken out and put back, so that they are kept.
+        if self.sealer.is_none() {
+            let mut staged = std::mem::take(&mut self.staged);
+            self.frames(&mut staged);
+            self.staged = staged;
+            return true;
+        }
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.clear();
+        self.frames(&mut plain);
+        let sealed = plain.is_empty()
+            || self
+                .sealer
+                .as_mut()
+                .is_some_and(|sealer| sealer.seal(&plain, &mut self.staged));
+        self.plain = plain;
+        sealed
+    }
+
+    fn frames(&mut self, to: &mut Vec<u8>) {
+        if let Some(token) = self.ping.take() {
+            let pong = Pong {
+                token,
+                sent: self.totals.sent,
+                dropped_full: self.totals.dropped_full,
+                waiting: self.queue.len() as u64,
+                lag_max_ns: std::mem::take(&mut self.lag_max_ns),
+            };
+            to.extend_from_slice(&pong.to_frame());
+            return;
+        }
         for _ in 0..STAGED_FRAMES {
             let count = self.queue.len().min(MAX_RECORDS);
             if count == 0 {
                 return;
             }
             if self.native {
-                self.staged
-                    .extend_from_slice(&native::frame_head(count as u16));
+                to.extend_from_slice(&native::frame_head(count as u16));
             } else {
-                self.staged.extend_from_slice(&(count as u16).to_be_bytes());
+                to.extend_from_slice(&(count as u16).to_be_bytes());
             }
             for response in self.queue.drain(..count) {
                 if self.native {
-                    self.staged.extend_from_slice(&response.record);
+                    to.extend_from_slice(&response.record);
                 } else {
                     // IPv6 has no C record, and a C peer no route for it: zeros, which are no header, keep
                     // the frame whole all the same.
                     let header = HeaderRecord::decode(response.record);
                     let record =
                         compat::encode_record(&header).unwrap_or([0; compat::RECORD_BYTES]);
-                    self.staged.extend_from_slice(&record);
+                    to.extend_from_slice(&record);
                 }
                 self.staged_at.push(response.at);
             }
@@ -224,9 +285,12 @@ impl Output {
     }
 
     /// Counts the frames that are out. All but the last of what is staged are full ones.
-    fn report(&mut self, done: &mut Vec<Nanos>) {
+    fn report(&mut self, now: Nanos, done: &mut Vec<Nanos>) {
         let complete = if self.written == self.staged.len() {
             self.staged_at.len()
+        } else if self.sealer.is_some() {
+            // A sealed record opens whole or not at all.
+            0
         } else {
             self.written / self.frame_bytes() * MAX_RECORDS
         };
@@ -234,6 +298,10 @@ impl Output {
             .staged_at
             .get(self.reported..complete)
             .unwrap_or_default();
+        // In the order of their capture, but for those of other workers: near enough for a maximum.
+        let lag = new.first().map_or(0, |&oldest| now.since(oldest).0);
+        self.lag_max_ns = self.lag_max_ns.max(lag);
+        self.totals.lag_max_ns = self.totals.lag_max_ns.max(lag);
         done.extend_from_slice(new);
         self.totals.sent += new.len() as u64;
         self.totals.frames += new.len().div_ceil(MAX_RECORDS) as u64;
@@ -244,6 +312,7 @@ impl Output {
         self.broken = true;
         self.totals.dropped_closed += self.pending() as u64;
         self.queue.clear();
+        self.ping = None;
         self.staged.clear();
         self.staged_at.clear();
         (self.written, self.reported) = (0, 0);
@@ -258,7 +327,7 @@ mod tests {
     use common::flow::ResponseHeader;
     use common::packet::{Addr, Endpoint, SackBlocks, SeqNumber, TcpFlags, TcpOptions};
     use common::wire::compat::{FrameDecoder, MAX_FRAME_BYTES, RECORD_BYTES};
-    use common::wire::native::ServerStream;
+    use common::wire::native::{ServerRecord, ServerStream};
     use std::io::Read;
     use std::net::TcpListener;
 
@@ -271,7 +340,12 @@ mod tests {
         let far = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         let (near, peer) = listener.accept().expect("accept");
         near.set_nonblocking(true).expect("nonblocking");
-        (Output::new(Arc::new(near), peer, native), far)
+        let format = if native {
+            Format::Native
+        } else {
+            Format::Compat
+        };
+        (Output::new(Arc::new(near), peer, format), far)
     }
 
     fn response(n: u64) -> Response {
@@ -308,7 +382,10 @@ mod tests {
         while got.len() < 40 {
             let n = far.read(&mut chunk).expect("read");
             stream
-                .feed(&chunk[..n], |h| got.push(h.expect("header").seq.0))
+                .feed(&chunk[..n], |record| match record {
+                    ServerRecord::Header(header) => got.push(header.seq.0),
+                    other => panic!("{other:?}"),
+                })
                 .expect("frames");
         }
         assert!(stream.is_native());

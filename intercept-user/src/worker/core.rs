@@ -234,11 +234,11 @@ impl Core {
             Command::Open {
                 connection,
                 peer,
-                native,
-                socket,
+                writing,
             } => {
-                self.connections.open(connection, peer, native, socket);
+                self.connections.open(connection, peer, writing);
             }
+            Command::Ping { connection, token } => self.connections.ping(connection, token),
             Command::Close { connection } => {
                 if self.connections.close(connection) {
                     self.routes.connection_closed();
