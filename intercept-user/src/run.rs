@@ -13,6 +13,7 @@ use crate::report::{Report, Setting};
 use crate::service::{Service, ServiceError, ServiceOptions};
 use crate::startup::{ChannelTaken, Taking, check_filter, forwarding_settings};
 use crate::worker::Limits;
+use channel_crypto::{Key, KeyError};
 use common::flow::Nanos;
 use dataplane::bpf::responses::{ResponsesConfig, RuleWriter, Sources};
 use dataplane::bpf::{BpfError, Filter};
@@ -24,6 +25,7 @@ use operator::privileges::{MissingCapability, check_privileges};
 use operator::signals::{Hangup, Signals};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often a thread that ended by itself is looked for.
@@ -44,6 +46,9 @@ pub enum RunError {
     /// `-b`, `-p`.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// `--key-file`.
+    #[error("--key-file: {0}")]
+    Key(#[from] KeyError),
     /// `-F`.
     #[error(transparent)]
     Filter(#[from] ChannelTaken),
@@ -67,9 +72,20 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     if let Some(cores) = &args.cores {
         cores.check_available()?;
     }
+    let key = match &args.key_file {
+        Some(path) => Some(Arc::new(Key::read(path)?)),
+        None => None,
+    };
     let listener = listen(SocketAddr::new(args.bind, args.port))?;
     check_privileges()?;
     warn_of_forwarding(&args.iface);
+    if key.is_none() && !args.bind.is_loopback() {
+        tracing::warn!(
+            address = %SocketAddr::new(args.bind, args.port),
+            "no --key-file: whoever reaches this address can read the headers of responses and have them sent to \
+             itself; give this program and tcpcopy-user the same --key-file, or keep the port private"
+        );
+    }
     if let Some(filter) = &args.selection {
         check_filter(filter, &interface, args.port)?;
     }
@@ -105,7 +121,10 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
             route_idle: Nanos(args.route_idle.as_nanos() as u64),
             ..Limits::default()
         },
-        control: ControlOptions::default(),
+        control: ControlOptions {
+            key,
+            ..ControlOptions::default()
+        },
         cores: used.to_vec(),
     };
     let targets = responses

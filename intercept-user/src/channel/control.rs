@@ -148,6 +148,7 @@ pub struct Control {
     full_log: Throttle,
     garbage_log: Throttle,
     key_log: Throttle,
+    keyless_log: Throttle,
     unknown_log: Throttle,
     accept_log: Throttle,
 }
@@ -169,6 +170,7 @@ impl Control {
             full_log: Throttle::default(),
             garbage_log: Throttle::default(),
             key_log: Throttle::default(),
+            keyless_log: Throttle::default(),
             unknown_log: Throttle::default(),
             accept_log: Throttle::default(),
         }
@@ -478,10 +480,12 @@ impl Control {
     fn refuse(&mut self, socket: &TcpStream, peer: SocketAddr, refused: &Refused) {
         // It may not read it; the log has it too.
         let _ = say(socket, &refused.last_words());
-        let (count, log) = if refused.of_keys() {
-            (&mut self.totals.key_refused, &mut self.key_log)
-        } else {
-            (&mut self.totals.not_hello, &mut self.garbage_log)
+        // A flood of one kind does not hide the others.
+        let totals = &mut self.totals;
+        let (count, log) = match refused {
+            Refused::NotHello { .. } => (&mut totals.not_hello, &mut self.garbage_log),
+            Refused::NoKey { .. } => (&mut totals.key_refused, &mut self.keyless_log),
+            _ => (&mut totals.key_refused, &mut self.key_log),
         };
         *count += 1;
         if let Some(more) = log.pass(Instant::now()) {

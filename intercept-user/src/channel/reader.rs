@@ -65,11 +65,6 @@ impl Refused {
             _ => Vec::new(),
         }
     }
-
-    /// It is about keys.
-    pub fn of_keys(&self) -> bool {
-        !matches!(self, Self::NotHello { .. })
-    }
 }
 
 /// How a peer is written to.
@@ -378,8 +373,8 @@ mod tests {
         );
     }
 
-    fn keyed(n: u8) -> Option<Arc<Key>> {
-        Some(Arc::new(Key::from_bytes(&[n; 32])))
+    fn key(n: u8) -> Arc<Key> {
+        Arc::new(Key::from_bytes(&[n; 32]))
     }
 
     fn refused(key: Option<Arc<Key>>, bytes: &[u8]) -> Refused {
@@ -396,11 +391,11 @@ mod tests {
             let words: [u8; ACK_BYTES] = refused.last_words().try_into().expect("an ACK");
             native::flags_of_ack(words).expect("ours")
         };
-        let c = refused(keyed(1), &compat::hello());
+        let c = refused(Some(key(1)), &compat::hello());
         assert_eq!(c, Refused::NoKey { native: false });
         assert!(c.last_words().is_empty());
         assert!(c.to_string().contains("C tcpcopy"), "{c}");
-        let no_key = refused(keyed(1), &ours);
+        let no_key = refused(Some(key(1)), &ours);
         assert_eq!(flags(&no_key), ACK_FLAGS | ack_flags::KEYED);
         let wanted = refused(None, &with_key);
         assert_eq!(wanted, Refused::KeyWanted);
@@ -451,11 +446,11 @@ mod tests {
     #[test]
     fn with_a_key_every_cut_of_the_greeting_works_and_another_key_does_not() {
         for piece in [1, 7, 14, 1000] {
-            let got = greeted(keyed(3), 3, piece).expect("greeted");
+            let got = greeted(Some(key(3)), 3, piece).expect("greeted");
             let want = [1, 2].map(|token| ClientRecord::Ping { token });
             assert_eq!(got, want, "pieces of {piece}");
         }
-        let refused = greeted(keyed(3), 4, 1000).expect_err("another key");
+        let refused = greeted(Some(key(3)), 4, 1000).expect_err("another key");
         assert_eq!(refused, Refused::WrongKey);
         assert_eq!(refused.last_words(), [0u8; 2]);
     }

@@ -472,20 +472,18 @@ impl Link {
             }
         };
         let mut bytes = buffer.get(..n).unwrap_or_default();
-        loop {
-            match greeting.feed(&mut bytes) {
-                Ok(Step::More) => return Change::None,
-                Ok(Step::Send(message)) => {
-                    self.say(now, &message);
-                    return Change::None;
-                }
-                Ok(Step::Done { sealed, flags }) => {
-                    return self.greeted(now, sealed, flags, bytes, out);
-                }
-                Err(refusal) => {
-                    self.refuse(now, refusal);
-                    return Change::Down;
-                }
+        // One message answers another: nothing comes behind it before we have said more, but for what follows the
+        // last one.
+        match greeting.feed(&mut bytes) {
+            Ok(Step::More) => Change::None,
+            Ok(Step::Send(message)) => {
+                self.say(now, &message);
+                Change::None
+            }
+            Ok(Step::Done { sealed, flags }) => self.greeted(now, sealed, flags, bytes, out),
+            Err(refusal) => {
+                self.refuse(now, refusal);
+                Change::Down
             }
         }
     }
