@@ -14,6 +14,11 @@ fn decoder() {
 }
 
 #[test]
+fn native() {
+    replay("native", support::native);
+}
+
+#[test]
 fn tunnels() {
     replay("tunnels", support::tunnels);
 }

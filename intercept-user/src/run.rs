@@ -15,6 +15,7 @@ use crate::report::{Report, Setting};
 use crate::service::{Service, ServiceError, ServiceOptions};
 use crate::startup::{ChannelTaken, Taking, check_filter, forwarding_settings, on_target};
 use crate::worker::Limits;
+use channel_crypto::{Key, KeyError};
 use common::abi::InterceptCounter;
 use common::flow::Nanos;
 use dataplane::bpf::responses::{ResponsesConfig, RuleWriter, Sources};
@@ -27,6 +28,7 @@ use operator::privileges::{MissingCapability, check_privileges};
 use operator::signals::{Hangup, Signals};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often a thread that ended by itself is looked for.
@@ -47,6 +49,9 @@ pub enum RunError {
     /// `-b`, `-p`.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// `--key-file`.
+    #[error("--key-file: {0}")]
+    Key(#[from] KeyError),
     /// `-F`.
     #[error(transparent)]
     Filter(#[from] ChannelTaken),
@@ -70,10 +75,21 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
     if let Some(cores) = &args.cores {
         cores.check_available()?;
     }
+    let key = match &args.key_file {
+        Some(path) => Some(Arc::new(Key::read(path)?)),
+        None => None,
+    };
     let listener = listen(SocketAddr::new(args.bind, args.port))?;
     check_privileges()?;
     if !args.on_target {
         warn_of_forwarding(&args.iface);
+    }
+    if key.is_none() && !args.bind.is_loopback() {
+        tracing::warn!(
+            address = %SocketAddr::new(args.bind, args.port),
+            "no --key-file: whoever reaches this address can read the headers of responses and have them sent to \
+             itself; give this program and tcpcopy-user the same --key-file, or keep the port private"
+        );
     }
     if let Some(filter) = &args.selection {
         check_filter(filter, &interface, args.port)?;
@@ -114,7 +130,8 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
             ..Limits::default()
         },
         control: ControlOptions {
-            native_only: args.on_target,
+            confirms: args.on_target,
+            key,
             ..ControlOptions::default()
         },
         cores: used.to_vec(),

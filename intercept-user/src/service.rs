@@ -137,7 +137,7 @@ impl Service {
             })?;
             service.workers.push(thread);
         }
-        let control = Control::new(listener, sender, options.control).with_targets(targets);
+        let control = Control::new(listener, sender, options.control.clone()).with_targets(targets);
         service.control = Some(spawn("control".to_owned(), move || control.run(&stop))?);
         Ok(service)
     }

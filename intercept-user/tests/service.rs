@@ -384,15 +384,21 @@ fn who_says_no_hello_is_closed() {
 #[test]
 fn connections_are_bounded_and_places_are_reused() {
     let world = World::new(1);
-    let mut peers: Vec<Peer> = (0..256).map(|_| world.tcpcopy()).collect();
-    let mut refused = world.connect();
+    // One address may take 192 of the 256 places.
+    let mut peers: Vec<Peer> = (0..192).map(|_| world.tcpcopy()).collect();
+    world.announce(&mut peers[191], client(1));
+    let mut refused = world.tcpcopy();
+    refused.expect_closed();
+    peers.extend((0..64).map(|_| world.tcpcopy_from([127, 0, 0, 2])));
+    world.announce(&mut peers[255], client(3));
+    let mut refused = world.tcpcopy_from([127, 0, 0, 3]);
     refused.expect_closed();
     // All of the others still work, and a place that is given back is taken again.
     world.announce(&mut peers[255], client(1));
     peers.truncate(255);
     let mut attempt = 0;
     let mut again = loop {
-        let mut peer = world.connect();
+        let mut peer = world.connect_from([127, 0, 0, 3]);
         // May be refused until the control thread has seen that the place is free: then these fail.
         let mut hello = compat::hello().to_vec();
         hello.extend(compat::add(client(2), TARGET).expect("IPv4"));
@@ -455,10 +461,10 @@ fn a_native_peer_gets_ipv6_and_gives_routes_back() {
     let v6 = |n| Endpoint::new(common::packet::Addr([n; 16]), 8000 + u16::from(n));
     let (client, target) = (v6(0x21), v6(0x22));
     let mut peer = world.connect();
-    peer.send(&native::hello());
+    peer.send(&native::hello(0));
     let mut ack = [0; native::ACK_BYTES];
     peer.take_exact(&mut ack).expect("an answer");
-    assert_eq!(ack, native::ack(0));
+    assert_eq!(ack, native::ack(native::ack_flags::PONGS));
     peer.send(&native::switch());
     peer.send(&native::ClientMessage::add(client, target).to_bytes());
     let frame = response_frame(client, target, 7, TcpFlags::ACK, b"answer");
@@ -633,7 +639,7 @@ fn each_announced_target_is_told_once() {
     let world = World::learning(1, Limits::default(), ControlOptions::default(), Some(sink));
     let other = Endpoint::new(TARGET.addr, TARGET.port + 1);
     let mut peer = world.connect();
-    peer.send(&native::hello());
+    peer.send(&native::hello(0));
     for target in [TARGET, TARGET, other, TARGET] {
         peer.send(&compat::add(client(1), target).expect("IPv4"));
     }

@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("operator", &[]),
     ("doctor", &["dataplane", "operator"]),
     ("savefile", &["common"]),
+    ("channel-crypto", &[]),
     (
         "tcpcopy-user",
         &[
@@ -27,11 +28,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "doctor",
             "operator",
             "savefile",
+            "channel-crypto",
         ],
     ),
     (
         "intercept-user",
-        &["common", "dataplane", "doctor", "operator"],
+        &["common", "dataplane", "doctor", "operator", "channel-crypto"],
     ),
     ("lab", &[]),
     ("xtask", &["lab"]),

@@ -71,7 +71,8 @@ impl ResponseHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::Addr;
+    use crate::packet::{Addr, FrameAddresses, TcpFrame, build_tcp_frame, decode_frame};
+    use std::vec::Vec;
 
     #[test]
     fn pieces_are_the_whole_again() {
@@ -116,13 +117,6 @@ mod tests {
             assert_eq!((seen, next), (count, whole.seq + payload_len));
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::packet::{Addr, FrameAddresses, TcpFrame, build_tcp_frame, decode_frame};
-    use std::vec::Vec;
 
     const ETHERNET_BYTES: usize = 14;
 

@@ -59,6 +59,11 @@ pub enum ClientRecord {
         /// Target.
         target: Endpoint,
     },
+    /// A sign of life that wants one back (native format only).
+    Ping {
+        /// Comes back with the answer.
+        token: u64,
+    },
     /// A type that is not known; to be ignored.
     Unknown {
         /// The type.

@@ -12,8 +12,10 @@
 //! that no C stream begins with (counts up to 16, or 0x45 to 0x4f without counts). Each direction changes at
 //! a place of its own, named in its own byte stream: nobody has to wait for the other.
 //!
-//! The last bytes of offer and ACK are flags ([`ack_flags`]): both sides send zero for the others and ignore
-//! what they do not know. They have room for authentication, whose messages would follow the ACK.
+//! The last bytes of offer and ACK are flags ([`offer_flags`], [`ack_flags`]): both sides send zero for the others
+//! and ignore what they do not know. With a key on both sides nothing follows in clear text: tcpcopy waits for the
+//! ACK, then both prove the key to each other, then all of this format goes on inside sealed records
+//! (crate `channel-crypto`).
 
 use super::compat::{self, BadCount, CLIENT_RECORD_BYTES, ClientRecord, response_options};
 use super::partial::Partial;
@@ -25,10 +27,16 @@ use bytemuck::{Pod, Zeroable};
 const VERSION: u8 = 1;
 /// What tcpcopy puts into the free bytes of its hello: a mark, the version, flags.
 const OFFER: [u8; 6] = [b'T', b'c', b'p', VERSION, 0, 0];
+/// Place of the flags in the offer.
+const OFFER_FLAGS_AT: usize = 5;
 /// First two bytes of the acknowledgement.
 const ACK_MARK: [u8; 2] = [0xac, 0x4e];
 /// Size of the acknowledgement.
 pub const ACK_BYTES: usize = 16;
+/// Place of the flags in the acknowledgement.
+const ACK_FLAGS_AT: usize = ACK_BYTES - 1;
+/// Size of the number in it that belongs to this connection alone; zero without a key.
+pub const CHALLENGE_BYTES: usize = 12;
 /// Type of the C record behind which tcpcopy speaks this format.
 pub const SWITCH: u16 = 0x4e54;
 /// Size of a [`ClientMessage`].
@@ -45,11 +53,12 @@ pub const MAX_FRAME_BYTES: usize = FRAME_HEAD_BYTES + MAX_RECORDS * HEADER_RECOR
 const KIND_HEADERS: u16 = 1;
 /// Kind of a frame of confirmed routes: records of the same size, of which only the endpoints are not zero.
 const KIND_CONFIRMED: u16 = 2;
-/// Place of the flags in the acknowledgement.
-const ACK_FLAGS_AT: usize = ACK_BYTES - 1;
+/// Kind of a frame with one [`Pong`], which is padded to the size of the other records.
+const KIND_PONG: u16 = 3;
 const TYPE_ADD: u16 = 1;
 const TYPE_DEL: u16 = 2;
 const TYPE_UDP_TARGET: u16 = 3;
+const TYPE_PING: u16 = 4;
 const OPTION_BYTES: usize = 24;
 
 /// What tcpcopy says behind [`SWITCH`]. Numbers are big-endian, addresses IPv6 or IPv4-mapped.
@@ -82,6 +91,14 @@ impl ClientMessage {
         Self::new(TYPE_UDP_TARGET, Endpoint::new(Addr([0; 16]), 0), target)
     }
 
+    /// Asks for a [`Pong`] with this token. It takes the first bytes of the client's address; the rest is zero.
+    pub fn ping(token: u64) -> Self {
+        let mut addr = [0; 16];
+        addr[..8].copy_from_slice(&token.to_be_bytes());
+        let none = Endpoint::new(Addr([0; 16]), 0);
+        Self::new(TYPE_PING, Endpoint::new(Addr(addr), 0), none)
+    }
+
     const fn new(kind: u16, client: Endpoint, target: Endpoint) -> Self {
         Self {
             kind: kind.to_be_bytes(),
@@ -109,6 +126,12 @@ impl ClientMessage {
             TYPE_ADD => ClientRecord::Add { client, target },
             TYPE_DEL => ClientRecord::Del { client, target },
             TYPE_UDP_TARGET => ClientRecord::UdpTarget { target },
+            TYPE_PING => {
+                let [a, b, c, d, e, f, g, h, ..] = m.client;
+                ClientRecord::Ping {
+                    token: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+                }
+            }
             kind => ClientRecord::Unknown { kind },
         }
     }
@@ -191,22 +214,87 @@ impl HeaderRecord {
     }
 }
 
-/// The C hello with our offer in its free bytes.
-pub fn hello() -> [u8; CLIENT_RECORD_BYTES] {
-    let mut hello = compat::hello();
-    hello[8..].copy_from_slice(&OFFER);
-    hello
+/// The answer to a ping: what became of this connection's responses. Numbers are big-endian.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pong {
+    /// That of the ping.
+    pub token: u64,
+    /// Responses written to the connection.
+    pub sent: u64,
+    /// Responses dropped because tcpcopy did not read fast enough.
+    pub dropped_full: u64,
+    /// Responses that wait to be written.
+    pub waiting: u64,
+    /// Longest time from the kernel's capture of a response to its write since the pong before, in ns.
+    pub lag_max_ns: u64,
 }
 
-/// True if the free bytes of a hello offer this format. Flags that are not known are no obstacle.
-pub fn offered(extension: [u8; 6]) -> bool {
-    extension[..4] == OFFER[..4]
+impl Pong {
+    /// Frame of this answer.
+    pub fn to_frame(self) -> [u8; FRAME_HEAD_BYTES + HEADER_RECORD_BYTES] {
+        let mut frame = [0; FRAME_HEAD_BYTES + HEADER_RECORD_BYTES];
+        frame[..FRAME_HEAD_BYTES].copy_from_slice(&head(KIND_PONG, 1));
+        let fields = [
+            self.token,
+            self.sent,
+            self.dropped_full,
+            self.waiting,
+            self.lag_max_ns,
+        ];
+        let (places, _) = frame[FRAME_HEAD_BYTES..].as_chunks_mut::<8>();
+        for (place, field) in places.iter_mut().zip(fields) {
+            *place = field.to_be_bytes();
+        }
+        frame
+    }
+
+    fn decode(record: &[u8; HEADER_RECORD_BYTES]) -> Self {
+        let (fields, _) = record.as_chunks::<8>();
+        let field = |at: usize| fields.get(at).map_or(0, |f| u64::from_be_bytes(*f));
+        Self {
+            token: field(0),
+            sent: field(1),
+            dropped_full: field(2),
+            waiting: field(3),
+            lag_max_ns: field(4),
+        }
+    }
+}
+
+/// Bits of the offer's flags.
+pub mod offer_flags {
+    /// tcpcopy has a key: nothing follows the hello before intercept has proved that it has it too.
+    pub const KEYED: u8 = 1 << 1;
+    /// tcpcopy pings, so its silence means that it is gone.
+    pub const PINGS: u8 = 1 << 2;
 }
 
 /// Bits of the acknowledgement's flags.
 pub mod ack_flags {
     /// Each announcement is confirmed once responses are taken; a SYN had better wait for that.
     pub const CONFIRMS: u8 = 1;
+    /// intercept has a key: messages that prove it follow, or the end of a connection whose offer had none.
+    pub const KEYED: u8 = 1 << 1;
+    /// intercept answers pings.
+    pub const PONGS: u8 = 1 << 2;
+}
+
+/// The C hello with our offer in its free bytes, given its [`offer_flags`].
+pub fn hello(flags: u8) -> [u8; CLIENT_RECORD_BYTES] {
+    let mut hello = compat::hello();
+    hello[8..].copy_from_slice(&OFFER);
+    hello[8 + OFFER_FLAGS_AT] = flags;
+    hello
+}
+
+/// The [`offer_flags`] of a hello that [`offered`].
+pub fn flags_of_offer(extension: [u8; 6]) -> u8 {
+    extension[OFFER_FLAGS_AT]
+}
+
+/// True if the free bytes of a hello offer this format. Flags that are not known are no obstacle.
+pub fn offered(extension: [u8; 6]) -> bool {
+    extension[..4] == OFFER[..4]
 }
 
 /// What intercept answers an offer with, given its [`ack_flags`].
@@ -216,6 +304,23 @@ pub fn ack(flags: u8) -> [u8; ACK_BYTES] {
     ack[2] = VERSION;
     ack[ACK_FLAGS_AT] = flags;
     ack
+}
+
+/// The same of an intercept with a key.
+pub fn keyed_ack(flags: u8, challenge: [u8; CHALLENGE_BYTES]) -> [u8; ACK_BYTES] {
+    let mut ack = ack(flags | ack_flags::KEYED);
+    ack[3..3 + CHALLENGE_BYTES].copy_from_slice(&challenge);
+    ack
+}
+
+/// Reads an acknowledgement: its [`ack_flags`].
+pub fn flags_of_ack(ack: [u8; ACK_BYTES]) -> Result<u8, BadStream> {
+    let [a, b, c, d, ..] = ack;
+    if [a, b] == ACK_MARK && c == VERSION {
+        Ok(ack[ACK_FLAGS_AT])
+    } else {
+        Err(BadStream::Ack([a, b, c, d]))
+    }
 }
 
 /// The C record behind which tcpcopy speaks this format.
@@ -267,7 +372,7 @@ impl core::fmt::Display for BadStream {
             ),
             Self::Frame { kind, count } => write!(
                 f,
-                "frame of kind {kind} with {count} records, expected kind {KIND_HEADERS} or {KIND_CONFIRMED} with at \
+                "frame of kind {kind} with {count} records, expected kinds {KIND_HEADERS} to {KIND_PONG} with at \
                  most {MAX_RECORDS}; are both programs of one version?"
             ),
         }
@@ -290,6 +395,8 @@ pub enum ServerRecord {
         /// Target.
         target: Endpoint,
     },
+    /// The answer to a ping.
+    Pong(Pong),
 }
 
 /// Reads what intercept sends, in whichever format its first byte says. Bytes may arrive in pieces of any size.
@@ -311,6 +418,15 @@ impl Default for ServerStream {
 }
 
 impl ServerStream {
+    /// Of a connection whose acknowledgement, with these [`ack_flags`], has been read by somebody else.
+    pub fn native(flags: u8) -> Self {
+        Self(Mode::Native(FrameDecoder {
+            acknowledged: true,
+            flags,
+            ..FrameDecoder::default()
+        }))
+    }
+
     /// The acknowledgement has come whole.
     pub fn is_native(&self) -> bool {
         matches!(&self.0, Mode::Native(d) if d.acknowledged)
@@ -327,6 +443,14 @@ impl ServerStream {
     /// The acknowledgement has come, and says that routes are confirmed.
     pub fn confirms(&self) -> bool {
         matches!(&self.0, Mode::Native(d) if d.flags & ack_flags::CONFIRMS != 0)
+    }
+
+    /// The [`ack_flags`], once the acknowledgement has come.
+    pub fn flags(&self) -> u8 {
+        match &self.0 {
+            Mode::Native(d) => d.flags,
+            _ => 0,
+        }
     }
 
     /// Feeds bytes and calls `each` for each record.
@@ -389,30 +513,33 @@ impl FrameDecoder {
                 return Ok(());
             };
             if self.due > 0 {
-                let header = HeaderRecord::decode(*unit);
-                each(if self.kind == KIND_CONFIRMED {
-                    ServerRecord::Confirmed {
-                        client: header.client,
-                        target: header.target,
+                each(match self.kind {
+                    KIND_CONFIRMED => {
+                        let header = HeaderRecord::decode(*unit);
+                        ServerRecord::Confirmed {
+                            client: header.client,
+                            target: header.target,
+                        }
                     }
-                } else {
-                    ServerRecord::Header(header)
+                    KIND_PONG => ServerRecord::Pong(Pong::decode(unit)),
+                    _ => ServerRecord::Header(HeaderRecord::decode(*unit)),
                 });
                 self.due -= 1;
                 continue;
             }
-            let [a, b, c, d, ..] = *unit;
             if self.acknowledged {
+                let [a, b, c, d, ..] = *unit;
                 let (kind, count) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-                let known = matches!(kind, KIND_HEADERS | KIND_CONFIRMED);
+                let known = matches!(kind, KIND_HEADERS | KIND_CONFIRMED | KIND_PONG);
                 if !known || usize::from(count) > MAX_RECORDS {
                     return Err(BadStream::Frame { kind, count });
                 }
                 (self.kind, self.due) = (kind, count);
-            } else if [a, b] == ACK_MARK && c == VERSION {
-                (self.acknowledged, self.flags) = (true, unit[ACK_FLAGS_AT]);
             } else {
-                return Err(BadStream::Ack([a, b, c, d]));
+                let mut ack = [0; ACK_BYTES];
+                ack.copy_from_slice(&unit[..ACK_BYTES]);
+                self.flags = flags_of_ack(ack)?;
+                self.acknowledged = true;
             }
         }
     }

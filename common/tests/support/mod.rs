@@ -10,6 +10,7 @@
 
 mod channel;
 mod frame;
+mod native;
 mod options;
 mod tunnels;
 
@@ -19,6 +20,12 @@ pub fn decoder(data: &[u8]) {
     options::parse(data);
     channel::responses(data);
     channel::clients(data);
+}
+
+/// Runs one input of the target for the native format.
+pub fn native(data: &[u8]) {
+    native::from_intercept(data);
+    native::from_tcpcopy(data);
 }
 
 /// Runs one input of the target for tunnels.

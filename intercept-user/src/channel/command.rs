@@ -1,5 +1,6 @@
 //! What the control thread tells workers.
 
+use super::reader::Format;
 use crate::routes::RouteKey;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -32,10 +33,9 @@ pub enum Command {
         connection: ConnectionId,
         /// Far end.
         peer: SocketAddr,
-        /// It offered the native format, which it is answered in.
-        native: bool,
-        /// The socket, for the owner only. The control thread holds the other reference and reads.
-        socket: Option<Arc<TcpStream>>,
+        /// The socket, and how it is written to, for the owner only. The control thread holds the other reference
+        /// and reads.
+        writing: Option<(Arc<TcpStream>, Format)>,
     },
     /// A route, for the worker that owns its client.
     Add {
@@ -50,6 +50,13 @@ pub enum Command {
         key: RouteKey,
         /// Who says so.
         connection: ConnectionId,
+    },
+    /// A peer wants a sign of life, from the owner of its connection.
+    Ping {
+        /// Who.
+        connection: ConnectionId,
+        /// Comes back with the answer.
+        token: u64,
     },
     /// A connection is gone. Every worker learns of it.
     Close {

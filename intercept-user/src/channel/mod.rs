@@ -28,13 +28,14 @@ mod listener;
 mod output;
 mod reader;
 mod rings;
+mod strangers;
 mod throttle;
 
 pub use command::{Command, ConnectionId};
 pub use control::{Announced, Control, ControlOptions, ControlTotals, TargetSink};
 pub use listener::{ListenError, listen};
 pub use output::{Flushed, Output, OutputTotals, QUEUE_RECORDS};
-pub use reader::{Reader, Refused};
+pub use reader::{Event, Format, Reader, Refused};
 pub use rings::{CommandReceiver, CommandSender, Links, Routed, command_rings, link_mesh};
 pub use throttle::Throttle;
 

@@ -5,12 +5,15 @@
 //!  confirmation ─▶ another, which goes first: a SYN waits for each
 //! ```
 //! C tcpcopy spins until a frame that has begun is complete, so what has been staged is written to its end
-//! before anything else, and only records that have not been staged can be dropped.
+//! before anything else, and only records that have not been staged can be dropped. With a key, what is staged at a
+//! time is one sealed record.
 
+use super::reader::Format;
 use super::{Kind, Response};
+use channel_crypto::Sealer;
 use common::flow::Nanos;
 use common::wire::compat::{self, MAX_RECORDS};
-use common::wire::native::{self, HEADER_RECORD_BYTES, HeaderRecord};
+use common::wire::native::{self, HEADER_RECORD_BYTES, HeaderRecord, Pong};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use std::collections::VecDeque;
@@ -38,6 +41,8 @@ pub struct OutputTotals {
     pub dropped_full: u64,
     /// Lost with the connection.
     pub dropped_closed: u64,
+    /// Longest time from the kernel's capture to the write, in ns.
+    pub lag_max_ns: u64,
 }
 
 impl std::ops::AddAssign for OutputTotals {
@@ -46,6 +51,7 @@ impl std::ops::AddAssign for OutputTotals {
         self.frames += o.frames;
         self.dropped_full += o.dropped_full;
         self.dropped_closed += o.dropped_closed;
+        self.lag_max_ns = self.lag_max_ns.max(o.lag_max_ns);
     }
 }
 
@@ -65,6 +71,13 @@ pub struct Output {
     socket: Arc<TcpStream>,
     peer: SocketAddr,
     native: bool,
+    sealer: Option<Box<Sealer>>,
+    /// What is to be sealed.
+    plain: Vec<u8>,
+    /// Token of a ping that is to be answered.
+    ping: Option<u64>,
+    /// Longest lag since the last answer.
+    lag_max_ns: u64,
     queue: VecDeque<Response>,
     /// Confirmations, for peers that were told that there are any.
     confirmed: VecDeque<[u8; HEADER_RECORD_BYTES]>,
@@ -80,17 +93,26 @@ pub struct Output {
 }
 
 impl Output {
-    /// For a nonblocking socket. With `native` the stream begins with the answer to the peer's offer, which is
-    /// staged at once; its flags are `ack_flags` (`native::ack_flags`).
-    pub fn new(socket: Arc<TcpStream>, peer: SocketAddr, native: bool, ack_flags: u8) -> Self {
+    /// For a nonblocking socket. In our own format the stream begins with the answer to the peer's offer, which is
+    /// staged at once; in sealed form the greeting has gone out before.
+    pub fn new(socket: Arc<TcpStream>, peer: SocketAddr, format: Format) -> Self {
         let mut staged = Vec::with_capacity(STAGED_FRAMES * native::MAX_FRAME_BYTES);
-        if native {
-            staged.extend_from_slice(&native::ack(ack_flags));
-        }
+        let (native, sealer) = match format {
+            Format::Compat => (false, None),
+            Format::Native(flags) => {
+                staged.extend_from_slice(&native::ack(flags));
+                (true, None)
+            }
+            Format::Sealed(sealer) => (true, Some(sealer)),
+        };
         Self {
             socket,
             peer,
             native,
+            sealer,
+            plain: Vec::new(),
+            ping: None,
+            lag_max_ns: 0,
             queue: VecDeque::with_capacity(STAGED_RECORDS),
             confirmed: VecDeque::new(),
             staged,
@@ -125,6 +147,11 @@ impl Output {
         self.queue.push_back(*response);
     }
 
+    /// The next flush answers a ping. Of several that wait only the last is answered.
+    pub fn ping(&mut self, token: u64) {
+        self.ping = (self.native && !self.broken).then_some(token);
+    }
+
     /// Writes what the socket takes. Appends the capture times of the records that have been written
     /// to `done`.
     pub fn flush(&mut self, now: Nanos, done: &mut Vec<Nanos>) -> Flushed {
@@ -134,7 +161,10 @@ impl Output {
         self.retry_at = None;
         loop {
             if self.written == self.staged.len() {
-                self.stage();
+                if !self.stage() {
+                    self.fail();
+                    return Flushed::Broken;
+                }
                 if self.staged.is_empty() {
                     return Flushed::Empty;
                 }
@@ -148,7 +178,7 @@ impl Output {
             ) {
                 Ok(n) => {
                     self.written += n;
-                    self.report(done);
+                    self.report(now, done);
                 }
                 Err(Errno::INTR) => {}
                 // Out of socket memory is as good as a full buffer.
@@ -195,12 +225,44 @@ impl Output {
         (self.peer, self.totals)
     }
 
-    fn stage(&mut self) {
+    /// Stages frames of what is queued, or the answer to a ping alone. False: sealing has come to its end.
+    fn stage(&mut self) -> bool {
         self.staged.clear();
         self.staged_at.clear();
         (self.written, self.reported) = (0, 0);
+        // Buffers are taken out and put back, so that they are kept.
+        if self.sealer.is_none() {
+            let mut staged = std::mem::take(&mut self.staged);
+            self.frames(&mut staged);
+            self.staged = staged;
+            return true;
+        }
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.clear();
+        self.frames(&mut plain);
+        let sealed = plain.is_empty()
+            || self
+                .sealer
+                .as_mut()
+                .is_some_and(|sealer| sealer.seal(&plain, &mut self.staged));
+        self.plain = plain;
+        sealed
+    }
+
+    fn frames(&mut self, to: &mut Vec<u8>) {
+        if let Some(token) = self.ping.take() {
+            let pong = Pong {
+                token,
+                sent: self.totals.sent,
+                dropped_full: self.totals.dropped_full,
+                waiting: self.queue.len() as u64,
+                lag_max_ns: std::mem::take(&mut self.lag_max_ns),
+            };
+            to.extend_from_slice(&pong.to_frame());
+            return;
+        }
         if !self.confirmed.is_empty() {
-            self.stage_confirmed();
+            self.confirmations(to);
             return;
         }
         for _ in 0..STAGED_FRAMES {
@@ -209,21 +271,20 @@ impl Output {
                 return;
             }
             if self.native {
-                self.staged
-                    .extend_from_slice(&native::frame_head(count as u16));
+                to.extend_from_slice(&native::frame_head(count as u16));
             } else {
-                self.staged.extend_from_slice(&(count as u16).to_be_bytes());
+                to.extend_from_slice(&(count as u16).to_be_bytes());
             }
             for response in self.queue.drain(..count) {
                 if self.native {
-                    self.staged.extend_from_slice(&response.record);
+                    to.extend_from_slice(&response.record);
                 } else {
                     // IPv6 has no C record, and a C peer no route for it: zeros, which are no header, keep
                     // the frame whole all the same.
                     let header = HeaderRecord::decode(response.record);
                     let record =
                         compat::encode_record(&header).unwrap_or([0; compat::RECORD_BYTES]);
-                    self.staged.extend_from_slice(&record);
+                    to.extend_from_slice(&record);
                 }
                 self.staged_at.push(response.at);
             }
@@ -231,16 +292,15 @@ impl Output {
     }
 
     /// Frames of confirmations only, which nobody counts.
-    fn stage_confirmed(&mut self) {
+    fn confirmations(&mut self, to: &mut Vec<u8>) {
         for _ in 0..STAGED_FRAMES {
             let count = self.confirmed.len().min(MAX_RECORDS);
             if count == 0 {
                 return;
             }
-            self.staged
-                .extend_from_slice(&native::confirmed_head(count as u16));
+            to.extend_from_slice(&native::confirmed_head(count as u16));
             for record in self.confirmed.drain(..count) {
-                self.staged.extend_from_slice(&record);
+                to.extend_from_slice(&record);
             }
         }
     }
@@ -255,9 +315,12 @@ impl Output {
     }
 
     /// Counts the frames that are out. All but the last of what is staged are full ones.
-    fn report(&mut self, done: &mut Vec<Nanos>) {
+    fn report(&mut self, now: Nanos, done: &mut Vec<Nanos>) {
         let complete = if self.written == self.staged.len() {
             self.staged_at.len()
+        } else if self.sealer.is_some() {
+            // A sealed record opens whole or not at all.
+            0
         } else {
             // Of confirmations there are more frames than records to report.
             (self.written / self.frame_bytes() * MAX_RECORDS).min(self.staged_at.len())
@@ -266,6 +329,10 @@ impl Output {
             .staged_at
             .get(self.reported..complete)
             .unwrap_or_default();
+        // In the order of their capture, but for those of other workers: near enough for a maximum.
+        let lag = new.first().map_or(0, |&oldest| now.since(oldest).0);
+        self.lag_max_ns = self.lag_max_ns.max(lag);
+        self.totals.lag_max_ns = self.totals.lag_max_ns.max(lag);
         done.extend_from_slice(new);
         self.totals.sent += new.len() as u64;
         self.totals.frames += new.len().div_ceil(MAX_RECORDS) as u64;
@@ -277,6 +344,7 @@ impl Output {
         self.totals.dropped_closed += self.pending() as u64;
         self.queue.clear();
         self.confirmed.clear();
+        self.ping = None;
         self.staged.clear();
         self.staged_at.clear();
         (self.written, self.reported) = (0, 0);
@@ -304,10 +372,12 @@ mod tests {
         let far = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         let (near, peer) = listener.accept().expect("accept");
         near.set_nonblocking(true).expect("nonblocking");
-        (
-            Output::new(Arc::new(near), peer, native, ack_flags::CONFIRMS),
-            far,
-        )
+        let format = if native {
+            Format::Native(ack_flags::CONFIRMS)
+        } else {
+            Format::Compat
+        };
+        (Output::new(Arc::new(near), peer, format), far)
     }
 
     fn response(n: u64) -> Response {

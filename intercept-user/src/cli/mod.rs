@@ -81,9 +81,14 @@ pub struct Args {
           value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
 
-    /// Address on which tcpcopy connects. Who reaches it reads response headers: keep it private
+    /// Address on which tcpcopy connects. Without --key-file, who reaches it reads response headers: keep it private
     #[arg(short = 'b', long, value_name = "ADDR", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
     pub bind: IpAddr,
+
+    /// File with a key (at least 32 bytes, as hex, base64 or raw; mode 600) that tcpcopys must prove to have, and this
+    /// program to them; everything said is encrypted. Others, C tcpcopys among them, are refused
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
 
     /// Append the log to this file instead of writing it to stderr
     #[arg(short = 'l', long, value_name = "FILE")]

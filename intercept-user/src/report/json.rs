@@ -81,6 +81,8 @@ struct Peer {
     frames: u64,
     dropped_slow: u64,
     dropped_closed: u64,
+    /// Longest time from the kernel's capture to the write.
+    lag_max_us: f64,
 }
 
 #[derive(Serialize)]
@@ -90,6 +92,10 @@ struct Channel {
     not_hello: u64,
     hello_timeouts: u64,
     refused_full: u64,
+    key_refused: u64,
+    displaced: u64,
+    silent: u64,
+    pings: u64,
     adds: u64,
     dels: u64,
     udp_targets: u64,
@@ -198,6 +204,10 @@ pub fn to_json(report: &Report) -> serde_json::Result<String> {
             not_hello: channel.not_hello,
             hello_timeouts: channel.hello_timeouts,
             refused_full: channel.refused_full,
+            key_refused: channel.key_refused,
+            displaced: channel.displaced,
+            silent: channel.silent,
+            pings: channel.pings,
             adds: channel.adds,
             dels: channel.dels,
             udp_targets: channel.udp_targets,
@@ -225,5 +235,6 @@ fn peer(address: Option<std::net::SocketAddr>, totals: &OutputTotals) -> Peer {
         frames: totals.frames,
         dropped_slow: totals.dropped_full,
         dropped_closed: totals.dropped_closed,
+        lag_max_us: totals.lag_max_ns as f64 / 1e3,
     }
 }

@@ -83,12 +83,21 @@ fn render(report: &Report, out: &mut String) -> std::fmt::Result {
         channel.refused_full,
         channel.unknown,
     )?;
+    let refused = [
+        ("refused because of a key", channel.key_refused),
+        ("displaced before a hello", channel.displaced),
+        ("peers stopped to ping", channel.silent),
+    ];
+    list(out, "            ", &refused)?;
     for (peer, totals) in report.peers.iter().take(PEER_LINES) {
         let name = peer.map_or_else(|| "others".to_owned(), |p| p.to_string());
         writeln!(
             out,
-            "  {name:<22} {} sent, {} dropped (slow), {} dropped (closed)",
-            totals.sent, totals.dropped_full, totals.dropped_closed,
+            "  {name:<22} {} sent, {} dropped (slow), {} dropped (closed), lag at most {:.1} ms",
+            totals.sent,
+            totals.dropped_full,
+            totals.dropped_closed,
+            totals.lag_max_ns as f64 / 1e6,
         )?;
     }
     if report.peers.len() > PEER_LINES {

@@ -1,6 +1,6 @@
 //! What a worker knows of connections: of all whether they are open, of its own the queue.
 
-use crate::channel::{ConnectionId, Flushed, Output, OutputTotals, Response};
+use crate::channel::{ConnectionId, Flushed, Format, Output, OutputTotals, Response};
 use common::flow::Nanos;
 use common::wire::native::ack_flags;
 use dataplane::poll::PollSet;
@@ -28,28 +28,17 @@ pub struct Connections {
     pending: Vec<u32>,
     closed: Vec<(SocketAddr, OutputTotals)>,
     others: OutputTotals,
-    /// Peers are told that their routes are confirmed.
-    confirms: bool,
     /// Records for a connection that was closed while they were on their way.
     homeless: u64,
 }
 
 impl Connections {
-    /// None. With `confirms`, peers are told that their routes are confirmed.
-    pub fn new(confirms: bool) -> Self {
-        Self {
-            confirms,
-            ..Self::default()
-        }
-    }
-
     /// A connection exists; with its socket if it is this worker's.
     pub fn open(
         &mut self,
         id: ConnectionId,
         peer: SocketAddr,
-        native: bool,
-        socket: Option<Arc<TcpStream>>,
+        writing: Option<(Arc<TcpStream>, Format)>,
     ) {
         let index = id.index as usize;
         if index >= self.places.len() {
@@ -67,16 +56,25 @@ impl Connections {
         };
         place.generation = id.generation;
         place.open = true;
-        let flags = if self.confirms {
-            ack_flags::CONFIRMS
-        } else {
-            0
-        };
-        place.output = socket.map(|socket| Output::new(socket, peer, native, flags));
-        if native && place.output.is_some() && !place.pending {
-            // The answer to its offer is waiting to be written.
+        place.output = writing.map(|(socket, format)| Output::new(socket, peer, format));
+        if place.output.is_some() && !place.pending {
+            // The answer to its offer may be waiting to be written.
             place.pending = true;
             self.pending.push(id.index);
+        }
+    }
+
+    /// A peer wants a sign of life.
+    pub fn ping(&mut self, id: ConnectionId, token: u64) {
+        let place = self.places.get_mut(id.index as usize);
+        if let Some(place) = place.filter(|p| p.generation == id.generation)
+            && let Some(output) = &mut place.output
+        {
+            output.ping(token);
+            if !place.pending {
+                place.pending = true;
+                self.pending.push(id.index);
+            }
         }
     }
 

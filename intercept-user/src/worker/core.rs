@@ -146,7 +146,7 @@ impl Core {
                 routes
             },
             parked: Parked::new(limits.parked_bytes / share),
-            connections: Connections::new(kernel.is_some()),
+            connections: Connections::default(),
             kernel,
             links,
             mappings,
@@ -279,11 +279,11 @@ impl Core {
             Command::Open {
                 connection,
                 peer,
-                native,
-                socket,
+                writing,
             } => {
-                self.connections.open(connection, peer, native, socket);
+                self.connections.open(connection, peer, writing);
             }
+            Command::Ping { connection, token } => self.connections.ping(connection, token),
             Command::Close { connection } => {
                 if self.connections.close(connection) {
                     self.routes.connection_closed();

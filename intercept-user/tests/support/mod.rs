@@ -13,6 +13,7 @@ use intercept_user::report::{Report, Setting};
 use intercept_user::routes::KernelRoutes;
 use intercept_user::service::{Service, ServiceOptions};
 use intercept_user::worker::Limits;
+use socket2::{Domain, Socket, Type};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -110,7 +111,12 @@ impl World {
 
     /// A connection that has said nothing yet.
     pub fn connect(&self) -> Peer {
-        let stream = TcpStream::connect(self.address).expect("connect");
+        self.connect_from([127, 0, 0, 1])
+    }
+
+    /// The same from another address of loopback.
+    pub fn connect_from(&self, ip: [u8; 4]) -> Peer {
+        let stream = self.stream_from(ip).expect("connect");
         stream.set_nodelay(true).expect("nodelay");
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
         Peer {
@@ -120,9 +126,22 @@ impl World {
         }
     }
 
+    /// A stream, within [`PATIENCE`]: a backlog that is full for a moment costs SYN retransmissions.
+    pub fn stream_from(&self, ip: [u8; 4]) -> std::io::Result<TcpStream> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((ip, 0)).into())?;
+        socket.connect_timeout(&self.address.into(), PATIENCE)?;
+        Ok(socket.into())
+    }
+
     /// A connection that has said hello.
     pub fn tcpcopy(&self) -> Peer {
-        let mut peer = self.connect();
+        self.tcpcopy_from([127, 0, 0, 1])
+    }
+
+    /// The same from another address of loopback.
+    pub fn tcpcopy_from(&self, ip: [u8; 4]) -> Peer {
+        let mut peer = self.connect_from(ip);
         peer.send(&compat::hello());
         peer
     }

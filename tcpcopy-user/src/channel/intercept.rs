@@ -1,11 +1,14 @@
 //! All connections to one intercept, and the routes it must know.
 
-use super::link::{Change, Link, LinkCounters, Received};
+use super::greeting::KeyRefusal;
+use super::link::{Change, ConnectError, Link, LinkCounters, Received};
 use super::routes::{Carrier, RouteTable};
+use channel_crypto::Key;
 use common::flow::Nanos;
 use common::packet::Endpoint;
 use common::wire::native::ClientMessage;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Slots looked at per loop when routes must be announced again: a million routes take a thousand
 /// loops, in which packets flow on.
@@ -28,12 +31,12 @@ pub struct Intercept {
 
 impl Intercept {
     /// `connections` connections, all down.
-    pub fn new(peer: Endpoint, connections: u8, now: Nanos) -> Self {
+    pub fn new(peer: Endpoint, connections: u8, key: Option<&Arc<Key>>, now: Nanos) -> Self {
         let socket: SocketAddr = peer.to_socket();
         Self {
             peer,
             links: (0..connections.max(1))
-                .map(|_| Link::new(socket, now))
+                .map(|_| Link::new(socket, key.cloned(), now))
                 .collect(),
             routes: RouteTable::default(),
             turn: 0,
@@ -49,8 +52,13 @@ impl Intercept {
     }
 
     /// Connects all connections and waits for them.
-    pub fn connect_blocking(&mut self) -> std::io::Result<()> {
+    pub fn connect_blocking(&mut self) -> Result<(), ConnectError> {
         self.links.iter_mut().try_for_each(Link::connect_blocking)
+    }
+
+    /// Why a connection was refused.
+    pub fn refusal(&self) -> Option<&KeyRefusal> {
+        self.links.iter().find_map(Link::refusal)
     }
 
     /// At least one connection speaks our own format.
@@ -122,7 +130,7 @@ impl Intercept {
     }
 
     /// Moves all connections on and collects response headers. `ready` tells for each connection that
-    /// is up, in order, whether there is something to read.
+    /// has a descriptor, in order, whether there is something to read.
     pub fn service(
         &mut self,
         now: Nanos,
@@ -131,10 +139,8 @@ impl Intercept {
         out: &mut Received,
     ) {
         for link in &mut self.links {
-            if link.is_up() && ready.next() == Some(false) {
-                continue;
-            }
-            let change = link.service(now, buffer, out);
+            let ready = link.interest().is_none() || ready.next() != Some(false);
+            let change = link.service(now, ready, buffer, out);
             if change == Change::Up && link.is_native() {
                 for &target in &self.udp_targets {
                     link.push(ClientMessage::udp_target(target));
@@ -177,12 +183,7 @@ impl Intercept {
     pub fn totals(&self) -> (LinkCounters, u64, u64) {
         let mut sum = LinkCounters::default();
         for l in &self.links {
-            sum.connects += l.counters.connects;
-            sum.losses += l.counters.losses;
-            sum.records_sent += l.counters.records_sent;
-            sum.records_dropped += l.counters.records_dropped;
-            sum.responses += l.counters.responses;
-            sum.responses_bad += l.counters.responses_bad;
+            sum.add(&l.counters);
         }
         (sum, self.routes.len() as u64, self.reannounced)
     }

@@ -3,22 +3,27 @@
 //! ```text
 //!          start-up (blocking, 3 s)
 //!                 │
-//!   Down ──due──▶ Connecting ──▶ Up ──error, EOF, frame out of step──▶ Down (back-off doubles)
-//!     ▲                │
-//!     └──── failed ────┘
+//!   Down ──due──▶ Connecting ──▶ [Greeting, with a key] ──▶ Up ──error, EOF, silence, frame out of step──▶ Down
+//!     ▲                │                  │                                                  (back-off doubles)
+//!     └──── failed ────┴───── refused ────┘
 //! ```
 //! Nothing here blocks after start-up.
 
+use super::greeting::{Greeting, KeyRefusal, Step};
+use super::inbound::Inbound;
+use super::liveness::{Due, Liveness, SILENCE_LIMIT};
 use super::queue::{QUEUE_RECORDS, SendQueue};
+use channel_crypto::{Key, Sealed};
 use common::flow::{Nanos, ResponseHeader};
 use common::packet::Endpoint;
-use common::wire::native::{ClientMessage, ServerRecord, ServerStream};
+use common::wire::native::{ClientMessage, Pong, ServerRecord};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// How long start-up waits for an intercept: two SYN retransmissions of Linux (after 1 s and 3 s) are
 /// one too many for an operator in front of a terminal, one is not.
@@ -38,6 +43,31 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// than the 15 minutes of retransmissions that Linux would go through.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the proof of the key may take: two round trips, and intercept's turn.
+const GREETING_TIMEOUT: Nanos = Nanos::from_secs(3);
+/// Between two looks at a greeting while start-up waits for it.
+const GREETING_PAUSE: Duration = Duration::from_millis(1);
+/// Between two lines in the log about the same refusal.
+const REFUSAL_LOG_INTERVAL: Nanos = Nanos::from_secs(60);
+
+/// Why start-up has no connection.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// None was made.
+    Unreachable(std::io::Error),
+    /// It was refused, on either side.
+    Key(KeyRefusal),
+}
+
+impl std::fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unreachable(e) => e.fmt(f),
+            Self::Key(refusal) => write!(f, "intercept {refusal}"),
+        }
+    }
+}
+
 /// Counters of a connection, over all its lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkCounters {
@@ -53,6 +83,16 @@ pub struct LinkCounters {
     pub responses: u64,
     /// Records that are no IPv4/TCP header.
     pub responses_bad: u64,
+    /// Times the key was refused, on either side.
+    pub refused: u64,
+    /// Answers to pings.
+    pub pongs: u64,
+    /// As the last of them said of this connection, and of its earlier lives: responses written.
+    pub far_sent: u64,
+    /// Responses that intercept dropped because this program did not read fast enough.
+    pub far_dropped: u64,
+    /// Longest time from a response's capture to its write that any answer told of.
+    pub far_lag_max_ns: u64,
 }
 
 /// What has come from intercepts.
@@ -74,9 +114,18 @@ enum State {
         give_up: Nanos,
         check_at: Nanos,
     },
+    Greeting {
+        socket: Socket,
+        greeting: Box<Greeting>,
+        give_up: Nanos,
+    },
     Up {
         socket: Socket,
-        decoder: Box<ServerStream>,
+        inbound: Box<Inbound>,
+        /// Of a peer that answers pings.
+        liveness: Option<Liveness>,
+        /// What its last answer said.
+        pong: Pong,
     },
 }
 
@@ -95,37 +144,67 @@ pub enum Change {
 #[derive(Debug)]
 pub struct Link {
     peer: SocketAddr,
+    key: Option<Arc<Key>>,
     state: State,
     queue: SendQueue,
     backoff: Nanos,
     generation: u32,
     /// Intercept confirms routes: it said so last time.
     confirms: bool,
+    /// Why the last connection was refused, and when that was logged.
+    refusal: Option<(KeyRefusal, Nanos)>,
     /// Totals.
     pub counters: LinkCounters,
 }
 
 impl Link {
-    /// A connection that is down and is tried at `now`.
-    pub fn new(peer: SocketAddr, now: Nanos) -> Self {
+    /// A connection that is down and is tried at `now`; with a key, only a peer that proves the same is spoken to.
+    pub fn new(peer: SocketAddr, key: Option<Arc<Key>>, now: Nanos) -> Self {
         Self {
             peer,
+            key,
             state: State::Down { retry_at: now },
             queue: SendQueue::new(QUEUE_RECORDS),
             backoff: BACKOFF_MIN,
             generation: 0,
             confirms: false,
+            refusal: None,
             counters: LinkCounters::default(),
         }
     }
 
     /// Connects and waits for it; for start-up.
-    pub fn connect_blocking(&mut self) -> std::io::Result<()> {
+    pub fn connect_blocking(&mut self) -> Result<(), ConnectError> {
+        let socket = self.connected().map_err(ConnectError::Unreachable)?;
+        // The clock of the worker's loop, which goes on with this connection.
+        let now = dataplane::clock::now;
+        self.established(now(), socket);
+        let end = Instant::now() + CONNECT_TIMEOUT;
+        // Nothing is announced before the greeting is over, and what follows it is not read here.
+        let mut buffer = [0; 256];
+        while matches!(self.state, State::Greeting { .. }) {
+            if Instant::now() >= end {
+                self.refuse(now(), KeyRefusal::NotNative);
+            }
+            std::thread::sleep(GREETING_PAUSE);
+            self.greet(now(), &mut buffer, &mut Received::default());
+        }
+        match &self.refusal {
+            Some((refusal, _)) if !self.is_up() => Err(ConnectError::Key(refusal.clone())),
+            _ => self.flush().map_err(ConnectError::Unreachable),
+        }
+    }
+
+    fn connected(&self) -> std::io::Result<Socket> {
         let socket = new_socket(self.peer)?;
         socket.connect_timeout(&self.peer.into(), CONNECT_TIMEOUT)?;
         socket.set_nonblocking(true)?;
-        self.established(socket);
-        self.flush()
+        Ok(socket)
+    }
+
+    /// Why the last connection was refused.
+    pub fn refusal(&self) -> Option<&KeyRefusal> {
+        self.refusal.as_ref().map(|(refusal, _)| refusal)
     }
 
     /// Records can be queued.
@@ -164,15 +243,63 @@ impl Link {
         self.confirms
     }
 
-    /// Moves the connection on: connects when due, reads at most one buffer.
-    pub fn service(&mut self, now: Nanos, buffer: &mut [u8], out: &mut Received) -> Change {
+    /// Moves the connection on: connects when due, reads at most one buffer. `ready` is false if its descriptor
+    /// has nothing to read.
+    pub fn service(
+        &mut self,
+        now: Nanos,
+        ready: bool,
+        buffer: &mut [u8],
+        out: &mut Received,
+    ) -> Change {
         match &mut self.state {
             State::Down { retry_at } if now < *retry_at => Change::None,
             State::Down { .. } => self.begin(now),
             State::Connecting { check_at, .. } if now < *check_at => Change::None,
             State::Connecting { .. } => self.check_connecting(now),
-            State::Up { .. } => self.receive(now, buffer, out),
+            State::Greeting { give_up, .. } if now >= *give_up => {
+                self.refuse(now, KeyRefusal::NotNative);
+                Change::Down
+            }
+            State::Greeting { .. } if ready => self.greet(now, buffer, out),
+            State::Greeting { .. } => Change::None,
+            State::Up { .. } => {
+                let change = if ready {
+                    self.receive(now, buffer, out)
+                } else {
+                    Change::None
+                };
+                if self.is_alive(now) {
+                    change
+                } else {
+                    Change::Down
+                }
+            }
         }
+    }
+
+    /// Pings when that is due; false if the peer was silent for too long, which ends the connection.
+    fn is_alive(&mut self, now: Nanos) -> bool {
+        let State::Up {
+            liveness: Some(liveness),
+            ..
+        } = &mut self.state
+        else {
+            return true;
+        };
+        match liveness.due(now) {
+            Due::Nothing => {}
+            Due::Ping => self.push(ClientMessage::ping(now.0)),
+            Due::Lost => {
+                let seconds = SILENCE_LIMIT.0 / 1_000_000_000;
+                self.lose(
+                    now,
+                    &format!("no answer for {seconds} s; does intercept hang there?"),
+                );
+                return false;
+            }
+        }
+        true
     }
 
     /// Writes what is queued, as far as the socket takes it.
@@ -190,12 +317,7 @@ impl Link {
     /// Takes the connection down and says why in the log.
     pub fn lose(&mut self, now: Nanos, why: &dyn std::fmt::Display) {
         let was_up = self.is_up();
-        self.queue.clear();
-        let pause = self.backoff;
-        self.backoff = Nanos((pause.0 * 2).min(BACKOFF_MAX.0));
-        self.state = State::Down {
-            retry_at: now + pause,
-        };
+        self.take_down(now);
         if was_up {
             self.counters.losses += 1;
             tracing::warn!(intercept = %self.peer, "connection to intercept lost: {why}");
@@ -204,12 +326,37 @@ impl Link {
         }
     }
 
+    /// Takes the connection down because one side does not accept the other.
+    fn refuse(&mut self, now: Nanos, refusal: KeyRefusal) {
+        self.take_down(now);
+        self.counters.refused += 1;
+        let last = self
+            .refusal
+            .as_ref()
+            .filter(|(last, at)| *last == refusal && now.since(*at) < REFUSAL_LOG_INTERVAL);
+        let logged_at = last.map_or(now, |(_, at)| *at);
+        if last.is_none() {
+            tracing::warn!("intercept {} {refusal}", self.peer);
+        }
+        self.refusal = Some((refusal, logged_at));
+    }
+
+    fn take_down(&mut self, now: Nanos) {
+        self.queue.clear();
+        let pause = self.backoff;
+        self.backoff = Nanos((pause.0 * 2).min(BACKOFF_MAX.0));
+        self.state = State::Down {
+            retry_at: now + pause,
+        };
+    }
+
     /// When [`Link::service`] has something to do without input.
     pub fn deadline(&self) -> Option<Nanos> {
         match &self.state {
             State::Down { retry_at } => Some(*retry_at),
             State::Connecting { check_at, .. } => Some(*check_at),
-            State::Up { .. } => None,
+            State::Greeting { give_up, .. } => Some(*give_up),
+            State::Up { liveness, .. } => liveness.as_ref().map(Liveness::deadline),
         }
     }
 
@@ -217,6 +364,7 @@ impl Link {
     pub fn interest(&self) -> Option<(RawFd, bool)> {
         match &self.state {
             State::Up { socket, .. } => Some((socket.as_raw_fd(), !self.queue.is_empty())),
+            State::Greeting { socket, .. } => Some((socket.as_raw_fd(), false)),
             _ => None,
         }
     }
@@ -271,54 +419,166 @@ impl Link {
         }
         let state = std::mem::replace(&mut self.state, State::Down { retry_at: now });
         if let State::Connecting { socket, .. } = state {
-            self.established(socket);
-            tracing::info!(intercept = %self.peer, "connected to intercept again");
+            self.established(now, socket);
+            if self.is_up() {
+                tracing::info!(intercept = %self.peer, "connected to intercept again");
+                return Change::Up;
+            }
         }
-        Change::Up
+        Change::None
     }
 
-    fn established(&mut self, socket: Socket) {
-        self.queue.restart();
+    /// A TCP connection is there: up without a key, else to be greeted.
+    fn established(&mut self, now: Nanos, socket: Socket) {
+        let Some(key) = &self.key else {
+            self.queue.restart();
+            self.up(socket, Inbound::open(), now);
+            return;
+        };
+        self.state = State::Greeting {
+            greeting: Box::new(Greeting::new(Arc::clone(key))),
+            give_up: now + GREETING_TIMEOUT,
+            socket,
+        };
+        self.say(now, &Greeting::hello());
+    }
+
+    fn up(&mut self, socket: Socket, inbound: Inbound, now: Nanos) {
         self.generation = self.generation.wrapping_add(1);
         self.counters.connects += 1;
+        let liveness = inbound.pongs().then(|| Liveness::new(now));
         self.state = State::Up {
             socket,
-            decoder: Box::default(),
+            inbound: Box::new(inbound),
+            liveness,
+            pong: Pong::default(),
         };
     }
 
+    /// Sends a message of the greeting: less than any socket buffer holds.
+    fn say(&mut self, now: Nanos, message: &[u8]) {
+        let State::Greeting { socket, .. } = &mut self.state else {
+            return;
+        };
+        match socket.write(message) {
+            Ok(n) if n == message.len() => {}
+            Ok(n) => self.lose(now, &format!("{n} of {} bytes were taken", message.len())),
+            Err(e) => self.lose(now, &e),
+        }
+    }
+
+    fn greet(&mut self, now: Nanos, buffer: &mut [u8], out: &mut Received) -> Change {
+        let State::Greeting {
+            socket, greeting, ..
+        } = &mut self.state
+        else {
+            return Change::None;
+        };
+        let n = match socket.read(buffer) {
+            Ok(0) => {
+                self.refuse(now, KeyRefusal::Closed);
+                return Change::Down;
+            }
+            Ok(n) => n,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return Change::None;
+            }
+            Err(_) => {
+                self.refuse(now, KeyRefusal::Closed);
+                return Change::Down;
+            }
+        };
+        let mut bytes = buffer.get(..n).unwrap_or_default();
+        // One message answers another: nothing comes behind it before we have said more, but for what follows the
+        // last one.
+        match greeting.feed(&mut bytes) {
+            Ok(Step::More) => Change::None,
+            Ok(Step::Send(message)) => {
+                self.say(now, &message);
+                Change::None
+            }
+            Ok(Step::Done { sealed, flags }) => self.greeted(now, sealed, flags, bytes, out),
+            Err(refusal) => {
+                self.refuse(now, refusal);
+                Change::Down
+            }
+        }
+    }
+
+    /// Both sides have proved the key; `rest` has come behind the proof.
+    fn greeted(
+        &mut self,
+        now: Nanos,
+        sealed: Sealed,
+        flags: u8,
+        rest: &[u8],
+        out: &mut Received,
+    ) -> Change {
+        let state = std::mem::replace(&mut self.state, State::Down { retry_at: now });
+        let State::Greeting { socket, .. } = state else {
+            return Change::None;
+        };
+        self.queue.restart_sealed(sealed.sealer);
+        self.up(socket, Inbound::sealed(sealed.opener, flags), now);
+        self.backoff = BACKOFF_MIN;
+        if self.refusal.take().is_some() || self.counters.connects > 1 {
+            tracing::info!(intercept = %self.peer, "connected to intercept again, sealed");
+        }
+        match self.read(rest, out) {
+            Ok(()) => Change::Up,
+            Err(why) => {
+                self.lose(now, &why);
+                Change::Down
+            }
+        }
+    }
+
+    /// Records of the peer. An error is why the connection must end.
+    fn read(&mut self, bytes: &[u8], out: &mut Received) -> Result<(), String> {
+        let State::Up {
+            inbound,
+            pong: last,
+            ..
+        } = &mut self.state
+        else {
+            return Ok(());
+        };
+        let counters = &mut self.counters;
+        let known = inbound.compat_variant();
+        let fed = inbound.feed(bytes, |record| match record {
+            ServerRecord::Header(header) => {
+                counters.responses += 1;
+                out.headers.push(header);
+            }
+            ServerRecord::NoHeader => counters.responses_bad += 1,
+            ServerRecord::Confirmed { client, target } => out.confirmed.push((client, target)),
+            ServerRecord::Pong(pong) => counters.note(last, pong),
+        });
+        if let (None, Some(build)) = (known, inbound.compat_variant()) {
+            tracing::info!(intercept = %self.peer, "intercept speaks the C tools' format, {build}");
+        }
+        if inbound.is_native() {
+            self.confirms = inbound.confirms();
+        }
+        fed
+    }
+
     fn receive(&mut self, now: Nanos, buffer: &mut [u8], out: &mut Received) -> Change {
-        let State::Up { socket, decoder } = &mut self.state else {
+        let State::Up {
+            socket, liveness, ..
+        } = &mut self.state
+        else {
             return Change::None;
         };
         let why: String = match socket.read(buffer) {
             Ok(0) => "closed by intercept".to_owned(),
             Ok(n) => {
-                // Bytes prove that the peer works; a peer that accepts and closes keeps its back-off.
-                self.backoff = BACKOFF_MIN;
-                let counters = &mut self.counters;
-                let known = decoder.compat_variant();
-                let fed =
-                    decoder.feed(buffer.get(..n).unwrap_or_default(), |record| match record {
-                        ServerRecord::Header(header) => {
-                            counters.responses += 1;
-                            out.headers.push(header);
-                        }
-                        ServerRecord::NoHeader => counters.responses_bad += 1,
-                        ServerRecord::Confirmed { client, target } => {
-                            out.confirmed.push((client, target));
-                        }
-                    });
-                if let (None, Some(build)) = (known, decoder.compat_variant()) {
-                    tracing::info!(intercept = %self.peer, "intercept speaks the C tools' format, {build}");
+                if let Some(liveness) = liveness {
+                    liveness.heard();
                 }
-                if decoder.is_native() {
-                    self.confirms = decoder.confirms();
-                }
-                match fed {
-                    Ok(()) if decoder.is_native() && self.queue.switch() => return Change::Up,
-                    Ok(()) => return Change::None,
-                    Err(bad) => bad.to_string(),
+                match self.read(buffer.get(..n).unwrap_or_default(), out) {
+                    Ok(()) => return self.answered(now),
+                    Err(why) => why,
                 }
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
@@ -328,6 +588,56 @@ impl Link {
         };
         self.lose(now, &why);
         Change::Down
+    }
+
+    /// Bytes have come, in step.
+    fn answered(&mut self, now: Nanos) -> Change {
+        let State::Up {
+            inbound, liveness, ..
+        } = &mut self.state
+        else {
+            return Change::None;
+        };
+        if inbound.wants_key() {
+            self.refuse(now, KeyRefusal::Required);
+            return Change::Down;
+        }
+        // Bytes prove that the peer works; a peer that accepts and closes keeps its back-off.
+        self.backoff = BACKOFF_MIN;
+        if liveness.is_none() && inbound.pongs() {
+            *liveness = Some(Liveness::new(now));
+        }
+        if inbound.is_native() && self.queue.switch() {
+            self.refusal = None;
+            return Change::Up;
+        }
+        Change::None
+    }
+}
+
+impl LinkCounters {
+    /// Adds what an answer says beyond the one before, of the same connection.
+    fn note(&mut self, last: &mut Pong, pong: Pong) {
+        self.pongs += 1;
+        self.far_sent += pong.sent.saturating_sub(last.sent);
+        self.far_dropped += pong.dropped_full.saturating_sub(last.dropped_full);
+        self.far_lag_max_ns = self.far_lag_max_ns.max(pong.lag_max_ns);
+        *last = pong;
+    }
+
+    /// Adds those of another connection.
+    pub fn add(&mut self, o: &Self) {
+        self.connects += o.connects;
+        self.losses += o.losses;
+        self.records_sent += o.records_sent;
+        self.records_dropped += o.records_dropped;
+        self.responses += o.responses;
+        self.responses_bad += o.responses_bad;
+        self.refused += o.refused;
+        self.pongs += o.pongs;
+        self.far_sent += o.far_sent;
+        self.far_dropped += o.far_dropped;
+        self.far_lag_max_ns = self.far_lag_max_ns.max(o.far_lag_max_ns);
     }
 }
 

@@ -12,20 +12,27 @@
 //! are announced again, at once on another connection if there is one.
 
 mod confirmations;
+mod greeting;
+mod inbound;
 mod intercept;
 mod link;
+mod liveness;
 mod queue;
 mod routes;
 
+pub use greeting::KeyRefusal;
 pub use link::{CONNECT_TIMEOUT, Received};
 
+use channel_crypto::Key;
 use common::flow::Nanos;
 use common::packet::Endpoint;
 use confirmations::Confirmations;
 use dataplane::poll::PollSet;
 use dataplane::{CounterSink, clock};
 use intercept::Intercept;
+use link::ConnectError;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes read from a connection per loop, some 1000 responses. The rest stays in the socket buffer
@@ -48,6 +55,14 @@ pub enum ChannelError {
         intercept: Endpoint,
         /// What the connection attempt said.
         source: std::io::Error,
+    },
+    /// The two have not come together about the key.
+    #[error("intercept {intercept} {refusal}")]
+    Key {
+        /// Its address.
+        intercept: Endpoint,
+        /// Why.
+        refusal: KeyRefusal,
     },
     /// It cannot carry what the transfer list needs.
     #[error(
@@ -81,17 +96,37 @@ impl Channel {
         lonely: bool,
         now: Nanos,
     ) -> Result<Self, ChannelError> {
+        Self::connect_with(intercepts, connections, lonely, None, now)
+    }
+
+    /// The same; with a key, connections are sealed, and only to intercepts that prove the same key.
+    pub fn connect_with(
+        intercepts: &[Endpoint],
+        connections: u8,
+        lonely: bool,
+        key: Option<&Arc<Key>>,
+        now: Nanos,
+    ) -> Result<Self, ChannelError> {
         let mut all = Vec::with_capacity(intercepts.len());
         for &peer in intercepts {
-            let mut intercept = Intercept::new(peer, connections, now);
-            if let Err(source) = intercept.connect_blocking() {
-                if !lonely {
+            let mut intercept = Intercept::new(peer, connections, key, now);
+            match intercept.connect_blocking() {
+                Ok(()) => {}
+                Err(error) if lonely => {
+                    tracing::warn!(intercept = %peer, "not reached, going on without: {error}");
+                }
+                Err(ConnectError::Unreachable(source)) => {
                     return Err(ChannelError::Unreachable {
                         intercept: peer,
                         source,
                     });
                 }
-                tracing::warn!(intercept = %peer, "not reached, going on without: {source}");
+                Err(ConnectError::Key(refusal)) => {
+                    return Err(ChannelError::Key {
+                        intercept: peer,
+                        refusal,
+                    });
+                }
             }
             all.push(intercept);
         }
@@ -114,6 +149,12 @@ impl Channel {
             let Some(other) = self.intercepts.iter().find(|i| !i.is_native()) else {
                 return Ok(());
             };
+            if let Some(refusal) = other.refusal() {
+                return Err(ChannelError::Key {
+                    intercept: other.peer(),
+                    refusal: refusal.clone(),
+                });
+            }
             if Instant::now() >= end {
                 return Err(ChannelError::NotNative {
                     intercept: other.peer(),
@@ -238,6 +279,11 @@ impl Channel {
             sink("records_dropped", c.records_dropped);
             sink("responses", c.responses);
             sink("responses_bad", c.responses_bad);
+            sink("key_refused", c.refused);
+            sink("pongs", c.pongs);
+            sink("intercept_sent", c.far_sent);
+            sink("intercept_dropped", c.far_dropped);
+            sink("intercept_lag_max_ns", c.far_lag_max_ns);
             sink("routes_live", live);
             sink("routes_announced_again", again);
         }

@@ -3,16 +3,20 @@
 //! ```text
 //!  ClientMessage ─▶ queue (bounded, drop oldest) ─▶ staged whole, in the format of the moment ─▶ write(2)
 //! ```
-//! What has been staged is written to its end before anything else: a stream out of step freezes a C peer.
+//! What has been staged is written to its end before anything else: a stream out of step freezes a C peer. With a
+//! key, what is staged at a time is one sealed record.
 
+use channel_crypto::Sealer;
 use common::wire::compat::{self, CLIENT_RECORD_BYTES, ClientRecord};
-use common::wire::native::{self, CLIENT_MESSAGE_BYTES, ClientMessage};
+use common::wire::native::{self, CLIENT_MESSAGE_BYTES, ClientMessage, offer_flags};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
 
 /// Records that may wait: a burst of this many new sessions within one stall of the peer. 2.5 MiB per
 /// connection; beyond, the peer has been away for so long that the oldest sessions have timed out.
 pub const QUEUE_RECORDS: usize = 65_536;
+/// Said about this program in every hello.
+pub const OFFER_FLAGS: u8 = offer_flags::PINGS;
 /// Records gathered for one write.
 const WRITE_RECORDS: usize = 128;
 
@@ -20,10 +24,14 @@ const WRITE_RECORDS: usize = 128;
 #[derive(Debug)]
 pub struct SendQueue {
     messages: VecDeque<ClientMessage>,
-    /// Whole records, written up to `written`, each of `record_bytes`.
+    /// Whole units, written up to `written`, each of `unit_bytes` and with `unit_records`.
     staged: Vec<u8>,
     written: usize,
-    record_bytes: usize,
+    unit_bytes: usize,
+    unit_records: u64,
+    sealer: Option<Sealer>,
+    /// What is to be sealed.
+    plain: Vec<u8>,
     /// What is staged from now on is in our own format.
     native: bool,
     /// The record behind which that begins is still to be staged.
@@ -38,7 +46,10 @@ impl SendQueue {
             messages: VecDeque::new(),
             staged: Vec::with_capacity(WRITE_RECORDS * CLIENT_MESSAGE_BYTES),
             written: 0,
-            record_bytes: CLIENT_RECORD_BYTES,
+            unit_bytes: CLIENT_RECORD_BYTES,
+            unit_records: 1,
+            sealer: None,
+            plain: Vec::new(),
             native: false,
             switching: false,
             capacity: capacity.max(1),
@@ -48,7 +59,14 @@ impl SendQueue {
     /// Forgets everything and begins a connection with the hello, which offers our own format.
     pub fn restart(&mut self) {
         self.clear();
-        self.staged.extend_from_slice(&native::hello());
+        self.staged.extend_from_slice(&native::hello(OFFER_FLAGS));
+    }
+
+    /// Forgets everything and begins behind a handshake: in our own format, sealed.
+    pub fn restart_sealed(&mut self, sealer: Sealer) {
+        self.clear();
+        self.native = true;
+        self.sealer = Some(sealer);
     }
 
     /// Forgets everything.
@@ -56,7 +74,8 @@ impl SendQueue {
         self.messages.clear();
         self.staged.clear();
         self.written = 0;
-        self.record_bytes = CLIENT_RECORD_BYTES;
+        (self.unit_bytes, self.unit_records) = (CLIENT_RECORD_BYTES, 1);
+        self.sealer = None;
         (self.native, self.switching) = (false, false);
     }
 
@@ -98,7 +117,7 @@ impl SendQueue {
         let mut done = 0;
         loop {
             if self.written == self.staged.len() {
-                self.stage();
+                self.stage()?;
                 if self.staged.is_empty() {
                     return Ok(done);
                 }
@@ -106,9 +125,10 @@ impl SendQueue {
             match to.write(self.staged.get(self.written..).unwrap_or_default()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(n) => {
-                    let before = self.written / self.record_bytes;
+                    let before = self.written / self.unit_bytes;
                     self.written = (self.written + n).min(self.staged.len());
-                    done += (self.written / self.record_bytes - before) as u64;
+                    let units = self.written / self.unit_bytes - before;
+                    done += units as u64 * self.unit_records;
                     if self.written < self.staged.len() {
                         return Ok(done);
                     }
@@ -120,22 +140,33 @@ impl SendQueue {
         }
     }
 
-    fn stage(&mut self) {
+    fn stage(&mut self) -> std::io::Result<()> {
         self.staged.clear();
         self.written = 0;
         if std::mem::take(&mut self.switching) {
-            self.record_bytes = CLIENT_RECORD_BYTES;
+            self.unit_bytes = CLIENT_RECORD_BYTES;
             self.staged.extend_from_slice(&native::switch());
-            return;
+            return Ok(());
         }
         let count = self.messages.len().min(WRITE_RECORDS);
-        if self.native {
-            self.record_bytes = CLIENT_MESSAGE_BYTES;
+        if let Some(sealer) = &mut self.sealer {
+            self.plain.clear();
+            for message in self.messages.drain(..count) {
+                self.plain.extend_from_slice(&message.to_bytes());
+            }
+            if count > 0 && !sealer.seal(&self.plain, &mut self.staged) {
+                return Err(std::io::Error::other(
+                    "all numbers of sealed records are used",
+                ));
+            }
+            (self.unit_bytes, self.unit_records) = (self.staged.len().max(1), count as u64);
+        } else if self.native {
+            self.unit_bytes = CLIENT_MESSAGE_BYTES;
             for message in self.messages.drain(..count) {
                 self.staged.extend_from_slice(&message.to_bytes());
             }
         } else {
-            self.record_bytes = CLIENT_RECORD_BYTES;
+            self.unit_bytes = CLIENT_RECORD_BYTES;
             for message in self.messages.drain(..count) {
                 // `Link::carries` lets nothing else in before the switch.
                 if let ClientRecord::Add { client, target } =
@@ -146,6 +177,7 @@ impl SendQueue {
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -210,7 +242,7 @@ mod tests {
         to.room = 1000;
         assert_eq!(q.write_to(&mut to).unwrap(), 5);
         let want = [
-            native::hello().to_vec(),
+            native::hello(OFFER_FLAGS).to_vec(),
             bytes(1),
             bytes(6),
             bytes(7),
@@ -226,7 +258,7 @@ mod tests {
         for step in 1..60 {
             let mut q = SendQueue::new(300);
             q.restart();
-            let mut want = native::hello().to_vec();
+            let mut want = native::hello(OFFER_FLAGS).to_vec();
             let mut to = Narrow {
                 room: step,
                 got: Vec::new(),

@@ -52,7 +52,7 @@ fn accept(listener: &TcpListener) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut hello = [0; 14];
     (&stream).read_exact(&mut hello).unwrap();
-    assert_eq!(hello, native::hello());
+    assert_eq!(hello, native::hello(native::offer_flags::PINGS));
     stream
 }
 
@@ -466,4 +466,136 @@ fn ipv6_targets_need_a_native_intercept_which_is_waited_for() {
     stream.write_all(&native::ack(0)).unwrap();
     channel.await_native(v6, super::NATIVE_TIMEOUT).unwrap();
     assert!(channel.announce(v6, v6));
+}
+
+/// intercept's side of a greeting with `key`, on a connection that was just accepted.
+fn greet(stream: &mut TcpStream, key: &Key) -> Option<channel_crypto::Sealed> {
+    let mut hello = [0; 14];
+    stream.read_exact(&mut hello).unwrap();
+    let ack = native::keyed_ack(native::ack_flags::PONGS, [7; 12]);
+    stream.write_all(&ack).unwrap();
+    let mut one = [0; channel_crypto::MESSAGE_BYTES];
+    stream.read_exact(&mut one).unwrap();
+    let prologue = [&hello[..], &ack[..]].concat();
+    match channel_crypto::respond(key, &prologue, &one) {
+        Ok((two, sealed)) => {
+            stream.write_all(&two).unwrap();
+            Some(sealed)
+        }
+        Err(_) => {
+            stream.write_all(&channel_crypto::REFUSAL).unwrap();
+            None
+        }
+    }
+}
+
+fn messages(stream: &mut TcpStream, sealed: &mut channel_crypto::Sealed) -> Vec<ClientRecord> {
+    let (mut bytes, mut got) = ([0; 4096], Vec::new());
+    while got.is_empty() {
+        let n = stream.read(&mut bytes).unwrap();
+        assert!(n > 0, "closed");
+        let mut rest = &bytes[..n];
+        while let Some(plain) = sealed.opener.next(&mut rest).unwrap() {
+            let (all, rest) = plain.as_chunks::<CLIENT_MESSAGE_BYTES>();
+            assert!(rest.is_empty());
+            got.extend(all.iter().map(|&m| ClientMessage::decode(m)));
+        }
+    }
+    got
+}
+
+#[test]
+fn with_a_key_routes_are_announced_sealed_and_again_when_intercept_falls_silent() {
+    let key = Arc::new(Key::from_bytes(&[1; 32]));
+    let (listener, peer) = listener();
+    let accept = || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let sealed = greet(&mut stream, &key).expect("the same key");
+        (stream, sealed)
+    };
+    let (mut channel, (mut stream, mut sealed)) = std::thread::scope(|s| {
+        let accepted = s.spawn(accept);
+        let channel = Channel::connect_with(&[peer], 1, false, Some(&key), now()).unwrap();
+        (channel, accepted.join().unwrap())
+    });
+    assert!(channel.announce(client(1), target()));
+    channel.flush(now());
+    let add = ClientRecord::Add {
+        client: client(1),
+        target: target(),
+    };
+    assert_eq!(messages(&mut stream, &mut sealed), [add]);
+    // A ping without an answer, on a clock that runs ahead: lost, and made again with its route.
+    let (mut out, start) = (Received::default(), now());
+    let mut later = start;
+    while counter(&channel, "losses") == 0 {
+        channel.service(later, &mut out);
+        channel.flush(later);
+        later = later + Nanos::from_secs(1);
+        assert!(later.since(start) < Nanos::from_secs(22), "never lost");
+    }
+    let pinged = messages(&mut stream, &mut sealed);
+    assert!(
+        matches!(pinged[..], [ClientRecord::Ping { .. }, ..]),
+        "{pinged:?}"
+    );
+    let (mut stream, mut sealed) = std::thread::scope(|s| {
+        let accepted = s.spawn(accept);
+        let begun = Instant::now();
+        while counter(&channel, "routes_announced_again") == 0 {
+            assert!(begun.elapsed() < PATIENCE);
+            let passed = Nanos(begun.elapsed().as_nanos() as u64);
+            channel.service(later + passed, &mut out);
+            channel.flush(later);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        accepted.join().unwrap()
+    });
+    channel.flush(later);
+    let said = messages(&mut stream, &mut sealed);
+    assert!(said.contains(&add), "{said:?}");
+}
+
+#[test]
+fn a_key_that_does_not_fit_is_named_at_start() {
+    let [ours, other] = [1, 2].map(|n| Arc::new(Key::from_bytes(&[n; 32])));
+    let refused = |serve: &(dyn Fn(&mut TcpStream) + Sync)| {
+        let (listener, peer) = listener();
+        std::thread::scope(|s| {
+            s.spawn(|| serve(&mut listener.accept().unwrap().0));
+            let refused = Channel::connect_with(&[peer], 1, false, Some(&ours), now());
+            refused.unwrap_err().to_string()
+        })
+    };
+    let text = refused(&|stream| assert!(greet(stream, &other).is_none()));
+    assert!(text.contains("does not accept our key"), "{text}");
+    let text = refused(&|stream| stream.write_all(&native::ack(0)).unwrap());
+    assert!(text.contains("has no key"), "{text}");
+    let text = refused(&|stream| stream.write_all(&frame(&[])).unwrap());
+    assert!(text.contains("a C intercept knows none"), "{text}");
+    // An impostor that accepts whatever it is told.
+    let text = refused(&|stream| {
+        let ack = native::keyed_ack(0, [7; 12]);
+        stream.write_all(&ack).unwrap();
+        let mut said = [0; 14 + channel_crypto::MESSAGE_BYTES];
+        stream.read_exact(&mut said).unwrap();
+        stream.write_all(&said[14..]).unwrap();
+    });
+    assert!(text.contains("does not prove"), "{text}");
+}
+
+#[test]
+fn without_a_key_an_intercept_that_wants_one_is_named() {
+    let (listener, peer) = listener();
+    let mut channel = Channel::connect(&[peer], 1, false, now()).unwrap();
+    let mut stream = accept(&listener);
+    let flags = native::ack_flags::KEYED | native::ack_flags::PONGS;
+    stream.write_all(&native::ack(flags)).unwrap();
+    drop(stream);
+    let mut out = Received::default();
+    until(&mut channel, &mut out, |c, _| {
+        counter(c, "key_refused") == 1
+    });
+    assert_eq!(channel.intercepts[0].refusal(), Some(&KeyRefusal::Required));
 }

@@ -83,6 +83,11 @@ pub struct Args {
     #[arg(short = 'C', long, value_name = "N", default_value = "2")]
     pub connections: String,
 
+    /// File with a key (at least 32 bytes, as hex, base64 or raw; mode 600) that intercepts must prove to have, and
+    /// this program to them; everything said is encrypted. All need the same. Without it anybody can be either
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+
     /// Addresses that stand in for the clients': comma list of addresses and blocks such as
     /// 10.1.0.0/24. The target must route them to the host of intercept
     #[arg(short = 'c', long = "clients", value_name = "LIST")]

@@ -11,6 +11,7 @@ use super::select::{Deny, parse_shard, parse_share};
 use super::target_mac::parse_macs;
 use super::transfer::Transfer;
 use super::udp::parse_both;
+use channel_crypto::Key;
 use common::abi::DecapConfig;
 use common::flow::{Nanos, Shard, Share};
 use common::packet::{Addr, Endpoint, MacAddr};
@@ -21,6 +22,7 @@ use operator::log::{LogFormat, LogLevel};
 use session::{AddressPool, Rtt};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Most workers: the owner hash spreads over far more, but each has its own rings, sockets and
@@ -74,6 +76,8 @@ pub struct Config {
     pub record: Option<Recording>,
     /// Connections per worker and intercept, 1 to 11.
     pub connections: u8,
+    /// What intercepts must prove to have.
+    pub key: Option<Arc<Key>>,
     /// Addresses that stand in for clients'.
     pub clients: Option<AddressPool>,
     /// Copies of every session, at least 1.
@@ -233,6 +237,11 @@ impl Config {
             .map(|text| time("--duration", text))
             .transpose()?;
         let drain = parse_duration(&args.drain).map_err(|e| UsageError::new("--drain", e))?;
+        let key = args
+            .key_file
+            .map(|path| Key::read(&path).map(Arc::new))
+            .transpose()
+            .map_err(|e| UsageError::new("--key-file", e))?;
         Ok(Self {
             filter,
             filter_file: args.filter_file,
@@ -244,6 +253,7 @@ impl Config {
             offline,
             record,
             connections: number("-C, --connections", &args.connections, 1..=MAX_CONNECTIONS)?,
+            key,
             clients,
             replicas: number("-n, --replicas", &args.replicas, 1..=MAX_REPLICAS)?,
             port_shift: number("-f, --port-shift", &args.port_shift, 0..=MAX_PORT_SHIFT)?,

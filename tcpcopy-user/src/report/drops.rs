@@ -80,7 +80,10 @@ const LOSSES: [(&str, &[&str]); 7] = [
             "undecodable",
         ],
     ),
-    ("channel", &["records_dropped", "responses_bad"]),
+    (
+        "channel",
+        &["records_dropped", "responses_bad", "intercept_dropped"],
+    ),
 ];
 /// Followed by the name of an errno.
 const TX_ERROR: &str = "tx_error_";

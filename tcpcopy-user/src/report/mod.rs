@@ -92,7 +92,12 @@ impl Report {
             report.sent.merge(&w.sent);
         }
         for c in workers.iter().flat_map(|w| &w.counters).chain(kernel) {
-            *report.counters.entry(place(c)).or_default() += c.value;
+            let sum = report.counters.entry(place(c)).or_default();
+            *sum = if c.name.ends_with("_max_ns") {
+                c.value.max(*sum)
+            } else {
+                *sum + c.value
+            };
         }
         for (name, value) in report.totals.events() {
             *report.counters.entry(("engine", name)).or_default() += value;

@@ -148,7 +148,16 @@ pub fn assemble(config: &Config, object: &[u8]) -> Result<Assembled, RunError> {
     );
     let now = clock::now();
     let mut channels = (0..workers)
-        .map(|_| Channel::connect(&config.intercepts, config.connections, config.lonely, now))
+        .map(|_| {
+            let key = config.key.as_ref();
+            Channel::connect_with(
+                &config.intercepts,
+                config.connections,
+                config.lonely,
+                key,
+                now,
+            )
+        })
         .collect::<Result<Vec<_>, _>>()?;
 
     // With --lonely an intercept may come later; what it cannot carry then is counted.

@@ -49,8 +49,8 @@ fn is_confirmed(record: &ServerRecord) -> bool {
 
 #[test]
 fn an_offer_is_a_c_hello_and_an_ack_is_no_c_frame() {
-    assert_eq!(hello()[..8], compat::hello()[..8]);
-    let ClientRecord::Hello { version, extension } = ClientRecord::decode(&hello(), true) else {
+    assert_eq!(hello(0)[..8], compat::hello()[..8]);
+    let ClientRecord::Hello { version, extension } = ClientRecord::decode(&hello(0), true) else {
         panic!("no hello");
     };
     assert_eq!(version, compat::VERSION);
@@ -66,6 +66,29 @@ fn an_offer_is_a_c_hello_and_an_ack_is_no_c_frame() {
         ClientRecord::decode(&switch(), false),
         ClientRecord::Unknown { kind: SWITCH }
     );
+}
+
+#[test]
+fn flags_come_back_beside_the_challenge() {
+    let ClientRecord::Hello { extension, .. } = ClientRecord::decode(&hello(6), true) else {
+        panic!("no hello");
+    };
+    assert!(offered(extension));
+    assert_eq!(flags_of_offer(extension), 6);
+    let ack = keyed_ack(ack_flags::PONGS, [9; CHALLENGE_BYTES]);
+    assert_eq!(flags_of_ack(ack), Ok(ack_flags::PONGS | ack_flags::KEYED));
+    assert_eq!(ack[..3], super::ack(0)[..3]);
+    assert_eq!(ack[3..15], [9; CHALLENGE_BYTES]);
+}
+
+fn pong([token, sent, dropped_full, waiting, lag_max_ns]: [u64; 5]) -> Pong {
+    Pong {
+        token,
+        sent,
+        dropped_full,
+        waiting,
+        lag_max_ns,
+    }
 }
 
 #[test]
@@ -87,11 +110,15 @@ proptest! {
         prop_assert_eq!(ClientMessage::decode(add), ClientRecord::Add { client, target });
         let del = ClientMessage::del(client, target).to_bytes();
         prop_assert_eq!(ClientMessage::decode(del), ClientRecord::Del { client, target });
+        let token = u64::from(client.port) << 48 | u64::from(target.port);
+        let ping = ClientMessage::ping(token).to_bytes();
+        prop_assert_eq!(ClientMessage::decode(ping), ClientRecord::Ping { token });
     }
 
     #[test]
     fn frames_cut_anywhere_give_the_same_headers(
         frames in prop::collection::vec(prop::collection::vec(record(), 0..=MAX_RECORDS), 1..4),
+        pong in any::<[u64; 5]>().prop_map(pong),
         flags in any::<u8>(),
         cuts in prop::collection::vec(1usize..200, 1..60),
     ) {
@@ -113,13 +140,15 @@ proptest! {
                 }
             }
         }
-        let sent: Vec<_> = frames
+        stream.extend(pong.to_frame());
+        let mut sent: Vec<_> = frames
             .into_iter()
             .flat_map(|mut frame| {
                 frame.sort_by_key(is_confirmed);
                 frame
             })
             .collect();
+        sent.push(ServerRecord::Pong(pong));
         let (mut s, mut got, mut at) = (ServerStream::default(), Vec::new(), 0);
         for cut in cuts.iter().cycle() {
             let to = (at + cut).min(stream.len());
@@ -127,6 +156,7 @@ proptest! {
             at = to;
             prop_assert_eq!(s.is_native(), at >= ACK_BYTES);
             prop_assert_eq!(s.confirms(), at >= ACK_BYTES && flags & ack_flags::CONFIRMS != 0);
+            prop_assert_eq!(s.flags(), if at >= ACK_BYTES { flags } else { 0 });
             if at == stream.len() {
                 break;
             }
