@@ -39,7 +39,7 @@ fn response() -> Response {
 
 fn formats(sealed: bool) -> (Format, ServerStream, Option<Opener>) {
     if !sealed {
-        return (Format::Native, ServerStream::default(), None);
+        return (Format::Native(0), ServerStream::default(), None);
     }
     let key = Key::from_bytes(&[1; 32]);
     let (tcpcopy, one) = Initiator::begin(&key, b"").expect("begin");

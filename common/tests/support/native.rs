@@ -36,6 +36,12 @@ pub fn from_intercept(data: &[u8]) {
                     continue;
                 }
                 ServerRecord::Pong(pong) => [&ack(0)[..], &pong.to_frame()].concat(),
+                ServerRecord::Confirmed { client, target } => [
+                    &ack(0)[..],
+                    &confirmed_head(1),
+                    &HeaderRecord::confirmed(client, target).to_bytes(),
+                ]
+                .concat(),
                 ServerRecord::NoHeader => continue,
             };
             assert_eq!(records(&again, ACK_BYTES), (vec![record], false));

@@ -425,7 +425,7 @@ impl Control {
                     }
                     let spoken = match format {
                         Format::Compat => "C",
-                        Format::Native => "native",
+                        Format::Native(_) => "native",
                         Format::Sealed(_) => "sealed",
                     };
                     tracing::info!(%peer, format = spoken, "tcpcopy connected");

@@ -2,7 +2,6 @@
 
 use crate::channel::{ConnectionId, Flushed, Format, Output, OutputTotals, Response};
 use common::flow::Nanos;
-use common::wire::native::ack_flags;
 use dataplane::poll::PollSet;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;

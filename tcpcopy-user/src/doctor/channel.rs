@@ -1,10 +1,14 @@
-//! The hop from here to intercept: does it take a connection, and does it speak like one.
+//! The hop from here to intercept: does it take a connection, does it speak like one, and has it our key.
 
+use crate::channel::{Channel, ChannelError, KeyRefusal};
+use channel_crypto::Key;
 use common::packet::Endpoint;
-use common::wire::native::{self, ServerStream};
+use common::wire::native::{self, ServerStream, ack_flags};
+use dataplane::clock;
 use doctor::Finding;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A connection within a data centre takes a millisecond, and with one lost SYN a second.
@@ -27,12 +31,26 @@ pub enum Reach {
     Failed(String),
     /// It ended the connection upon our hello.
     Closed,
+    /// The two have not come together about the key.
+    Key(String),
     /// It said something that no intercept says.
     Alien(String),
 }
 
-/// Connects to an intercept, says hello, and hears.
-pub fn reach(intercept: Endpoint) -> Reach {
+/// Connects to an intercept, says hello, and hears; with a key, proves it and wants to see it.
+pub fn reach(intercept: Endpoint, key: Option<&Arc<Key>>) -> Reach {
+    let Some(key) = key else {
+        return greet(intercept);
+    };
+    match Channel::connect_with(&[intercept], 1, false, Some(key), clock::now()) {
+        Ok(_) => Reach::Native,
+        Err(ChannelError::Key { refusal, .. }) => Reach::Key(refusal.to_string()),
+        // The same again, to be told what it is.
+        Err(_) => greet(intercept),
+    }
+}
+
+fn greet(intercept: Endpoint) -> Reach {
     let mut stream = match TcpStream::connect_timeout(&intercept.to_socket(), CONNECT_LIMIT) {
         Ok(stream) => stream,
         Err(e) => {
@@ -45,7 +63,7 @@ pub fn reach(intercept: Endpoint) -> Reach {
     };
     let limited = stream.set_read_timeout(Some(ANSWER_LIMIT / 10));
     if limited
-        .and_then(|()| stream.write_all(&native::hello()))
+        .and_then(|()| stream.write_all(&native::hello(0)))
         .is_err()
     {
         return Reach::Closed;
@@ -58,6 +76,9 @@ pub fn reach(intercept: Endpoint) -> Reach {
             Ok(n) => {
                 if let Err(bad) = heard.feed(bytes.get(..n).unwrap_or_default(), |_| ()) {
                     return Reach::Alien(bad.to_string());
+                }
+                if heard.flags() & ack_flags::KEYED != 0 {
+                    return Reach::Key(KeyRefusal::Required.to_string());
                 }
                 if heard.is_native() {
                     return Reach::Native;
@@ -111,9 +132,14 @@ pub fn judge(intercept: Endpoint, reach: &Reach, six: Option<Endpoint>) -> Optio
         (Reach::Closed, _) => (
             "channel_closed",
             format!(
-                "intercept {intercept} took the connection and closed it upon our hello, expected it to stay: it refuses this version, a client without its key, or is no intercept"
+                "intercept {intercept} took the connection and closed it upon our hello, expected it to stay: it refuses this version, or is no intercept"
             ),
             "look at its log, and use the same version on both sides".to_owned(),
+        ),
+        (Reach::Key(refusal), _) => (
+            "channel_unauthenticated",
+            format!("intercept {intercept} {refusal}"),
+            "start both with the same --key-file, or both without one".to_owned(),
         ),
         (Reach::Alien(said), _) => (
             "channel_wrong_protocol",
@@ -152,6 +178,11 @@ mod tests {
             ),
             (Reach::Closed, None, Some("channel_closed")),
             (
+                Reach::Key("has no key".into()),
+                None,
+                Some("channel_unauthenticated"),
+            ),
+            (
                 Reach::Alien("got 7".into()),
                 None,
                 Some("channel_wrong_protocol"),
@@ -168,7 +199,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let at = listener.local_addr().expect("address");
         let thread = std::thread::spawn(move || act(listener.accept().expect("accept").0));
-        let reach = reach(at.into());
+        let reach = reach(at.into(), None);
         thread.join().expect("peer");
         reach
     }
@@ -186,6 +217,13 @@ mod tests {
             hear_end(s);
         });
         assert_eq!(ours, Reach::Native);
+        let keyed = peer(|mut s| {
+            hear(&mut s);
+            let flags = ack_flags::KEYED | ack_flags::PONGS;
+            s.write_all(&native::ack(flags)).expect("ack");
+            hear_end(s);
+        });
+        assert!(matches!(keyed, Reach::Key(_)), "{keyed:?}");
         let silent = peer(|mut s| {
             hear(&mut s);
             hear_end(s);
@@ -201,7 +239,7 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").expect("bind");
         let at = free.local_addr().expect("address");
         drop(free);
-        assert_eq!(reach(at.into()), Reach::Refused);
+        assert_eq!(reach(at.into(), None), Reach::Refused);
     }
 
     fn hear_end(mut stream: TcpStream) {

@@ -122,7 +122,7 @@ fn at_channel(config: &Config, found: &mut Diagnosis) -> Vec<Reach> {
     let six = six.map(|t| t.target);
     let mut reaches = Vec::new();
     for &intercept in &config.intercepts {
-        let reach = channel::reach(intercept);
+        let reach = channel::reach(intercept, config.key.as_ref());
         found.note(format!("intercept {intercept}: {}", said(&reach)));
         found.add(channel::judge(intercept, &reach, six));
         reaches.push(reach);
@@ -237,7 +237,8 @@ fn at_probe(
         .map(|(intercept, _)| *intercept)
         .collect();
     // Those that do not speak have their findings, and lonely means that a lost one is no error.
-    let Ok(mut channel) = Channel::connect(&intercepts, 1, true, clock::now()) else {
+    let key = config.key.as_ref();
+    let Ok(mut channel) = Channel::connect_with(&intercepts, 1, true, key, clock::now()) else {
         return;
     };
     let client = config
