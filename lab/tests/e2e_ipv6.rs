@@ -70,10 +70,18 @@ fn clients_of_ipv4_get_addresses_of_a_pool_by_tap() {
 #[test]
 fn the_target_answers_to_a_pool_on_its_link() {
     replay(&Case {
-        pool: Some("2001:db8:77::a000/116"),
+        pool: Some("2001:db8:77::a000/120"),
         kept: std::env::var(MORE_REQUESTS).map_or(KEPT_REQUESTS, |n| n.parse().unwrap()),
         before: &|lab| {
             ip(lab, Host::Target, "route del 2001:db8:77:2::/64");
+        },
+        meanwhile: &|lab| {
+            let shown = run(lab
+                .command(Host::Production, "ip")
+                .args(["maddr", "show", "dev", "eth0"]))
+            .unwrap();
+            let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+            assert!(shown.contains("ff02::1:ff00:a0c8"), "{shown}");
         },
         after: &|report| {
             let pool = report.numbers("counters/pool");

@@ -2,7 +2,7 @@
 //! route on the target, nothing set there.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    net::{Ipv4Addr, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
@@ -12,13 +12,12 @@ use lab::{
     nginx::Nginx,
     replay::{Capture, Copy, RunOptions, RunResult, run_prepared},
     testing::{programs, require_root},
-    world::{BpfObjects, enable_ipv6, run},
+    world::{BpfObjects, run},
 };
 use rustix::process::Signal;
 
 /// On the target's link.
 const POOL: &str = "10.77.0.128/25";
-const POOL6: &str = "2001:db8:77::a000/120";
 const OWN_PORTS: &str = "self:61000-65535";
 /// The figure is 30,000: set this to run it.
 const REQUESTS: &str = "REPLAY_POOL_REQUESTS";
@@ -115,73 +114,54 @@ fn ports_of_the_host_itself() {
     assert_eq!(pool["arp_answered"], 0, "{pool:?}");
 }
 
-/// Nothing of a killed process stays: no program, no group, no answer to who asks.
+/// Nothing of a killed process stays: no program, no answer to who asks.
 #[test]
 fn a_killed_pool_leaves_nothing() {
     require_root();
     let programs = programs(env!("CARGO_BIN_EXE_lab-tool"));
     let lab = Lab::up(&LabOptions::default()).unwrap();
-    enable_ipv6(&lab).unwrap();
-    // The kernel asks on behalf of a socket whose address is there already; link-local ones take their time.
-    assert!(answered(&lab, Host::Production, "2001:db8:77::30"));
-    for (pool, address, transfer) in [
-        (POOL, "10.77.0.200", "80-10.77.0.30:8080"),
-        (POOL6, "2001:db8:77::a0c8", "80-[2001:db8:77::30]:8080"),
-    ] {
-        let groups = joined(&lab);
-        let mut copy = Copy::new(Capture::Tap);
-        copy.pool = Some(pool.to_owned());
-        transfer.clone_into(&mut copy.transfer);
-        let report = lab.file("report.json");
-        let mut tcpcopy = copy.start(&lab, &programs, &report).unwrap();
-        let log = tcpcopy.stderr();
-        let capacity = if pool == POOL {
-            126 * 64_512
-        } else {
-            256 * 64_512
-        };
-        assert!(log.contains(&format!("capacity={capacity}")), "{log}");
-        let heard = answered(&lab, Host::Target, address);
-        assert!(heard, "nobody answers for {address}: {}", tcpcopy.stderr());
-        if pool == POOL6 {
-            let group = "ff02::1:ff00:a0c8";
-            assert!(joined(&lab).contains(group), "{}", joined(&lab));
-        }
-        // The tap's and the pool's.
-        let ours = BpfObjects::links_of_process(tcpcopy.id()).unwrap();
-        assert_eq!(
-            (ours.count("link"), ours.remaining().unwrap()),
-            (2, ours.clone())
-        );
-        tcpcopy.signal(Signal::KILL).unwrap();
-        tcpcopy.wait(LIMIT).unwrap();
-        assert_eq!(
-            ours.remaining_after(FREE_LIMIT).unwrap(),
-            BpfObjects::default()
-        );
-        run(lab
-            .command(Host::Target, "ip")
-            .args(["neigh", "flush", "dev", "eth0"]))
-        .unwrap();
-        assert!(!answered(&lab, Host::Target, address), "{address} lives on");
-        assert_eq!(joined(&lab), groups);
-    }
+    let address = "10.77.0.200";
+    let mut copy = Copy::new(Capture::Tap);
+    copy.pool = Some(POOL.to_owned());
+    let report = lab.file("report.json");
+    let mut tcpcopy = copy.start(&lab, &programs, &report).unwrap();
+    let log = tcpcopy.stderr();
+    let capacity = format!("capacity={}", 126 * 64_512);
+    assert!(log.contains(&capacity), "{log}");
+    let heard = answered(&lab, address);
+    assert!(heard, "nobody answers for {address}: {log}");
+    // The tap's and the pool's.
+    let ours = BpfObjects::links_of_process(tcpcopy.id()).unwrap();
+    let remaining = ours.remaining().unwrap();
+    assert_eq!((ours.count("link"), &remaining), (2, &ours));
+    tcpcopy.signal(Signal::KILL).unwrap();
+    tcpcopy.wait(LIMIT).unwrap();
+    assert_eq!(
+        ours.remaining_after(FREE_LIMIT).unwrap(),
+        BpfObjects::default()
+    );
+    run(lab
+        .command(Host::Target, "ip")
+        .args(["neigh", "flush", "dev", "eth0"]))
+    .unwrap();
+    let heard = answered(&lab, address);
+    assert!(!heard, "{address} lives on");
 }
 
-/// True if somebody tells the host where the address is, once it has a datagram for it.
-fn answered(lab: &Lab, host: Host, address: &str) -> bool {
-    let to: IpAddr = address.parse().unwrap();
-    let any: IpAddr = if to.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
+/// True if somebody tells the target where the address is, once it has a datagram for it.
+fn answered(lab: &Lab, address: &str) -> bool {
     // Port 9, discard.
-    let send = || UdpSocket::bind((any, 0))?.send_to(b"who has this?", (to, 9));
-    lab.host(host).enter(send).unwrap().unwrap();
+    let send = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.send_to(b"who has this?", (address, 9))
+    };
+    lab.host(Host::Target).enter(send).unwrap().unwrap();
     let deadline = Instant::now() + ANSWER_LIMIT;
     loop {
-        let shown = run(lab.command(host, "ip").args(["neigh", "show", address])).unwrap();
+        let shown = run(lab
+            .command(Host::Target, "ip")
+            .args(["neigh", "show", address]))
+        .unwrap();
         let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
         let asking = shown.is_empty() || shown.contains("INCOMPLETE");
         if !asking || Instant::now() > deadline {
@@ -189,13 +169,4 @@ fn answered(lab: &Lab, host: Host, address: &str) -> bool {
         }
         thread::sleep(LOOK_EVERY);
     }
-}
-
-/// The groups that production's interface is a member of.
-fn joined(lab: &Lab) -> String {
-    let shown = run(lab
-        .command(Host::Production, "ip")
-        .args(["maddr", "show", "dev", "eth0"]))
-    .unwrap();
-    String::from_utf8_lossy(&shown.stdout).into_owned()
 }
