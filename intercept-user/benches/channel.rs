@@ -7,7 +7,7 @@ use channel_crypto::{Initiator, Key, Opener, respond};
 use common::flow::{Nanos, ResponseHeader};
 use common::packet::{Addr, Endpoint, SackBlocks, SeqNumber, TcpFlags, TcpOptions};
 use common::wire::native::{self, HeaderRecord, ServerRecord, ServerStream};
-use intercept_user::channel::{Format, Output, Response};
+use intercept_user::channel::{Format, Kind, Output, Response};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -32,6 +32,7 @@ fn response() -> Response {
         sack: SackBlocks::default(),
     };
     Response {
+        kind: Kind::Header,
         at: Nanos(1),
         record: HeaderRecord::new(&header).to_bytes(),
     }

@@ -517,10 +517,11 @@ fn on_the_target_routes_are_confirmed_once_the_kernel_knows_them() {
     let boxed = || Box::new(kernel.clone()) as Box<dyn KernelRoutes>;
     let world = World::on_target(2, limits, boxed);
     let mut peer = world.connect();
-    peer.send(&native::hello());
+    peer.send(&native::hello(0));
     let mut ack = [0; native::ACK_BYTES];
     peer.take_exact(&mut ack).expect("an answer");
-    assert_eq!(ack, native::ack(native::ack_flags::CONFIRMS));
+    let flags = native::ack_flags::CONFIRMS | native::ack_flags::PONGS;
+    assert_eq!(ack, native::ack(flags));
     peer.send(&native::switch());
     // Some of either worker.
     let mut awaited: Vec<_> = (1..=20u16)

@@ -33,7 +33,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "intercept-user",
-        &["common", "dataplane", "doctor", "operator", "channel-crypto"],
+        &[
+            "common",
+            "dataplane",
+            "doctor",
+            "operator",
+            "channel-crypto",
+        ],
     ),
     ("lab", &[]),
     ("xtask", &["lab"]),

@@ -3,6 +3,7 @@
 use common::wire::compat::ClientRecord;
 use common::wire::native::{
     ACK_BYTES, CLIENT_MESSAGE_BYTES, ClientMessage, HeaderRecord, ServerRecord, ServerStream, ack,
+    confirmed_head,
 };
 
 /// Records of a stream that comes in pieces of `piece` bytes, and whether it was refused.

@@ -146,7 +146,7 @@ fn big_tcp_of_ipv6_over_the_native_format() {
     let world = World::new(1);
     let mut peer = world.connect();
     let end = |n| Endpoint::new(common::packet::Addr([n; 16]), 8080);
-    peer.send(&native::hello());
+    peer.send(&native::hello(0));
     peer.send(&native::switch());
     peer.send(&native::ClientMessage::add(end(0x21), end(0x22)).to_bytes());
     let mut frame = vec![0; 12];

@@ -50,8 +50,11 @@ impl World {
         kernel: impl Fn() -> Box<dyn KernelRoutes>,
     ) -> Self {
         let kernel = (0..workers).map(|_| kernel()).collect();
-        let (control, mappings) = (ControlOptions::default(), Mappings::default());
-        Self::build(workers, limits, control, None, mappings, kernel)
+        let control = ControlOptions {
+            confirms: true,
+            ..ControlOptions::default()
+        };
+        Self::build(workers, limits, control, None, Mappings::default(), kernel)
     }
 
     /// A service that tells `targets` of the targets it hears of.

@@ -477,15 +477,12 @@ fn greet(stream: &mut TcpStream, key: &Key) -> Option<channel_crypto::Sealed> {
     let mut one = [0; channel_crypto::MESSAGE_BYTES];
     stream.read_exact(&mut one).unwrap();
     let prologue = [&hello[..], &ack[..]].concat();
-    match channel_crypto::respond(key, &prologue, &one) {
-        Ok((two, sealed)) => {
-            stream.write_all(&two).unwrap();
-            Some(sealed)
-        }
-        Err(_) => {
-            stream.write_all(&channel_crypto::REFUSAL).unwrap();
-            None
-        }
+    if let Ok((two, sealed)) = channel_crypto::respond(key, &prologue, &one) {
+        stream.write_all(&two).unwrap();
+        Some(sealed)
+    } else {
+        stream.write_all(&channel_crypto::REFUSAL).unwrap();
+        None
     }
 }
 
@@ -532,7 +529,7 @@ fn with_a_key_routes_are_announced_sealed_and_again_when_intercept_falls_silent(
     while counter(&channel, "losses") == 0 {
         channel.service(later, &mut out);
         channel.flush(later);
-        later = later + Nanos::from_secs(1);
+        later += Nanos::from_secs(1);
         assert!(later.since(start) < Nanos::from_secs(22), "never lost");
     }
     let pinged = messages(&mut stream, &mut sealed);

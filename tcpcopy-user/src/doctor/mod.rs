@@ -135,7 +135,7 @@ fn said(reach: &Reach) -> &'static str {
         Reach::Native => "speaks our own format",
         Reach::Silent => "takes connections, silent as a C intercept",
         Reach::Refused | Reach::TimedOut | Reach::Failed(_) => "not reached",
-        Reach::Closed | Reach::Alien(_) => "reached, but does not speak with us",
+        Reach::Closed | Reach::Alien(_) | Reach::Key(_) => "reached, but does not speak with us",
     }
 }
 
