@@ -95,6 +95,8 @@ const fn case(name: &'static str, args: &'static str, causes: &'static [&'static
 /// On production, beside an intercept that runs.
 const TCPCOPY: &[Case] = &[
     case("all is well", "", &[]),
+    case("all is well with a pool", "--pool 10.77.0.128/28", &[]),
+    case("pool in use", "--pool 10.77.0.30", &["pool_unfit"]),
     case("unknown interface", "--iface eth7", &["unknown_interface"]),
     case("interface down", "--iface down0", &["interface_down"]),
     case("no carrier", "--iface peer0", &["no_carrier"]),
@@ -557,7 +559,13 @@ fn tcpcopy_words(clients: &str, args: &str) -> Vec<String> {
         ("-s", "10.77.0.40"),
         ("-c", clients),
     ];
-    words(&format!("doctor --json --window 1s {args}"), &defaults)
+    // Who takes answers by a pool has no intercept, and the pool's addresses.
+    let defaults = if args.contains("--pool") {
+        &defaults[..2]
+    } else {
+        &defaults[..]
+    };
+    words(&format!("doctor --json --window 1s {args}"), defaults)
 }
 
 /// The words of `line`, and those of `defaults` whose flags are not in it.

@@ -11,7 +11,7 @@ use lab::{
 /// A greeting that is not answered is given up after 3 s.
 const LIMIT: Duration = Duration::from_secs(30);
 /// As a C tcpcopy begins, and a route for 10.77.2.1:20000.
-const C_TCPCOPY: &str = r"exec 3<>/dev/tcp/10.77.0.40/36524
+const C_TCPCOPY: &str = r"trap '' PIPE; exec 3<>/dev/tcp/10.77.0.40/36524
 printf '\0\0\0\0\0\0\0\6\0\0\0\0\0\0' >&3
 printf '\12\115\2\1\116\40\0\1\12\115\0\36\37\220' >&3
 cat <&3 | wc -c";

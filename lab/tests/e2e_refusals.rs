@@ -219,7 +219,12 @@ fn foreign_xdp_program() {
     };
     attach(Host::Assistant, "eth0");
     attach(Host::Capture, "mir0");
-    world.refused(world.intercept(|_| ()), FAILED, &["eth0", "XDP"]);
+    // By itself intercept takes responses by tcx then (e2e_black_hole.rs).
+    let by_xdp = |intercept: &mut Intercept| {
+        let capture = ["--capture", "xdp"].map(str::to_owned);
+        intercept.more.extend(capture);
+    };
+    world.refused(world.intercept(by_xdp), FAILED, &["eth0", "XDP"]);
     let channel = world
         .lab
         .host(Host::Assistant)

@@ -19,7 +19,7 @@ pub use vigil::{Suspicion, Vigil};
 
 use crate::channel::Channel;
 use crate::checks;
-use crate::cli::{CaptureKind, Config};
+use crate::cli::{CaptureKind, Config, Pool};
 use crate::run::Attached;
 use capture::Collector;
 use channel::Reach;
@@ -107,6 +107,12 @@ fn refusals(config: &Config, iface: Option<&Interface>) -> Vec<checks::CheckErro
     if let Some(pool) = &config.clients {
         all.push(checks::check_clients(&config.transfers, pool));
         all.push(checks::check_clients(&config.udp_transfers, pool));
+    }
+    if let Some(Pool::Addresses { addresses, .. }) = &config.pool {
+        let transfers = [&config.transfers[..], &config.udp_transfers];
+        let local = Interface::local_addresses().unwrap_or_default();
+        let fits = checks::check_pool_addresses(&transfers, addresses, &local);
+        all.push(fits.map_err(checks::CheckError::from));
     }
     if let Some(iface) = iface
         && config.capture == CaptureKind::Mirror
@@ -241,12 +247,18 @@ fn at_probe(
     let Ok(mut channel) = Channel::connect_with(&intercepts, 1, true, key, clock::now()) else {
         return;
     };
+    // Only while the pool's program is attached the network knows its addresses.
     let client = config
         .clients
         .as_ref()
         .and_then(|pool| pool.addresses().last().copied())
-        .or(client);
-    if client.is_none() {
+        .or(client)
+        .filter(|_| config.pool.is_none());
+    if config.pool.is_some() {
+        found.note(
+            "answers to addresses of --pool were not probed, frames from this host's own were",
+        );
+    } else if client.is_none() {
         found.note("no client's address is known (no -c, and none was captured): answers by intercept were not probed");
     }
     let mut targets: Vec<Endpoint> = config.transfers.iter().map(|t| t.target).collect();
