@@ -36,7 +36,7 @@ pub const TO: &str = "wrap-b";
 const DOUBLE_EACH: u64 = 7;
 const HOLD_EACH: u64 = 11;
 const SKIP_EACH: u64 = 50;
-/// Every so many packets' own checksums are wrong, those of the IP header and of TCP: prime to the number of tunnels.
+/// Every so many packets' own checksums are wrong, those of the IP header and of TCP or UDP: prime to the number of tunnels.
 const GARBLE_EACH: u64 = 3;
 const SOCKET_BUFFER_BYTES: usize = 64 << 20;
 const FRAME_BYTES: usize = 1 << 16;
@@ -165,8 +165,8 @@ fn forward(sockets: &[OwnedFd; 2], vlan: bool, stop: &AtomicBool) -> Sent {
         sent.frames += 1;
         // Sums as a switch may mirror them: half ones of a local peer, which come by themselves, and plainly wrong ones.
         if n.is_multiple_of(GARBLE_EACH) {
-            let tcp = 14 + usize::from(frame[14] & 0x0f) * 4;
-            for sum in [24, tcp + 16] {
+            let (header, udp) = (14 + usize::from(frame[14] & 0x0f) * 4, frame[23] == 17);
+            for sum in [24, header + if udp { 6 } else { 16 }] {
                 frame[sum..sum + 2].copy_from_slice(&(n as u16 ^ 0xa5a5).to_be_bytes());
             }
         }
