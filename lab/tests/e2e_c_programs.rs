@@ -49,9 +49,9 @@ fn alone() -> MutexGuard<'static, ()> {
 /// All four builds of intercept, one after the other; tcpcopy is told nothing of them.
 #[test]
 fn our_tcpcopy_with_every_build_of_c_intercept() {
-    let _alone = alone();
     const REQUESTS: u64 = 600;
     const CONNECTIONS: u64 = 20;
+    let _alone = alone();
     require_root();
     let programs = programs(env!("CARGO_BIN_EXE_lab-tool"));
     let lab = Lab::up(&LabOptions::default()).unwrap();
