@@ -29,6 +29,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+/// Further looks at a port that is taken, and the time between them.
+const PORT_LOOKS: u32 = 4;
+const PORT_PAUSE: Duration = Duration::from_millis(50);
+
 /// How the names of an intercept's programs begin, with and without a filter.
 const PROGRAMS: [&str; 2] = ["responses", "records"];
 
@@ -96,7 +100,7 @@ fn at_host(args: &Args, found: &mut Diagnosis) -> Option<Interface> {
 
 /// Can tcpcopy connect: is the port free, or held by an intercept, and does the filter leave it alone.
 fn at_channel(args: &Args, running: bool, found: &mut Diagnosis) {
-    let error = listen(SocketAddr::new(args.bind, args.port)).err();
+    let error = port_taken(SocketAddr::new(args.bind, args.port));
     found.note(format!(
         "port {} on {}: {}",
         args.port,
@@ -108,6 +112,16 @@ fn at_channel(args: &Args, running: bool, found: &mut Diagnosis) {
         }
     ));
     found.add(error.and_then(|error| judge_listening(&error, running)));
+}
+
+/// Why the port cannot be had. Another look at the same time holds it for a moment, an intercept holds it for long.
+fn port_taken(at: SocketAddr) -> Option<ListenError> {
+    let mut error = listen(at).err()?;
+    for _ in 0..PORT_LOOKS {
+        std::thread::sleep(PORT_PAUSE);
+        error = listen(at).err()?;
+    }
+    Some(error)
 }
 
 fn judge_listening(error: &ListenError, running: bool) -> Option<Finding> {
