@@ -152,7 +152,7 @@ fn our_tcpcopy_with_every_build_of_c_intercept() {
 #[test]
 fn our_intercept_with_c_tcpcopy() {
     const SESSIONS: u64 = 180;
-    const ROUNDS: u8 = 4;
+    const ROUNDS: u8 = 6;
     let _alone = alone();
     require_root();
     let programs = programs(env!("CARGO_BIN_EXE_lab-tool"));
@@ -199,7 +199,7 @@ fn our_intercept_with_c_tcpcopy() {
             .extend(["--report".to_owned(), report.display().to_string()]);
         let mut intercept = intercept.start(&lab, &programs).unwrap();
         // Addresses of ours that the target routes to the assistant; a run of its own each, for ports in TIME-WAIT.
-        let first = format!("10.77.1.{}", 1 + 50 * round);
+        let first = format!("10.77.1.{}", 1 + 40 * round);
         let arguments = [
             Host::Assistant.address().to_string(),
             CHANNEL_PORT.to_string(),
