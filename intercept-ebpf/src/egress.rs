@@ -19,11 +19,12 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use common::abi::PairKey;
 use common::packet::{DecodeError, Endpoint};
+use ebpf_kit::ring::worker_of;
 use ebpf_kit::skb;
 
 use crate::maps::ROUTES;
 use crate::matching::undecodable;
-use crate::records::{put, worker};
+use crate::records::put;
 
 /// An interface that does not exist (`dev_index_reserve`, net/core/dev.c: indices begin with 1).
 const NOWHERE: u32 = 0;
@@ -48,7 +49,7 @@ fn on_target(ctx: TcContext) -> i32 {
     if ROUTES.get_ptr(PairKey::new(client, target)).is_none() {
         return TCX_NEXT;
     }
-    put(&ctx, worker(client), packet.tcp.payload as u64);
+    put(&ctx, worker_of(client), packet.tcp.payload as u64);
     // SAFETY: a helper that takes two numbers.
     unsafe { bpf_redirect(NOWHERE, 0) as i32 }
 }

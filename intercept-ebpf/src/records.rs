@@ -9,15 +9,13 @@
 //! It runs behind GRO, so that one record may stand for several segments, whose length it tells.
 
 use aya_ebpf::bindings::tcx_action_base::{TCX_DROP, TCX_NEXT};
-use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use common::abi::InterceptCounter;
-use common::flow::{flow_hash, owner};
 use common::packet::{DecodeError, Endpoint, TcpPacket};
 use ebpf_kit::linear::Linear;
-use ebpf_kit::ring::{Lost, copy_headers};
+use ebpf_kit::ring::{Lost, copy_headers, worker_of};
 use ebpf_kit::skb::SkbBytes;
 use ebpf_kit::{config, filter};
 
@@ -82,7 +80,7 @@ fn decode_skb(ctx: &TcContext) -> Result<TcpPacket, Undecoded> {
 #[inline(always)]
 fn take(ctx: &TcContext, p: &TcpPacket) {
     let client = Endpoint::new(p.ip.dst, p.tcp.dport);
-    let worker = worker(client);
+    let worker = worker_of(client);
     if config::log_packets() {
         debug!(
             ctx,
@@ -97,25 +95,13 @@ fn take(ctx: &TcContext, p: &TcpPacket) {
     put(ctx, worker, p.tcp.payload as u64);
 }
 
-/// The worker that owns a client's sessions.
+/// Copies what lies in front of the payload into a ring of the worker.
 #[inline(always)]
-pub fn worker(client: Endpoint) -> u32 {
-    match config::workers() {
-        1 => 0,
-        several => owner(flow_hash(client), several),
-    }
-}
-
-/// Copies the packet's first `headers` bytes into a ring of the worker.
-#[inline(always)]
-pub fn put(ctx: &TcContext, worker: u32, headers: u64) {
-    // SAFETY: a helper without arguments.
-    let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
-    let len = u64::from(ctx.len());
-    if len > headers {
+pub fn put(ctx: &TcContext, worker: u32, payload: u64) {
+    if u64::from(ctx.len()) > payload {
         count(InterceptCounter::Trimmed);
     }
-    count(match copy_headers(ctx, cpu, worker, headers.min(len)) {
+    count(match copy_headers(ctx, worker, payload) {
         Ok(()) => InterceptCounter::Captured,
         Err(Lost::RingFull) => InterceptCounter::RingFull,
         Err(Lost::Truncated | Lost::TooLarge | Lost::LoadFailed) => InterceptCounter::LoadFailed,

@@ -12,7 +12,6 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::tcx_action_base::TCX_NEXT;
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
-use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use common::abi::{EndpointKey, TapCounter, config_flags, decap_flags, fragment_slots};
@@ -48,9 +47,7 @@ pub fn go_on<C: EbpfContext>(ctx: &C, error: DecodeError) {
 fn tap_fragments(ctx: TcContext) -> i32 {
     // By helper: there are few of them, and their headers may lie anywhere.
     if let Some(hash) = taken(&skb::SkbBytes(&ctx)) {
-        // SAFETY: a helper without arguments.
-        let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
-        record(&ctx, cpu, owner(hash, config::workers()));
+        record(&ctx, owner(hash, config::workers()));
     }
     TCX_NEXT
 }

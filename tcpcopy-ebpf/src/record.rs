@@ -1,4 +1,4 @@
-//! Copying a packet into the ring of its CPU and worker, with the tap's counters.
+//! Copying a packet into a ring, with the tap's counters.
 
 use aya_ebpf::programs::TcContext;
 use common::abi::TapCounter;
@@ -8,8 +8,8 @@ use crate::matching::count;
 
 /// Copies the whole packet, or counts why not.
 #[inline(always)]
-pub fn record(ctx: &TcContext, cpu: u32, worker: u32) {
-    count(match copy_packet(ctx, cpu, worker) {
+pub fn record(ctx: &TcContext, worker: u32) {
+    count(match copy_packet(ctx, worker) {
         Ok(()) => TapCounter::Captured,
         Err(Lost::RingFull) => TapCounter::RingFull,
         Err(Lost::Truncated) => TapCounter::Truncated,

@@ -1,14 +1,13 @@
 //! `tap`: matching packets are copied into the ring of their CPU and worker; every packet goes on.
 
 use aya_ebpf::bindings::tcx_action_base::TCX_NEXT;
-use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use common::abi::udp_slots;
-use common::flow::{flow_hash, owner};
 use common::packet::{Endpoint, decode_usual};
 use ebpf_kit::linear::Linear;
+use ebpf_kit::ring::worker_of;
 use ebpf_kit::{config, filter, skb};
 
 use crate::fragments;
@@ -112,12 +111,7 @@ fn tap_udp_filtered(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn capture(ctx: &TcContext, client: Endpoint, online: Endpoint) {
-    let worker = match config::workers() {
-        1 => 0,
-        several => owner(flow_hash(client), several),
-    };
-    // SAFETY: a helper without arguments.
-    let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
+    let worker = worker_of(client);
     if config::log_packets() {
         debug!(
             ctx,
@@ -129,5 +123,5 @@ fn capture(ctx: &TcContext, client: Endpoint, online: Endpoint) {
             worker
         );
     }
-    record(ctx, cpu, worker);
+    record(ctx, worker);
 }

@@ -21,13 +21,16 @@ mod maps;
 
 use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
 use aya_ebpf::helpers::generated::{
-    bpf_ktime_get_ns, bpf_ringbuf_discard, bpf_ringbuf_reserve, bpf_skb_load_bytes,
+    bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_discard, bpf_ringbuf_reserve,
+    bpf_skb_load_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use common::abi::{
     MAX_CONTINUATIONS, RECORD_HEADER_BYTES, RECORD_LAST_START, RECORD_MAX_DATA_BYTES,
     RING_BLOCK_BYTES, RecordHeader, RingHead, record_bytes, record_flags,
 };
+use common::flow::{flow_hash, owner};
+use common::packet::Endpoint;
 
 use crate::{atomic, config};
 use maps::{BLOCKS, CPU_RINGS, HEADS, SLEEP, WAKE};
@@ -63,8 +66,8 @@ struct Place {
 /// Copies the whole packet. Written out like [`copy_headers`]: with what differs handed in as a closure, the tap took more
 /// than the 512 bytes of stack that a program has.
 #[inline(always)]
-pub fn copy_packet(ctx: &TcContext, cpu: u32, worker: u32) -> Result<(), Lost> {
-    let Some(ring) = ring_of(cpu, worker) else {
+pub fn copy_packet(ctx: &TcContext, worker: u32) -> Result<(), Lost> {
+    let Some(ring) = ring_of(worker) else {
         return Err(Lost::RingFull);
     };
     let Some(head) = HEADS.get_ptr_mut(ring) else {
@@ -77,14 +80,15 @@ pub fn copy_packet(ctx: &TcContext, cpu: u32, worker: u32) -> Result<(), Lost> {
     end(head, at, worker, asleep, copy(ctx, ring, head, at))
 }
 
-/// Copies the first `len` bytes, which lie in front of the payload. The record tells the length of the whole packet.
+/// Copies what lies in front of the payload, which begins at `payload`. The record tells the length of the whole packet.
 #[inline(always)]
-pub fn copy_headers(ctx: &TcContext, cpu: u32, worker: u32, len: u64) -> Result<(), Lost> {
-    let len = core::hint::black_box(len);
+pub fn copy_headers(ctx: &TcContext, worker: u32, payload: u64) -> Result<(), Lost> {
+    // Opaque, else LLVM drops a bound of the length that the verifier needs below.
+    let len = core::hint::black_box(payload.min(u64::from(ctx.len())));
     if len == 0 || len > MAX_HEADERS_BYTES {
         return Err(Lost::Truncated);
     }
-    let Some(ring) = ring_of(cpu, worker) else {
+    let Some(ring) = ring_of(worker) else {
         return Err(Lost::RingFull);
     };
     let Some(head) = HEADS.get_ptr_mut(ring) else {
@@ -101,9 +105,21 @@ pub fn copy_headers(ctx: &TcContext, cpu: u32, worker: u32, len: u64) -> Result<
     end(head, at, worker, asleep, copied)
 }
 
-/// The ring of a CPU and worker.
+/// The worker that owns the sessions of a client.
 #[inline(always)]
-fn ring_of(cpu: u32, worker: u32) -> Option<u32> {
+#[must_use]
+pub fn worker_of(client: Endpoint) -> u32 {
+    match config::workers() {
+        1 => 0,
+        several => owner(flow_hash(client), several),
+    }
+}
+
+/// The ring of a worker on this CPU.
+#[inline(always)]
+fn ring_of(worker: u32) -> Option<u32> {
+    // SAFETY: a helper without arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
     CPU_RINGS.get(cpu).map(|first| *first + worker)
 }
 

@@ -1,17 +1,16 @@
 //! IP packets to an address of the pool.
 
 use aya_ebpf::bindings::tcx_action_base::{TCX_DROP, TCX_NEXT};
-use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_skb_pull_data};
+use aya_ebpf::helpers::generated::bpf_skb_pull_data;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use common::abi::{EndpointKey, PoolCounter};
-use common::flow::{flow_hash, owner};
 use common::packet::{
     ETH_HEADER_BYTES, Endpoint, Ip, Tcp, decode_ip, decode_tcp, decode_udp, protocol,
 };
 use ebpf_kit::config;
 use ebpf_kit::linear::Linear;
-use ebpf_kit::ring::{Lost, copy_headers};
+use ebpf_kit::ring::{Lost, copy_headers, worker_of};
 
 use super::{addresses, count};
 use crate::maps::TARGETS;
@@ -92,10 +91,7 @@ fn make_linear(ctx: &TcContext) {
 #[inline(always)]
 fn take(ctx: &TcContext, ip: &Ip, tcp: &Tcp) {
     let client = Endpoint::new(ip.dst, tcp.dport);
-    let worker = match config::workers() {
-        1 => 0,
-        several => owner(flow_hash(client), several),
-    };
+    let worker = worker_of(client);
     if config::log_packets() {
         debug!(
             ctx,
@@ -107,10 +103,7 @@ fn take(ctx: &TcContext, ip: &Ip, tcp: &Tcp) {
             worker
         );
     }
-    // SAFETY: a helper without arguments.
-    let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
-    let (len, headers) = (u64::from(ctx.len()), tcp.payload as u64);
-    count(match copy_headers(ctx, cpu, worker, headers.min(len)) {
+    count(match copy_headers(ctx, worker, tcp.payload as u64) {
         Ok(()) => PoolCounter::Captured,
         Err(Lost::RingFull) => PoolCounter::RingFull,
         Err(Lost::Truncated | Lost::TooLarge | Lost::LoadFailed) => PoolCounter::LoadFailed,
