@@ -5,15 +5,14 @@ use aya::maps::{MapData, PerCpuArray};
 
 use super::{BpfError, load};
 
-/// The map `COUNTERS`, or another of its form.
+/// Name of the map in most programs.
+pub(super) const COUNTERS: &str = "COUNTERS";
+
+/// A map of counters.
 pub(super) struct Counters(PerCpuArray<MapData, u64>);
 
 impl Counters {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
-        Self::take_map(ebpf, "COUNTERS")
-    }
-
-    pub(super) fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, BpfError> {
+    pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, BpfError> {
         load::take(ebpf, name).map(Self)
     }
 

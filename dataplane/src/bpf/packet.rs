@@ -11,7 +11,7 @@ use std::io;
 use aya::Ebpf;
 use common::abi::{TapCounter, udp_slots};
 
-use super::counters::Counters;
+use super::counters::{COUNTERS, Counters};
 use super::filter::{Chain, Hook, Parts};
 use super::log::LogThread;
 use super::rings::Rings;
@@ -69,7 +69,7 @@ impl PacketTap {
             .filter
             .map(|filter| Chain::install(&mut ebpf, FILTERED, filter))
             .transpose()?;
-        let counters = Counters::take(&mut ebpf)?;
+        let counters = Counters::take(&mut ebpf, COUNTERS)?;
         let entry = config.filter.map_or(PROGRAM, |_| FILTERED.entry);
         // Before maps are taken out of the object, which programs name by their descriptors.
         for name in [OWNER, entry] {

@@ -8,16 +8,13 @@ use std::ops::RangeInclusive;
 use aya::Ebpf;
 use aya::maps::HashMap;
 use aya::programs::TcAttachType;
-use aya::programs::links::FdLink;
 use common::abi::{EndpointKey, MAX_POOL_ADDRESSES, PoolConfig, PoolCounter, numbers, pool_flags};
 use common::packet::{Addr, Endpoint};
 
-use super::counters::Counters;
 use super::error::chain;
-use super::filter::Hook;
-use super::log::LogThread;
-use super::rings::{self, Rings};
-use super::{BpfError, TapReader, load, programs, tcx};
+use super::rings::Rings;
+use super::tcx::{self, RingCapture, RingSetup};
+use super::{BpfError, TapReader, load};
 use crate::iface::{Interface, SolicitedGroups};
 
 const PROGRAM: &str = "pool";
@@ -46,14 +43,8 @@ pub struct PoolSettings<'a> {
 
 /// The attached program. Dropping it detaches; readers can still empty their rings afterwards.
 pub struct Pool {
-    // First, so that it goes before everything that the program uses.
-    link: Option<FdLink>,
+    rings: RingCapture,
     groups: Option<SolicitedGroups>,
-    readers: Vec<Option<TapReader>>,
-    counters: Counters,
-    _log: Option<LogThread>,
-    // The program and its maps.
-    _ebpf: Ebpf,
 }
 
 impl Pool {
@@ -75,13 +66,15 @@ impl Pool {
         }
         load::put_endpoints(&mut ebpf, "TARGETS", settings.targets)?;
         load::put_keys(&mut ebpf, "TARGETS", settings.udp_targets, EndpointKey::udp)?;
-        let readers = rings::readers(&mut ebpf, rings)?;
-        let log = settings
-            .log_packets
-            .then(|| LogThread::start(&mut ebpf))
-            .transpose()?;
-        let counters = Counters::take_map(&mut ebpf, COUNTERS)?;
-        programs::load_program(&mut ebpf, Hook::Tcx, PROGRAM)?;
+        let setup = RingSetup {
+            program: PROGRAM,
+            ifname: &interface.name,
+            rings,
+            counters: COUNTERS,
+            log_packets: settings.log_packets,
+            filter: None,
+        };
+        let mut capture = RingCapture::load(ebpf, &setup)?;
         let groups = match settings.own_ports {
             Some(_) => None,
             None => SolicitedGroups::join(&interface, settings.addresses).map_err(|source| {
@@ -91,7 +84,7 @@ impl Pool {
                 }
             })?,
         };
-        let link = tcx::attach(&mut ebpf, PROGRAM, &interface.name, TcAttachType::Ingress)?;
+        capture.attach(&[TcAttachType::Ingress])?;
         tracing::info!(
             interface = interface.name,
             workers,
@@ -100,31 +93,27 @@ impl Pool {
             "responses to the pool are taken by tcx ingress, first of its hook"
         );
         Ok(Self {
-            link: Some(link),
+            rings: capture,
             groups,
-            readers: readers.into_iter().map(Some).collect(),
-            counters,
-            _log: log,
-            _ebpf: ebpf,
         })
     }
 
     /// The reader of a worker, once; `None` afterwards and for a worker that does not exist.
     pub fn take_reader(&mut self, worker: u32) -> Option<TapReader> {
-        self.readers.get_mut(worker as usize)?.take()
+        self.rings.take_reader(worker)
     }
 
     /// The program's counters, summed over CPUs.
     pub fn counters(&self) -> Vec<(PoolCounter, u64)> {
         PoolCounter::ALL
             .iter()
-            .map(|c| (*c, self.counters.get(c.index())))
+            .map(|c| (*c, self.rings.counters.get(c.index())))
             .collect()
     }
 
     /// Detaches; counters stay readable, further calls do nothing.
     pub fn detach(&mut self) {
-        self.link = None;
+        self.rings.detach();
         self.groups = None;
     }
 }

@@ -11,7 +11,7 @@ use aya::Ebpf;
 use aya::maps::{Map, MapData, MapError, XskMap};
 use aya::programs::links::FdLink;
 
-use super::counters::Counters;
+use super::counters::{COUNTERS, Counters};
 use super::error::chain;
 use super::filter::{Chain, Parts};
 use super::log::LogThread;
@@ -163,7 +163,7 @@ impl QueueCapture {
             .map(|(parts, filter)| Chain::install(&mut ebpf, parts, filter))
             .transpose()?;
         let entry = setup.filter.map_or(setup.program, |(parts, _)| parts.entry);
-        let counters = Counters::take(&mut ebpf)?;
+        let counters = Counters::take(&mut ebpf, COUNTERS)?;
         let before = setup.interface.rx_queues;
         let mut attached = xdp::attach(&mut ebpf, entry, &setup.interface)?;
         let mut opened = Opened::all(&mut ebpf, setup, attached.native, before)?;

@@ -4,18 +4,16 @@
 //! Matching packets are dropped, at egress as if they had been sent, once their headers are in a ring. A killed process
 //! takes the program with it.
 
-use aya::Ebpf;
 use aya::programs::TcAttachType;
-use aya::programs::links::FdLink;
 use common::abi::InterceptCounter;
 
-use super::counters::Counters;
-use super::filter::{Chain, Hook, Parts};
-use super::log::LogThread;
+use super::counters::COUNTERS;
+use super::filter::{Hook, Parts};
 use super::responses::{ResponsesConfig, RuleWriter, Sources};
-use super::rings::{self, Rings};
+use super::rings::Rings;
 use super::routes::{ROUTES, RouteWriter};
-use super::{BpfError, Filter, TapReader, load, programs, tcx};
+use super::tcx::{self, RingCapture, RingSetup};
+use super::{BpfError, Filter, TapReader, load};
 use crate::iface::Interface;
 
 const PROGRAM: &str = "records";
@@ -33,21 +31,14 @@ const FILTERED: Parts = Parts {
 
 /// The attached program. Dropping it detaches; readers can still empty their rings afterwards.
 pub struct ResponseRecords {
-    // First, so that it goes before everything that the program uses.
-    link: Option<FdLink>,
-    readers: Vec<Option<TapReader>>,
-    counters: Counters,
-    filter: Option<Chain>,
+    rings: RingCapture,
     rules: Option<RuleWriter>,
     routes: Option<RouteWriter>,
-    _log: Option<LogThread>,
-    // The program and its maps.
-    _ebpf: Ebpf,
 }
 
 impl ResponseRecords {
-    /// Loads `object` and attaches its program `records`, or `on_target`, to the interface, with `ring_bytes_total` bytes for all rings
-    /// together.
+    /// Loads `object` and attaches its program `records`, or `on_target`, to the interface, with `ring_bytes_total` bytes
+    /// for all rings together.
     pub fn attach(
         object: &[u8],
         config: &ResponsesConfig<'_>,
@@ -60,56 +51,47 @@ impl ResponseRecords {
         rings.put_into(&mut program);
         let mut sizes = rings.sizes().to_vec();
         sizes.extend(load::log_size(config.log_packets));
-        let at_egress = match config.sources {
+        let (name, hook) = match config.sources {
             Sources::OwnOfRoutes { routes } => {
                 sizes.push((ROUTES, routes));
-                true
+                (ON_TARGET, TcAttachType::Egress)
             }
-            Sources::Filtered(_) | Sources::Learned => false,
+            Sources::Filtered(_) | Sources::Learned => (PROGRAM, TcAttachType::Ingress),
         };
-        let mut ebpf = load::load(object, program, &sizes)?;
-        let readers = rings::readers(&mut ebpf, rings)?;
-        let log = config
-            .log_packets
-            .then(|| LogThread::start(&mut ebpf))
-            .transpose()?;
-        let chain = filter
-            .map(|filter| Chain::install(&mut ebpf, FILTERED, filter))
-            .transpose()?;
-        let counters = Counters::take(&mut ebpf)?;
-        let (entry, hook) = match filter {
-            _ if at_egress => (ON_TARGET, TcAttachType::Egress),
-            Some(_) => (FILTERED.entry, TcAttachType::Ingress),
-            None => (PROGRAM, TcAttachType::Ingress),
+        let setup = RingSetup {
+            program: name,
+            ifname: &interface.name,
+            rings,
+            counters: COUNTERS,
+            log_packets: config.log_packets,
+            filter: filter.map(|filter| (FILTERED, filter)),
         };
-        programs::load_program(&mut ebpf, Hook::Tcx, entry)?;
+        let ebpf = load::load(object, program, &sizes)?;
+        let mut capture = RingCapture::load(ebpf, &setup)?;
         let (mut rules, mut routes) = (None, None);
-        if at_egress {
-            routes = Some(RouteWriter::new(load::take(&mut ebpf, ROUTES)?));
+        if name == ON_TARGET {
+            routes = Some(RouteWriter::new(capture.take_map(ROUTES)?));
         } else {
-            rules = Some(RuleWriter::new(
-                load::take(&mut ebpf, "RESPONSES")?,
-                load::take(&mut ebpf, "LOCAL")?,
-            )?);
+            let (taken, own) = (capture.take_map("RESPONSES")?, capture.take_map("LOCAL")?);
+            rules = Some(RuleWriter::new(taken, own)?);
         }
-        let link = tcx::attach(&mut ebpf, entry, &interface.name, hook)?;
+        capture.attach(&[hook])?;
         tracing::info!(
             interface = interface.name,
             workers = config.workers,
             rings = rings.number(),
             ring_bytes = rings.bytes(),
             "responses are taken by tcx {}, first of its hook",
-            if at_egress { "egress" } else { "ingress" }
+            if name == ON_TARGET {
+                "egress"
+            } else {
+                "ingress"
+            }
         );
         Ok(Self {
-            link: Some(link),
-            readers: readers.into_iter().map(Some).collect(),
-            counters,
-            filter: chain,
+            rings: capture,
             rules,
             routes,
-            _log: log,
-            _ebpf: ebpf,
         })
     }
 
@@ -125,24 +107,24 @@ impl ResponseRecords {
 
     /// The reader of a worker, once; `None` afterwards and for a worker that does not exist.
     pub fn take_reader(&mut self, worker: u32) -> Option<TapReader> {
-        self.readers.get_mut(worker as usize)?.take()
+        self.rings.take_reader(worker)
     }
 
     /// Replaces the filter, with [`super::responses::Sources::Filtered`]; on an error the old one stays in force.
     pub fn replace_filter(&self, filter: &Filter) -> Result<(), BpfError> {
-        Chain::replace_in(self.filter.as_ref(), filter)
+        self.rings.replace_filter(filter)
     }
 
     /// The program's counters, summed over CPUs.
     pub fn counters(&self) -> Vec<(InterceptCounter, u64)> {
         InterceptCounter::ALL
             .iter()
-            .map(|c| (*c, self.counters.get(c.index())))
+            .map(|c| (*c, self.rings.counters.get(c.index())))
             .collect()
     }
 
     /// Detaches; counters stay readable, further calls do nothing.
     pub fn detach(&mut self) {
-        self.link = None;
+        self.rings.detach();
     }
 }

@@ -6,16 +6,16 @@
 
 use aya::Ebpf;
 use aya::programs::TcAttachType;
-use aya::programs::links::FdLink;
 use common::abi::{TapCounter, config_flags, udp_slots};
 use common::packet::Endpoint;
 
-use super::counters::Counters;
-use super::filter::{Chain, Hook, Parts};
+use super::counters::COUNTERS;
+use super::filter::{Hook, Parts};
 use super::log::LogThread;
-use super::rings::{self, Rings};
+use super::rings::Rings;
 use super::select::{DenyList, Sessions};
-use super::{BpfError, Filter, TapReader, UdpRules, load, programs, tcx};
+use super::tcx::{self, RingCapture, RingSetup};
+use super::{BpfError, Filter, TapReader, UdpRules, load};
 use crate::iface::Interface;
 
 const PROGRAM: &str = "tap";
@@ -126,15 +126,8 @@ impl TapConfig<'_> {
 
 /// The attached program. Dropping it detaches; readers can still empty their rings afterwards.
 pub struct Tap {
-    // First, so that it goes before everything that the program uses.
-    links: Vec<FdLink>,
-    readers: Vec<Option<TapReader>>,
-    counters: Counters,
+    rings: RingCapture,
     deny: Option<DenyList>,
-    filter: Option<Chain>,
-    _log: Option<LogThread>,
-    // The program and its maps.
-    _ebpf: Ebpf,
 }
 
 impl Tap {
@@ -149,23 +142,17 @@ impl Tap {
         load::put_udp(&mut ebpf, &config.udp, Hook::Tcx, &UDP_PROGRAMS)?;
         let (tcp, udp) = (config.transfers, &config.udp);
         load::put_fragments(&mut ebpf, tcp, udp, Hook::Tcx, FRAGMENTS)?;
-
-        let readers = rings::readers(&mut ebpf, rings)?;
-        let log = config.start_log(&mut ebpf)?;
-        let filter = config
-            .filter
-            .map(|filter| Chain::install(&mut ebpf, FILTERED, filter))
-            .transpose()?;
-        let counters = Counters::take(&mut ebpf)?;
-        let entry = config.filter.map_or(PROGRAM, |_| FILTERED.entry);
-        programs::load_program(&mut ebpf, Hook::Tcx, entry)?;
-        let deny = config
-            .sessions
-            .deny_list(|name| load::take(&mut ebpf, name))?;
-        let mut links = Vec::new();
-        for hook in config.direction.hooks() {
-            links.push(tcx::attach(&mut ebpf, entry, &interface.name, *hook)?);
-        }
+        let setup = RingSetup {
+            program: PROGRAM,
+            ifname: &interface.name,
+            rings,
+            counters: COUNTERS,
+            log_packets: config.log_packets,
+            filter: config.filter.map(|filter| (FILTERED, filter)),
+        };
+        let mut capture = RingCapture::load(ebpf, &setup)?;
+        let deny = config.sessions.deny_list(|name| capture.take_map(name))?;
+        capture.attach(config.direction.hooks())?;
         tracing::info!(
             interface = interface.name,
             workers,
@@ -175,26 +162,21 @@ impl Tap {
             "tap attached to tcx, first of its hook"
         );
         Ok(Self {
-            links,
-            readers: readers.into_iter().map(Some).collect(),
-            counters,
+            rings: capture,
             deny,
-            filter,
-            _log: log,
-            _ebpf: ebpf,
         })
     }
 
     /// The reader of a worker, once; `None` afterwards and for a worker that does not exist.
     pub fn take_reader(&mut self, worker: u32) -> Option<TapReader> {
-        self.readers.get_mut(worker as usize)?.take()
+        self.rings.take_reader(worker)
     }
 
     /// The program's counters, summed over CPUs.
     pub fn counters(&self) -> Vec<(TapCounter, u64)> {
         TapCounter::ALL
             .iter()
-            .map(|c| (*c, self.counters.get(c.index())))
+            .map(|c| (*c, self.rings.counters.get(c.index())))
             .collect()
     }
 
@@ -205,12 +187,12 @@ impl Tap {
 
     /// Replaces the filter of a tap that was attached with one; on an error the old one stays in force.
     pub fn replace_filter(&self, filter: &Filter) -> Result<(), BpfError> {
-        Chain::replace_in(self.filter.as_ref(), filter)
+        self.rings.replace_filter(filter)
     }
 
     /// Stops capturing, keeps the counters readable. Done once, further calls do nothing.
     pub fn detach(&mut self) {
-        self.links.clear();
+        self.rings.detach();
     }
 }
 
