@@ -6,13 +6,13 @@
 //! ```
 //! Both have no source address, so that nobody's table changes.
 
-use crate::afpacket::{bind, filter};
+use crate::afpacket::{bind, filter, instruction, unbound};
 use crate::iface::{Interface, solicited_node};
 use crate::poll::PollSet;
 use common::flow::Nanos;
 use common::packet::{Addr, Bytes, MacAddr, checksum, ethertype, protocol};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -63,25 +63,19 @@ pub fn in_use(interface: &Interface, addresses: &[Addr]) -> io::Result<Option<(A
 
 /// A packet socket that hears the answers.
 fn open(interface: &Interface, v4: bool) -> io::Result<OwnedFd> {
-    // Protocol 0: nothing is received before it is bound.
-    let socket = rustix::net::socket_with(
-        AddressFamily::PACKET,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
+    let socket = unbound(SocketFlags::NONBLOCK)?;
     if !v4 {
         // Of a busy link's IPv6 nothing but advertisements: next header and type.
-        let load = |at| statement(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, at, 0, 0);
+        let load = |at| instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, at, 0, 0);
         let is = |value, otherwise| {
-            statement(
+            instruction(
                 libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
                 value,
                 0,
                 otherwise,
             )
         };
-        let give = |bytes| statement(libc::BPF_RET | libc::BPF_K, bytes, 0, 0);
+        let give = |bytes| instruction(libc::BPF_RET | libc::BPF_K, bytes, 0, 0);
         let program = [
             load(20),
             is(u32::from(protocol::ICMP6), 3),
@@ -99,15 +93,6 @@ fn open(interface: &Interface, v4: bool) -> io::Result<OwnedFd> {
     };
     bind(&socket, interface.index, ethertype)?;
     Ok(socket)
-}
-
-fn statement(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
-    libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    }
 }
 
 /// Hears answers for so long.

@@ -6,8 +6,8 @@
 //! A look takes nothing away and may miss packets: what does not fit the socket's buffer is dropped, which bounds what a
 //! look costs a host with heavy traffic. What native XDP has taken never comes here.
 
-use crate::afpacket::{bind, set};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use crate::afpacket::{bind, filter, instruction, unbound};
+use rustix::net::SocketFlags;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -46,24 +46,10 @@ pub struct PacketWatch {
 impl PacketWatch {
     /// Begins to look. Needs CAP_NET_RAW.
     pub fn open() -> io::Result<Self> {
-        let socket = socket_with(
-            AddressFamily::PACKET,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )?;
-        // `ret #SNAP_BYTES`: the kernel keeps no more of each packet.
-        let mut snap = [libc::sock_filter {
-            code: (libc::BPF_RET | libc::BPF_K) as u16,
-            jt: 0,
-            jf: 0,
-            k: SNAP_BYTES as u32,
-        }];
-        let program = libc::sock_fprog {
-            len: 1,
-            filter: snap.as_mut_ptr(),
-        };
-        set(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
+        let socket = unbound(SocketFlags::NONBLOCK)?;
+        // The kernel keeps no more of each packet.
+        let snap = instruction(libc::BPF_RET | libc::BPF_K, SNAP_BYTES as u32, 0, 0);
+        filter(&socket, [snap])?;
         bind(&socket, 0, libc::ETH_P_ALL)?;
         Ok(Self {
             socket,

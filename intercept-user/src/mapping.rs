@@ -9,14 +9,11 @@
 //!           └▶ destination: longest prefix ───────────▶ outer    (all that C's -D does)
 //! ```
 
-use common::flow::ResponseHeader;
+use common::flow::{BadBlock, Block, ResponseHeader};
 use common::packet::{Addr, Endpoint};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-
-/// IPv4 addresses are the last 32 bits of an IPv4-mapped one.
-const V4_PREFIX_BITS: u8 = 96;
 
 /// One `INNER-OUTER` of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,15 +25,13 @@ pub struct Mapping {
 /// An address, a network or an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Side {
-    addr: Addr,
-    /// Of the 128 bits of an [`Addr`].
-    prefix: u8,
+    block: Block,
     port: Option<u16>,
 }
 
 impl Side {
-    const fn number(&self) -> u128 {
-        u128::from_be_bytes(self.addr.0)
+    fn is_single(&self) -> bool {
+        self.block.bits() == Block::MAX_BITS
     }
 }
 
@@ -50,41 +45,25 @@ impl FromStr for Side {
                 return Err(format!("{text}: got port 0, expected 1 to 65535"));
             }
             return Ok(Self {
-                addr,
-                prefix: 128,
+                block: Block::of(addr, Block::MAX_BITS),
                 port: Some(port),
             });
         }
-        let (address, length) = text
-            .split_once('/')
-            .map_or((text, None), |(a, l)| (a, Some(l)));
-        let ip: IpAddr = address.parse().map_err(|_| {
-            format!("got '{text}', expected an address, a network such as 172.17.0.0/16, or ADDRESS:PORT")
+        let block: Block = text.parse().map_err(|bad| match bad {
+            BadBlock::Address => format!(
+                "got '{text}', expected an address, a network such as 172.17.0.0/16, or ADDRESS:PORT"
+            ),
+            BadBlock::Prefix { max } => {
+                format!("{text}: expected a prefix length of 0 to {max}")
+            }
         })?;
-        let (bits, before) = if ip.is_ipv4() {
-            (32, V4_PREFIX_BITS)
-        } else {
-            (128, 0)
-        };
-        let length = length
-            .map_or(Ok(bits), str::parse)
-            .ok()
-            .filter(|l| *l <= bits);
-        let prefix = before
-            + length.ok_or_else(|| format!("{text}: expected a prefix length of 0 to {bits}"))?;
-        let side = Self {
-            addr: ip.into(),
-            prefix,
-            port: None,
-        };
-        if side.number() & !mask(prefix) != 0 {
-            let network = Addr((side.number() & mask(prefix)).to_be_bytes());
+        let address = text.split('/').next().unwrap_or_default();
+        if address.parse::<IpAddr>().map(Addr::from) != Ok(block.addr()) {
             return Err(format!(
-                "{text}: bits behind the prefix are set, expected {network}/{}",
-                prefix - before
+                "{text}: bits behind the prefix are set, expected {block}"
             ));
         }
-        Ok(side)
+        Ok(Self { block, port: None })
     }
 }
 
@@ -98,8 +77,7 @@ impl FromStr for Mapping {
             ));
         };
         let (inner, outer): (Side, Side) = (inner.parse()?, outer.parse()?);
-        let single = outer.prefix == 128;
-        if inner.addr.is_v4() != outer.addr.is_v4() {
+        if inner.block.addr().is_v4() != outer.block.addr().is_v4() {
             Err(format!(
                 "{text}: got an IPv4 and an IPv6 side, expected one family"
             ))
@@ -107,7 +85,7 @@ impl FromStr for Mapping {
             Err(format!(
                 "{text}: got a port on one side, expected one on both or on none"
             ))
-        } else if inner.prefix != outer.prefix && !single {
+        } else if inner.block.bits() != outer.block.bits() && !outer.is_single() {
             Err(format!(
                 "{text}: got networks of different size, expected prefixes of one length, or a single outer address"
             ))
@@ -120,36 +98,26 @@ impl FromStr for Mapping {
 impl Mapping {
     /// Whether the inner address of an outer one is known. Not so where a network is behind one address.
     pub const fn invertible(&self) -> bool {
-        self.inner.prefix == self.outer.prefix
+        self.inner.block.bits() == self.outer.block.bits()
     }
 
     fn inner_of(&self, outer: Endpoint) -> Option<Endpoint> {
+        let (from, to) = (self.outer.block, self.inner.block);
         if let (Some(inner), Some(announced)) = (self.inner.port, self.outer.port) {
-            let same = outer == Endpoint::new(self.outer.addr, announced);
-            return same.then_some(Endpoint::new(self.inner.addr, inner));
+            let same = outer == Endpoint::new(from.addr(), announced);
+            return same.then_some(Endpoint::new(to.addr(), inner));
         }
-        let (number, mask) = (u128::from_be_bytes(outer.addr.0), mask(self.outer.prefix));
-        if !self.invertible() || number & mask != self.outer.number() {
-            return None;
-        }
-        let inner = self.inner.number() | (number & !mask);
-        Some(Endpoint::new(Addr(inner.to_be_bytes()), outer.port))
-    }
-}
-
-const fn mask(prefix: u8) -> u128 {
-    match prefix {
-        0 => 0,
-        bits => u128::MAX << (128 - bits),
+        let known = self.invertible() && from.contains(outer.addr);
+        known.then(|| Endpoint::new(from.translate(outer.addr, to), outer.port))
     }
 }
 
 /// Networks of one prefix length.
 #[derive(Clone, Debug)]
 struct Length {
-    mask: u128,
-    /// Outer address by inner network, and the mask of what an address keeps.
-    networks: HashMap<u128, (u128, u128)>,
+    bits: u8,
+    /// Outer network, or the one outer address, by inner network.
+    networks: HashMap<Block, Block>,
 }
 
 /// All of them, as a table.
@@ -169,18 +137,19 @@ impl Mappings {
             ..Self::default()
         };
         let mut sorted = list.to_vec();
-        sorted.sort_by_key(|m| std::cmp::Reverse(m.inner.prefix));
+        sorted.sort_by_key(|m| std::cmp::Reverse(m.inner.block.bits()));
         for Mapping { inner, outer } in sorted {
             let twice = if let (Some(a), Some(b)) = (inner.port, outer.port) {
-                let (a, b) = (Endpoint::new(inner.addr, a), Endpoint::new(outer.addr, b));
+                let a = Endpoint::new(inner.block.addr(), a);
+                let b = Endpoint::new(outer.block.addr(), b);
                 all.endpoints.insert(a, b).is_some()
             } else {
-                all.insert_network(&inner, &outer)
+                all.insert_network(inner.block, outer.block)
             };
             if twice {
                 return Err(format!(
                     "{} is mapped twice, expected one outer side for it",
-                    inner.addr
+                    inner.block.addr()
                 ));
             }
         }
@@ -188,23 +157,16 @@ impl Mappings {
     }
 
     /// True if it was there. Networks come with descending prefix length.
-    fn insert_network(&mut self, inner: &Side, outer: &Side) -> bool {
-        let mask = mask(inner.prefix);
-        let kept = if inner.prefix == outer.prefix {
-            !mask
-        } else {
-            0
-        };
-        if self.lengths.last().is_none_or(|l| l.mask != mask) {
+    fn insert_network(&mut self, inner: Block, outer: Block) -> bool {
+        if self.lengths.last().is_none_or(|l| l.bits != inner.bits()) {
             self.lengths.push(Length {
-                mask,
+                bits: inner.bits(),
                 networks: HashMap::new(),
             });
         }
-        self.lengths.last_mut().is_some_and(|l| {
-            let network = (outer.number(), kept);
-            l.networks.insert(inner.number(), network).is_some()
-        })
+        self.lengths
+            .last_mut()
+            .is_some_and(|l| l.networks.insert(inner, outer).is_some())
     }
 
     /// Nothing is mapped.
@@ -233,10 +195,14 @@ impl Mappings {
     }
 
     fn network(&self, inner: Endpoint) -> Endpoint {
-        let number = u128::from_be_bytes(inner.addr.0);
         let found = self.lengths.iter().find_map(|length| {
-            let (outer, kept) = length.networks.get(&(number & length.mask))?;
-            Some(Addr((outer | (number & kept)).to_be_bytes()))
+            let network = Block::of(inner.addr, length.bits);
+            let outer = *length.networks.get(&network)?;
+            Some(if outer.bits() == length.bits {
+                network.translate(inner.addr, outer)
+            } else {
+                outer.addr()
+            })
         });
         Endpoint::new(found.unwrap_or(inner.addr), inner.port)
     }

@@ -1,6 +1,8 @@
 //! Blocks of addresses (CIDR, RFC 4632) of both families in one form.
 
 use crate::packet::Addr;
+use core::net::IpAddr;
+use core::str::FromStr;
 
 /// An address and how many of its leading bits count, in the 128-bit form of [`Addr`]: an IPv4 block
 /// of /24 has 120 bits. The other bits are zero.
@@ -45,9 +47,49 @@ impl Block {
         self.bits
     }
 
+    /// `addr` with the leading bits of `to` in place of this block's own, both of one length.
+    pub fn translate(self, addr: Addr, to: Self) -> Addr {
+        let number = |a: Addr| u128::from_be_bytes(a.0);
+        let host = number(addr) ^ number(Self::of(addr, self.bits).addr);
+        Addr((number(to.addr) | host).to_be_bytes())
+    }
+
     /// The address is in the block.
     pub fn contains(self, addr: Addr) -> bool {
         Self::of(addr, self.bits).addr == self.addr
+    }
+}
+
+/// Why a text is no block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadBlock {
+    /// What is in front of the prefix is no IP address.
+    Address,
+    /// The prefix is no number, or longer than the family's addresses.
+    Prefix {
+        /// Their bits.
+        max: u8,
+    },
+}
+
+/// `ADDRESS/PREFIX`, or `ADDRESS` for it alone.
+impl FromStr for Block {
+    type Err = BadBlock;
+
+    fn from_str(text: &str) -> Result<Self, BadBlock> {
+        let (addr, prefix) = match text.split_once('/') {
+            Some((addr, prefix)) => (addr, Some(prefix)),
+            None => (text, None),
+        };
+        let ip: IpAddr = addr.parse().map_err(|_| BadBlock::Address)?;
+        let max = if ip.is_ipv4() { 32 } else { Self::MAX_BITS };
+        let prefix = prefix
+            .map_or(Ok(max), str::parse)
+            .ok()
+            .filter(|prefix| *prefix <= max)
+            .ok_or(BadBlock::Prefix { max })?;
+        // As it is written: the prefix of an IPv4-mapped IPv6 address counts from the first of its 128 bits.
+        Ok(Self::of(ip.into(), Self::MAX_BITS - max + prefix))
     }
 }
 
@@ -65,7 +107,6 @@ impl core::fmt::Display for Block {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::net::IpAddr;
     use std::string::ToString;
 
     fn addr(text: &str) -> Addr {
@@ -114,5 +155,41 @@ mod tests {
         assert_eq!(Block::new(addr("10.1.2.3"), 33), None);
         assert_eq!(Block::new(addr("::1"), 129), None);
         assert_eq!(Block::new(addr("10.1.2.3"), 255), None);
+    }
+
+    #[test]
+    fn texts_are_read_and_what_is_wrong_with_them_is_told() {
+        for (text, shown) in [
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("2001:db8::7/64", "2001:db8::/64"),
+            ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+        ] {
+            assert_eq!(text.parse::<Block>().unwrap().to_string(), shown);
+        }
+        for (text, bad) in [
+            ("10.1.2/8", BadBlock::Address),
+            ("", BadBlock::Address),
+            ("10.1.2.3/33", BadBlock::Prefix { max: 32 }),
+            ("10.1.2.3/", BadBlock::Prefix { max: 32 }),
+            ("::/129", BadBlock::Prefix { max: 128 }),
+        ] {
+            assert_eq!(text.parse::<Block>(), Err(bad), "{text}");
+        }
+    }
+
+    #[test]
+    fn translating_keeps_what_lies_behind_the_prefix() {
+        let block = |text: &str| text.parse::<Block>().unwrap();
+        let (inner, outer) = (block("172.17.0.0/16"), block("10.5.0.0/16"));
+        assert_eq!(inner.translate(addr("172.17.3.4"), outer), addr("10.5.3.4"));
+        let (inner, outer) = (block("fd00:1::/64"), block("2001:db8::/64"));
+        assert_eq!(
+            inner.translate(addr("fd00:1::9"), outer),
+            addr("2001:db8::9")
+        );
+        let (inner, outer) = (block("10.0.0.1"), block("10.0.0.2"));
+        assert_eq!(inner.translate(addr("10.0.0.1"), outer), addr("10.0.0.2"));
     }
 }

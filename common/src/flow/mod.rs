@@ -14,7 +14,7 @@ mod segment;
 mod select;
 mod time;
 
-pub use block::Block;
+pub use block::{BadBlock, Block};
 pub use captured::{CaptureMeta, Captured, ClientDatagram, ClientSegment};
 pub use owner::{flow_hash, fragment_hash, owner, shard};
 pub use response::ResponseHeader;

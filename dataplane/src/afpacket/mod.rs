@@ -15,4 +15,4 @@ mod reader;
 mod socket;
 
 pub use reader::PacketReader;
-pub(crate) use socket::{PacketSocket, RingSize, bind, filter, join, set};
+pub(crate) use socket::{PacketSocket, RingSize, bind, filter, instruction, join, set, unbound};

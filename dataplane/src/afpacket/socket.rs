@@ -71,13 +71,7 @@ impl PacketSocket {
         size: RingSize,
         outgoing: bool,
     ) -> io::Result<(Self, PacketReader)> {
-        // Protocol 0: nothing is received before it is bound.
-        let socket = socket_with(
-            AddressFamily::PACKET,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let socket = unbound(SocketFlags::empty())?;
         let version = libc::tpacket_versions::TPACKET_V3 as c_int;
         set(&socket, libc::SOL_PACKET, libc::PACKET_VERSION, &version)?;
         // In front of each packet: how long the segments were that GRO merged. Must be said before the ring is
@@ -209,6 +203,27 @@ fn group_of(socket: &OwnedFd) -> io::Result<u32> {
         Ok(value & 0xffff)
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// A packet socket without a protocol: nothing is received before it is bound.
+pub(crate) fn unbound(flags: SocketFlags) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | flags;
+    Ok(socket_with(
+        AddressFamily::PACKET,
+        SocketType::RAW,
+        flags,
+        None,
+    )?)
+}
+
+/// One instruction of a classic filter.
+pub(crate) const fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
     }
 }
 

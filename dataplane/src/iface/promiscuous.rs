@@ -4,8 +4,8 @@
 //! counts it, and takes it back when the socket goes with a process that was killed.
 
 use super::Interface;
-use crate::afpacket::set;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use crate::afpacket::{set, unbound};
+use rustix::net::SocketFlags;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -40,13 +40,7 @@ impl Drop for Promiscuous {
 /// A socket that makes the interface take more than its own frames as long as it lives: `PACKET_MR_PROMISC` or
 /// `PACKET_MR_ALLMULTI`.
 pub(super) fn membership(interface: &Interface, kind: i32) -> io::Result<OwnedFd> {
-    // Protocol 0: the socket receives nothing.
-    let socket = socket_with(
-        AddressFamily::PACKET,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let socket = unbound(SocketFlags::empty())?;
     let request = libc::packet_mreq {
         mr_ifindex: interface.index as i32,
         mr_type: kind as u16,

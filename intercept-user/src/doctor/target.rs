@@ -6,7 +6,6 @@ use dataplane::watch::{Seen, Way};
 use doctor::Finding;
 use doctor::look::{Names, packets};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::Path;
 
 /// What was seen in a look.
@@ -171,21 +170,10 @@ impl std::str::FromStr for Clients {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let block = |item: &str| {
-            let (addr, prefix) = item.split_once('/').unwrap_or((item, ""));
-            let addr: Addr = addr.parse::<IpAddr>().ok()?.into();
-            let whole = if addr.is_v4() { 32 } else { 128 };
-            let prefix = if prefix.is_empty() {
-                whole
-            } else {
-                prefix.parse().ok()?
-            };
-            Block::new(addr, prefix)
-        };
         let items = text.split(',').map(str::trim);
         let blocks = items
             .map(|item| {
-                block(item).ok_or_else(|| {
+                item.parse::<Block>().map_err(|_| {
                     format!("'{item}' is no address or block, expected the addresses of -c of tcpcopy such as 10.1.0.0/24")
                 })
             })

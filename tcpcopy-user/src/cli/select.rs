@@ -1,9 +1,7 @@
 //! Values of `-r`, `--shard` and `--deny`: which sessions are replayed.
 
 use super::UsageError;
-use common::flow::{Block, Shard, Share};
-use common::packet::Addr;
-use std::net::IpAddr;
+use common::flow::{BadBlock, Block, Shard, Share};
 use std::path::{Path, PathBuf};
 
 /// Most instances behind one stream: more are a typing error.
@@ -104,26 +102,14 @@ fn read_file(path: &Path) -> Result<Vec<Block>, String> {
 }
 
 fn parse_block(text: &str) -> Result<Block, String> {
-    let (addr, prefix) = match text.split_once('/') {
-        Some((addr, prefix)) => (addr, Some(prefix)),
-        None => (text, None),
-    };
-    let ip: IpAddr = addr.parse().map_err(|_| {
-        format!("'{text}' is no address, expected an IP address or a block such as 10.1.0.0/16")
-    })?;
-    let max = if ip.is_ipv4() { 32 } else { 128 };
-    let prefix = match prefix {
-        None => Some(max),
-        Some(prefix) => prefix.parse().ok().filter(|n| *n <= max),
-    };
-    // An IPv4-mapped IPv6 address is IPv4 everywhere: its prefix counts from its own beginning.
-    let addr = Addr::from(ip);
-    let block = match (prefix, ip) {
-        (Some(prefix), IpAddr::V6(_)) => Some(Block::of(addr, prefix)),
-        (Some(prefix), IpAddr::V4(_)) => Block::new(addr, prefix),
-        (None, _) => None,
-    };
-    block.ok_or_else(|| format!("prefix length of '{text}' out of range, expected /0 to /{max}"))
+    text.parse().map_err(|bad| match bad {
+        BadBlock::Address => {
+            format!("'{text}' is no address, expected an IP address or a block such as 10.1.0.0/16")
+        }
+        BadBlock::Prefix { max } => {
+            format!("prefix length of '{text}' out of range, expected /0 to /{max}")
+        }
+    })
 }
 
 #[cfg(test)]

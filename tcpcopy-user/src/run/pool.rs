@@ -10,6 +10,7 @@ use crate::checks::{self, PoolError};
 use crate::cli::{Config, Pool as Choice};
 use crate::worker::Counter;
 use common::abi::PoolCounter;
+use common::flow::Block;
 use common::packet::{Addr, Endpoint};
 use dataplane::Capture;
 use dataplane::bpf::{Pool, PoolSettings};
@@ -343,10 +344,7 @@ fn ask(interface: &Interface, pool: &AddressPool) -> Result<(), RunError> {
 
 /// A pool that is in no network of the link is reached by a route only.
 fn tell_route(interface: &Interface, pool: &AddressPool, choice: &Choice) {
-    let on_link = |addr: &Addr| {
-        let mut networks = interface.addresses.iter();
-        networks.any(|(own, bits)| same_network(*own, *addr, *bits))
-    };
+    let on_link = |addr: &Addr| on_link(&interface.addresses, *addr);
     if pool.addresses().iter().all(on_link) {
         return;
     }
@@ -363,13 +361,13 @@ fn tell_route(interface: &Interface, pool: &AddressPool, choice: &Choice) {
     );
 }
 
-fn same_network(a: Addr, b: Addr, bits: u8) -> bool {
-    if a.is_v4() != b.is_v4() {
-        return false;
-    }
-    let bits = u32::from(bits) + if a.is_v4() { 96 } else { 0 };
-    let mask = u128::MAX.checked_shl(128 - bits.min(128)).unwrap_or(0);
-    (number(a) ^ number(b)) & mask == 0
+/// True if the address is in a network of one of these addresses with their prefix lengths.
+fn on_link(own: &[(Addr, u8)], addr: Addr) -> bool {
+    let mut networks = own
+        .iter()
+        .filter(|(own, _)| own.is_v4() == addr.is_v4())
+        .filter_map(|(own, prefix)| Block::new(*own, *prefix));
+    networks.any(|network| network.contains(addr))
 }
 
 #[cfg(test)]
@@ -406,6 +404,7 @@ mod tests {
     #[test]
     fn networks() {
         let at = |text: &str| Addr::from(text.parse::<IpAddr>().unwrap());
+        let same_network = |a, b, prefix| on_link(&[(a, prefix)], b);
         assert!(same_network(at("10.0.0.20"), at("10.0.0.200"), 24));
         assert!(!same_network(at("10.0.0.20"), at("10.0.1.200"), 24));
         assert!(same_network(at("2001:db8::1"), at("2001:db8::ffff:1"), 64));
