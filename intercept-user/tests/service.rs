@@ -557,7 +557,14 @@ fn on_the_target_routes_are_confirmed_once_the_kernel_knows_them() {
         assert!(Instant::now() < end, "routes stay");
         std::thread::sleep(Duration::from_millis(5));
     }
+    // A C tcpcopy understands no confirmation.
+    assert!(
+        world.tcpcopy().take_exact(&mut [0]).is_err(),
+        "it is closed"
+    );
     let report = world.stop();
+    let channel = report.channel;
+    assert_eq!((channel.not_native, channel.key_refused), (1, 0));
     assert_eq!((report.routes.added, report.routes.closed), (20, 0));
     assert_eq!(report.routes.expired, 20);
     balanced(&report);

@@ -39,7 +39,7 @@ pub enum BpfError {
     },
     /// No tcx links.
     #[error(
-        "kernel {release} has no tcx, which capture by tap and a pool need: expected 6.6 or newer"
+        "kernel {release} has no tcx, which a tap, a pool, and intercept by tcx or on a target need: expected 6.6 or newer"
     )]
     NoTcx {
         /// Running kernel.

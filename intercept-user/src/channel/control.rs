@@ -100,6 +100,8 @@ pub struct ControlTotals {
     pub greeted: u64,
     /// Closed because the first record was no hello.
     pub not_hello: u64,
+    /// Refused because they speak the C format, where routes must be confirmed.
+    pub not_native: u64,
     /// Closed because no hello, or no proof of the key, came in time.
     pub hello_timeouts: u64,
     /// Closed before they said hello because newer ones came.
@@ -151,7 +153,8 @@ pub struct Control {
     full_log: Throttle,
     garbage_log: Throttle,
     key_log: Throttle,
-    keyless_log: Throttle,
+    /// Of tcpcopys that cannot do what is demanded.
+    peers_log: Throttle,
     unknown_log: Throttle,
     accept_log: Throttle,
 }
@@ -173,7 +176,7 @@ impl Control {
             full_log: Throttle::default(),
             garbage_log: Throttle::default(),
             key_log: Throttle::default(),
-            keyless_log: Throttle::default(),
+            peers_log: Throttle::default(),
             unknown_log: Throttle::default(),
             accept_log: Throttle::default(),
         }
@@ -487,7 +490,8 @@ impl Control {
         let totals = &mut self.totals;
         let (count, log) = match refused {
             Refused::NotHello { .. } => (&mut totals.not_hello, &mut self.garbage_log),
-            Refused::NoKey { .. } => (&mut totals.key_refused, &mut self.keyless_log),
+            Refused::NotNative => (&mut totals.not_native, &mut self.peers_log),
+            Refused::NoKey { .. } => (&mut totals.key_refused, &mut self.peers_log),
             _ => (&mut totals.key_refused, &mut self.key_log),
         };
         *count += 1;

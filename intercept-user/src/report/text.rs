@@ -85,6 +85,7 @@ fn render(report: &Report, out: &mut String) -> std::fmt::Result {
     )?;
     let refused = [
         ("refused because of a key", channel.key_refused),
+        ("refused with the C format", channel.not_native),
         ("displaced before a hello", channel.displaced),
         ("peers stopped to ping", channel.silent),
     ];

@@ -45,12 +45,18 @@ impl Taking {
             Err(error @ (BpfError::ForeignXdp { .. } | BpfError::Socket { .. }))
                 if kind == CaptureKind::Auto =>
             {
+                let taking = match tcx() {
+                    Ok(taking) => taking,
+                    // An old kernel: what has to be mended is the other.
+                    Err(BpfError::NoTcx { .. }) => return Err(error),
+                    Err(other) => return Err(other),
+                };
                 tracing::warn!(
                     interface = config.ifname,
                     %error,
                     "XDP cannot be used here, taking responses by tcx instead, which costs more for each"
                 );
-                tcx()
+                Ok(taking)
             }
             Err(error) => Err(error),
         }
