@@ -176,7 +176,9 @@ pub fn run(args: &Args, object: &[u8]) -> Result<Report, RunError> {
         args.duration,
         &service,
         &mut || {
-            vigil.tick(|| taken(&responses));
+            if !args.no_doctor {
+                vigil.tick(|| taken(&responses));
+            }
         },
         &reload,
     );

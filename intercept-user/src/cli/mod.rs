@@ -90,6 +90,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
 
+    /// Do not look for the reason by itself when no responses come: see `intercept-user doctor`
+    #[arg(long)]
+    pub no_doctor: bool,
+
     /// Append the log to this file instead of writing it to stderr
     #[arg(short = 'l', long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,

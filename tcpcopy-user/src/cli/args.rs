@@ -216,6 +216,10 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub stats_interval: String,
 
+    /// Do not look for the reason by itself when nothing is captured or answered: see `tcpcopy-user doctor`
+    #[arg(long)]
+    pub no_doctor: bool,
+
     /// Append the log to this file instead of writing it to stderr
     #[arg(short = 'l', long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,

@@ -124,6 +124,8 @@ pub struct Config {
     pub target_macs: Vec<(Addr, MacAddr)>,
     /// Start without intercept, and without a next hop of a target.
     pub lonely: bool,
+    /// The doctor looks by itself when nothing is captured or answered.
+    pub doctor: bool,
     /// Time for open sessions after the end was asked for.
     pub drain: Duration,
     /// Stop after this time.
@@ -282,6 +284,7 @@ impl Config {
                 .map(|text| number("-m, --memory", text, 1..=MAX_MEMORY_MIB))
                 .transpose()?,
             lonely: args.lonely,
+            doctor: !args.no_doctor,
             drain,
             duration,
             report: args.report,

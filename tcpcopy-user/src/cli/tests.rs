@@ -20,6 +20,13 @@ fn run(argv: &[&str]) -> Result<Config, String> {
 }
 
 #[test]
+fn the_doctor_of_a_run_can_be_told_to_stay_away() {
+    assert!(run(&MINIMAL).unwrap().doctor);
+    let with = [&MINIMAL[..], &["--no-doctor"]].concat();
+    assert!(!run(&with).unwrap().doctor);
+}
+
+#[test]
 fn doctor_takes_the_flags_of_a_run_and_two_of_its_own() {
     let of = |line: &str| parse(line.split(' ').map(str::to_owned));
     let run = "-x 80-10.0.0.30:8080 -s 10.0.0.40 -i eth0";

@@ -197,7 +197,9 @@ fn examine(suspicion: Suspicion, config: &Config, counted: &[(&'static str, u64)
                 .collect()
         }
         Suspicion::Unanswered => {
-            if config.clients.is_none() && config.offline.is_none() {
+            // An address of a pool is not probed.
+            let own = config.clients.is_some() || config.pool.is_some();
+            if !own && config.offline.is_none() {
                 let seen = std::cell::RefCell::new(&mut collector);
                 let _ = look(
                     CLIENT_LOOK,

@@ -127,7 +127,7 @@ pub fn supervise(
             let done = replayer.is_done();
             run.end_of_files(done, now);
         }
-        if run.control.stop_at().is_none() {
+        if config.doctor && run.control.stop_at().is_none() {
             vigil.tick(now, run.figures(), config, || run.attached.counters());
         }
         if now >= stats_at {
