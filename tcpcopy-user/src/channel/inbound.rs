@@ -1,8 +1,19 @@
 //! What intercept sends, in clear text or sealed.
 
 use channel_crypto::Opener;
+use common::flow::ResponseHeader;
+use common::packet::Endpoint;
 use common::wire::compat;
 use common::wire::native::{ServerRecord, ServerStream, ack_flags};
+
+/// What has come from intercepts.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// Responses.
+    pub headers: Vec<ResponseHeader>,
+    /// Client and target of each confirmed route.
+    pub confirmed: Vec<(Endpoint, Endpoint)>,
+}
 
 /// Reader of one connection.
 #[derive(Debug)]

@@ -1,7 +1,9 @@
 //! All connections to one intercept, and the routes it must know.
 
+use super::counters::LinkCounters;
 use super::greeting::KeyRefusal;
-use super::link::{Change, ConnectError, Link, LinkCounters, Received};
+use super::inbound::Received;
+use super::link::{Change, ConnectError, Link};
 use super::routes::{Carrier, RouteTable};
 use channel_crypto::Key;
 use common::flow::Nanos;

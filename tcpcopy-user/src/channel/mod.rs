@@ -12,6 +12,7 @@
 //! are announced again, at once on another connection if there is one.
 
 mod confirmations;
+mod counters;
 mod greeting;
 mod inbound;
 mod intercept;
@@ -21,7 +22,8 @@ mod queue;
 mod routes;
 
 pub use greeting::KeyRefusal;
-pub use link::{CONNECT_TIMEOUT, Received};
+pub use inbound::Received;
+pub use link::CONNECT_TIMEOUT;
 
 use channel_crypto::Key;
 use common::flow::Nanos;
