@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use aya::Ebpf;
 use aya::maps::HashMap;
 use aya::programs::TcAttachType;
-use common::abi::{EndpointKey, MAX_POOL_ADDRESSES, PoolConfig, PoolCounter, numbers, pool_flags};
+use common::abi::{EndpointKey, MAX_POOL_ADDRESSES, PoolConfig, PoolCounter, pool_flags};
 use common::packet::{Addr, Endpoint};
 
 use super::error::chain;
@@ -136,10 +136,7 @@ fn config(settings: &PoolSettings<'_>, interface: &Interface) -> PoolConfig {
 
 /// Sorted addresses that do not all follow on each other.
 fn has_gaps(addresses: &[Addr]) -> bool {
-    let number = |addr: &Addr| {
-        let [upper, lower] = numbers(*addr);
-        u128::from(upper) << 64 | u128::from(lower)
-    };
+    let number = |addr: &Addr| u128::from_be_bytes(addr.0);
     addresses
         .windows(2)
         .any(|pair| number(&pair[1]) - number(&pair[0]) != 1)

@@ -22,8 +22,12 @@ use common::packet::{Addr, FrameAddresses, MacAddr};
 use monitor::Monitor;
 use resolve::{Resolution, Resolver};
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// Port of datagrams that are sent for what the kernel and routers make of them: discard (RFC 863).
+const DISCARD_PORT: u16 = 9;
 
 /// How long [`Hops::start`] waits for link-layer addresses: the kernel gives up on a neighbour after
 /// three probes, one a second.
@@ -210,6 +214,22 @@ impl Hops {
     #[inline]
     pub fn load(&self) -> Guard<Arc<HopTable>> {
         self.table.load()
+    }
+}
+
+/// The address that this host's own packets to `target` come from. Connecting a datagram socket sends nothing.
+pub fn source_address(target: Addr) -> io::Result<Addr> {
+    let socket = UdpSocket::bind(any_of_family(target))?;
+    socket.connect((target.to_ip(), DISCARD_PORT))?;
+    Ok(socket.local_addr()?.ip().into())
+}
+
+/// No address of `other`'s family, and no port.
+fn any_of_family(other: Addr) -> SocketAddr {
+    if other.is_v4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
     }
 }
 

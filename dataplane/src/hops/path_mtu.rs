@@ -1,10 +1,10 @@
 //! Finding out what packets the routers towards a target take.
 
-use super::NextHop;
+use super::{DISCARD_PORT, NextHop, any_of_family};
 use common::packet::Addr;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 /// A path is asked about again after this: routers change seldom, and what the kernel learns holds for ten
@@ -12,9 +12,6 @@ use std::time::{Duration, Instant};
 const INTERVAL: Duration = Duration::from_mins(1);
 /// When to look at the route after a probe: a round trip over any network.
 const ANSWERED: Duration = Duration::from_millis(300);
-/// Port of the datagram: discard (RFC 863).
-const DISCARD_PORT: u16 = 9;
-
 /// Which paths were asked about, and when.
 #[derive(Default)]
 pub(super) struct PathProbes(HashMap<Addr, Probe>);
@@ -63,12 +60,9 @@ impl PathProbes {
 }
 
 fn send(target: Addr, mtu: u16) -> io::Result<UdpSocket> {
-    let (from, headers) = match target.to_ip() {
-        IpAddr::V4(_) => (SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), 20 + 8),
-        IpAddr::V6(_) => (SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), 40 + 8),
-    };
+    let headers = if target.is_v4() { 20 + 8 } else { 40 + 8 };
     let bytes = vec![0; usize::from(mtu).saturating_sub(headers)];
-    let socket = UdpSocket::bind(from)?;
+    let socket = UdpSocket::bind(any_of_family(target))?;
     socket.send_to(&bytes, (target.to_ip(), DISCARD_PORT))?;
     Ok(socket)
 }

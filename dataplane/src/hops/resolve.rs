@@ -1,6 +1,6 @@
 //! One target at a time: route, then link, then neighbour.
 
-use super::{HopError, NextHop};
+use super::{DISCARD_PORT, HopError, NextHop, any_of_family};
 use crate::iface::{Interface, describe};
 use crate::netlink::Netlink;
 use common::packet::{Addr, FrameAddresses, MacAddr};
@@ -16,10 +16,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-
-/// Port of the harmless datagram that makes the kernel resolve a neighbour: discard (RFC 863).
-const DISCARD_PORT: u16 = 9;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 
 /// A neighbour on a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -280,18 +277,14 @@ impl Resolver {
 
 /// An empty datagram to the discard port: the kernel must resolve the neighbour to send it.
 fn datagram(to: &Neighbour) -> io::Result<()> {
-    let (from, destination) = match to.via.to_ip() {
-        IpAddr::V4(ip) => (
-            SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::from((ip, DISCARD_PORT)),
-        ),
-        IpAddr::V6(ip) => (
-            SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-            // The scope is needed for link-local gateways and ignored otherwise.
-            std::net::SocketAddrV6::new(ip, DISCARD_PORT, 0, to.ifindex).into(),
-        ),
+    let destination: SocketAddr = match to.via.to_ip() {
+        IpAddr::V4(ip) => (ip, DISCARD_PORT).into(),
+        // The scope is needed for link-local gateways and ignored otherwise.
+        IpAddr::V6(ip) => SocketAddrV6::new(ip, DISCARD_PORT, 0, to.ifindex).into(),
     };
-    UdpSocket::bind(from)?.send_to(&[], destination).map(drop)
+    UdpSocket::bind(any_of_family(to.via))?
+        .send_to(&[], destination)
+        .map(drop)
 }
 
 fn neighbour(ifindex: u32, via: Addr) -> NeighbourMessage {

@@ -14,12 +14,11 @@ use common::flow::Block;
 use common::packet::{Addr, Endpoint};
 use dataplane::Capture;
 use dataplane::bpf::{Pool, PoolSettings};
-use dataplane::hops::Hops;
+use dataplane::hops::{Hops, source_address};
 use dataplane::iface::Interface;
 use dataplane::probe;
 use operator::sockets::process_name;
 use session::AddressPool;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -29,8 +28,6 @@ pub(super) const RING_BYTES_TOTAL: usize = 64 << 20;
 /// Of the sockets that stand for a pool, in the abstract namespace (unix(7)), which is the network namespace's: they go
 /// with their process.
 const CLAIM: &str = "tcpcopy-pool";
-/// The port does not matter: nothing is sent.
-const DISCARD: u16 = 9;
 
 /// A pool that this host can serve.
 pub struct Plan {
@@ -223,18 +220,6 @@ fn own_address(targets: &[Addr]) -> Result<Addr, RunError> {
     Ok(found.map_or(Addr::ANY, |(_, own)| own))
 }
 
-/// What the kernel would choose. Connecting a datagram socket sends nothing.
-fn source_address(target: Addr) -> std::io::Result<Addr> {
-    let any: IpAddr = if target.is_v4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect((target.to_ip(), DISCARD))?;
-    Ok(socket.local_addr()?.ip().into())
-}
-
 /// Makes it known to other programs of this kind on this host that the endpoints are taken.
 fn claim(pool: &AddressPool) -> Result<UnixListener, RunError> {
     let what = "claim the pool by a socket";
@@ -373,6 +358,7 @@ fn on_link(own: &[(Addr, u8)], addr: Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
 
     #[test]
     fn claims_are_read_back_and_meet_where_endpoints_do() {

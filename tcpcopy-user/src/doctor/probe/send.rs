@@ -4,16 +4,16 @@ use super::{Answer, ClientProbe, Frame, Plain, ProbeFacts};
 use crate::channel::{Channel, Received};
 use common::packet::{
     Addr, Endpoint, FrameAddresses, MacAddr, SeqNumber, TcpFlags, TcpFrame, TcpOptions,
-    build_tcp_frame, decode_ethernet, decode_frame,
+    build_tcp_frame, decode_ethernet, decode_frame, ethertype,
 };
-use dataplane::hops::NextHop;
+use dataplane::hops::{NextHop, source_address};
 use dataplane::netfilter::RawPath;
 use dataplane::wake::Waker;
 use dataplane::watch::{Seen, Way};
 use dataplane::{Transmit, clock, egress};
 use doctor::look::{Names, look};
 use std::io::{ErrorKind, Read};
-use std::net::{TcpStream, UdpSocket};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 /// A SYN and two more answers' time within a data centre, one of them lost and sent again after a second.
@@ -62,7 +62,7 @@ pub fn follow(given: &Given<'_>, channel: &mut Channel) -> Result<ProbeFacts, St
     let source = PORTS.start + (now % u64::from(PORTS.end - PORTS.start)) as u16;
     let seq = SeqNumber((now >> 6) as u32);
     let own = (!given.hop.local)
-        .then(|| own_address(target))
+        .then(|| source_address(target.addr).ok())
         .flatten()
         .map(|addr| End {
             at: Endpoint::new(addr, source),
@@ -218,13 +218,12 @@ impl Sightings {
 
 /// An ARP request (RFC 826) of `who` for `whom`.
 fn asks(frame: &[u8], who: Addr, whom: Addr) -> bool {
-    const ARP: u16 = 0x0806;
     const REQUEST: [u8; 2] = [0, 1];
     let Ok(ether) = decode_ethernet(frame) else {
         return false;
     };
     let at = |from: usize, len: usize| frame.get(ether.l3 + from..ether.l3 + from + len);
-    ether.ethertype == ARP
+    ether.ethertype == ethertype::ARP
         && at(6, 2) == Some(&REQUEST)
         && at(14, 4) == who.as_v4().as_ref().map(<[u8; 4]>::as_slice)
         && at(24, 4) == whom.as_v4().as_ref().map(<[u8; 4]>::as_slice)
@@ -300,19 +299,6 @@ impl Port {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-}
-
-/// The address from which this host's own packets to the target go.
-fn own_address(target: Endpoint) -> Option<Addr> {
-    let any = if target.addr.is_v4() {
-        "0.0.0.0:0"
-    } else {
-        "[::]:0"
-    };
-    // Connecting a datagram socket sends nothing.
-    let socket = UdpSocket::bind(any).ok()?;
-    socket.connect(target.to_socket()).ok()?;
-    Some(socket.local_addr().ok()?.ip().into())
 }
 
 fn connect(target: Endpoint) -> Plain {
